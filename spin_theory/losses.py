@@ -1,0 +1,232 @@
+"""The losses of SPIN and T-SPIN on log-probs: the one copy that theory and training share.
+
+Every function is elementwise, keeps dtype and device, and reduces nothing. Log-probs are
+those of whole responses, in nats, summed (not averaged) over tokens.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["PENALTIES", "sft_loss", "spin_loss", "tspin_loss"]
+
+
+def _logistic(margin: Tensor) -> Tensor:
+    # softplus(-t) turns linear past its threshold of 20 and is off by up to 2e-9 there.
+    return -functional.logsigmoid(margin)
+
+
+def _hinge(margin: Tensor) -> Tensor:
+    return torch.clamp(1 - margin, min=0)
+
+
+def _exponential(margin: Tensor) -> Tensor:
+    return torch.exp(-margin)
+
+
+def _correlation(margin: Tensor) -> Tensor:
+    return 1 - margin
+
+
+PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "logistic": _logistic,  # log(1 + exp(-t))
+    "hinge": _hinge,  # max(0, 1 - t)
+    "exponential": _exponential,  # exp(-t)
+    "correlation": _correlation,  # 1 - t
+}
+"""The penalties :math:`\\ell(t)` of SPIN by name: convex, decreasing, :math:`\\ell'(0) < 0`."""
+
+
+def spin_loss(
+    *,
+    policy_real_logps: Tensor,
+    policy_generated_logps: Tensor,
+    opponent_real_logps: Tensor,
+    opponent_generated_logps: Tensor,
+    beta: float,
+    loss_type: str = "logistic",
+) -> Tensor:
+    r"""Score how well the policy separates real from generated responses.
+
+    Parameters
+    ----------
+    policy_real_logps, policy_generated_logps : Tensor, shape (...)
+        Log-probs of the real response :math:`y` and the generated response :math:`y'`
+        under the policy, in nats, summed (not averaged) over tokens.
+    opponent_real_logps, opponent_generated_logps : Tensor, shape (...)
+        The same under the frozen opponent that generated :math:`y'`.
+    beta : float
+        Pull towards the opponent, > 0, no unit. Written :math:`\lambda` in [1]_.
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
+        The penalty :math:`\ell` of Assumption 5.1.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Loss of each pair; the caller reduces it.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ (nothing broadcasts), `beta` is not finite and > 0, or `loss_type` is
+        unknown.
+
+    Notes
+    -----
+    Eq. (4.7) of [1]_ for one pair. The bracket is the margin; at
+    :math:`\theta = \theta_t` it is zero and the loss is :math:`\ell(0)`.
+
+    .. math:: \ell\left( \beta \left[ \log \frac{p_\theta(y|x)}{p_{\theta_t}(y|x)}
+        - \log \frac{p_\theta(y'|x)}{p_{\theta_t}(y'|x)} \right] \right)
+
+    References
+    ----------
+    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
+       Language Models", ICML 2024, arXiv:2401.01335v3.
+
+    Examples
+    --------
+    >>> logps = torch.tensor([-3.0], dtype=torch.float64)
+    >>> spin_loss(
+    ...     policy_real_logps=logps + 1.0,
+    ...     policy_generated_logps=logps,
+    ...     opponent_real_logps=logps,
+    ...     opponent_generated_logps=logps,
+    ...     beta=1.0,
+    ...     loss_type="exponential",
+    ... )
+    tensor([0.3679], dtype=torch.float64)
+    """
+    _require_same_shape(
+        policy_real_logps=policy_real_logps,
+        policy_generated_logps=policy_generated_logps,
+        opponent_real_logps=opponent_real_logps,
+        opponent_generated_logps=opponent_generated_logps,
+    )
+    _require_positive_beta(beta)
+    penalty = _penalty(loss_type)
+    real_log_ratio = policy_real_logps - opponent_real_logps
+    generated_log_ratio = policy_generated_logps - opponent_generated_logps
+    return penalty(beta * (real_log_ratio - generated_log_ratio))
+
+
+def tspin_loss(
+    *,
+    policy_real_logps: Tensor,
+    policy_generated_logps: Tensor,
+    policy_proto_logps: Tensor,
+    beta: float,
+    history_weight: float,
+    loss_type: str = "logistic",
+) -> Tensor:
+    r"""Score a triplet of real, generated and proto responses, without a reference policy.
+
+    Parameters
+    ----------
+    policy_real_logps, policy_generated_logps, policy_proto_logps : Tensor, shape (...)
+        Log-probs under the policy of the real response :math:`y`, of :math:`y'` sampled from
+        the last iterate and of :math:`y_0` sampled from the initial policy, in nats, summed
+        (not averaged) over tokens.
+    beta : float
+        Scale on the log-prob differences, > 0, no unit. Written :math:`\alpha` in [1]_.
+    history_weight : float
+        Weight of the historical advantage, >= 0, no unit. Written :math:`\beta` in [1]_.
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
+        The penalty :math:`\ell`.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Loss of each triplet; the caller reduces it.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ (nothing broadcasts), `beta` is not finite and > 0, `history_weight` is
+        not finite and >= 0, or `loss_type` is unknown.
+
+    Notes
+    -----
+    Eq. (7) of [1]_ for one triplet:
+
+    .. math:: \ell\left(\beta \log \frac{\pi_\theta(y|x)}{\pi_\theta(y'|x)}\right)
+        + w\, \ell\left(\beta \log \frac{\pi_\theta(y'|x)}{\pi_\theta(y_0|x)}\right),
+        \qquad w = \texttt{history\_weight}.
+
+    References
+    ----------
+    .. [1] Wang et al., "Triplets Better Than Pairs", NeurIPS 2025, arXiv:2601.08198v1.
+
+    Examples
+    --------
+    >>> logps = torch.tensor([-3.0], dtype=torch.float64)
+    >>> tspin_loss(
+    ...     policy_real_logps=logps + 0.5,
+    ...     policy_generated_logps=logps,
+    ...     policy_proto_logps=logps,
+    ...     beta=2.0,
+    ...     history_weight=0.5,
+    ...     loss_type="correlation",
+    ... )
+    tensor([0.5000], dtype=torch.float64)
+    """
+    _require_same_shape(
+        policy_real_logps=policy_real_logps,
+        policy_generated_logps=policy_generated_logps,
+        policy_proto_logps=policy_proto_logps,
+    )
+    _require_positive_beta(beta)
+    if not 0 <= history_weight < math.inf:
+        raise ValueError(f"history_weight must be finite and >= 0, got {history_weight!r}")
+    penalty = _penalty(loss_type)
+    current_advantage = policy_real_logps - policy_generated_logps
+    historical_advantage = policy_generated_logps - policy_proto_logps
+    return penalty(beta * current_advantage) + history_weight * penalty(beta * historical_advantage)
+
+
+def sft_loss(*, policy_real_logps: Tensor) -> Tensor:
+    r"""Negative log-prob of each real response: what SPIN is to first order.
+
+    Parameters
+    ----------
+    policy_real_logps : Tensor, shape (...)
+        Log-probs of the real response under the policy, in nats, summed over tokens.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Loss of each response, in nats; the caller reduces it.
+
+    Notes
+    -----
+    At :math:`\theta = \theta_t` the expected gradient of :func:`spin_loss` over
+    :math:`y' \sim p_{\theta_t}` is :math:`\beta |\ell'(0)|` times the gradient of this loss,
+    since the opponent's score has mean zero under its own samples.
+
+    Examples
+    --------
+    >>> sft_loss(policy_real_logps=torch.tensor([-2.5]))
+    tensor([2.5000])
+    """
+    return -policy_real_logps
+
+
+def _require_same_shape(**logps: Tensor) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in logps.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"log-probs must have one shape (nothing broadcasts), got {listed}")
+
+
+def _require_positive_beta(beta: float) -> None:
+    if not 0 < beta < math.inf:  # refuses nan too
+        raise ValueError(f"beta must be finite and > 0, got {beta!r}")
+
+
+def _penalty(loss_type: str) -> Callable[[Tensor], Tensor]:
+    if loss_type not in PENALTIES:
+        raise ValueError(f"loss_type must be one of {', '.join(PENALTIES)}, got {loss_type!r}")
+    return PENALTIES[loss_type]
