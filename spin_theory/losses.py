@@ -106,8 +106,8 @@ def spin_loss(
         opponent_real_logps=opponent_real_logps,
         opponent_generated_logps=opponent_generated_logps,
     )
-    _require_positive_beta(beta)
-    penalty = _penalty(loss_type)
+    require_beta(beta)
+    penalty = penalty_named(loss_type)
     real_log_ratio = policy_real_logps - opponent_real_logps
     generated_log_ratio = policy_generated_logps - opponent_generated_logps
     return penalty(beta * (real_log_ratio - generated_log_ratio))
@@ -178,10 +178,10 @@ def tspin_loss(
         policy_generated_logps=policy_generated_logps,
         policy_proto_logps=policy_proto_logps,
     )
-    _require_positive_beta(beta)
+    require_beta(beta)
     if not 0 <= history_weight < math.inf:
         raise ValueError(f"history_weight must be finite and >= 0, got {history_weight!r}")
-    penalty = _penalty(loss_type)
+    penalty = penalty_named(loss_type)
     current_advantage = policy_real_logps - policy_generated_logps
     historical_advantage = policy_generated_logps - policy_proto_logps
     return penalty(beta * current_advantage) + history_weight * penalty(beta * historical_advantage)
@@ -221,12 +221,14 @@ def _require_same_shape(**logps: Tensor) -> None:
         raise ValueError(f"log-probs must have one shape (nothing broadcasts), got {listed}")
 
 
-def _require_positive_beta(beta: float) -> None:
+def require_beta(beta: float) -> None:
+    """Raise ValueError unless `beta` is finite and > 0."""
     if not 0 < beta < math.inf:  # refuses nan too
         raise ValueError(f"beta must be finite and > 0, got {beta!r}")
 
 
-def _penalty(loss_type: str) -> Callable[[Tensor], Tensor]:
+def penalty_named(loss_type: str) -> Callable[[Tensor], Tensor]:
+    """Look up a penalty of `PENALTIES`; raise ValueError if there is none of that name."""
     if loss_type not in PENALTIES:
         raise ValueError(f"loss_type must be one of {', '.join(PENALTIES)}, got {loss_type!r}")
     return PENALTIES[loss_type]

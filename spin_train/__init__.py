@@ -1,0 +1,24 @@
+"""Self-play fine-tuning of causal language models with transformers and DeepSpeed.
+
+The loss is :mod:`spin_theory.losses`; nothing of it is written again here. Modules are imported
+by name (``from spin_train.trainer import SpinTrainer``), so that the command line stays quick.
+
+=================  ==========================================================
+`config`           one schema: YAML in, ``key=value`` overrides
+`data`             SFT rows to token ids; the one renderer
+`records`          the record of a prompt and its responses, as Parquet
+`generation`       the opponent plays
+`logps`            summed log-probs of responses; scoring and training
+`objective`        which loss of which roles, with its weights
+`trainer`          `SpinTrainer`, a `transformers.Trainer`
+`checkpoints`      which checkpoints are complete, and which to resume from
+`stages`           what each stage of a run does
+`evaluation`       held-out numbers
+`selfplay`         the driver: the stage graph, resume, launching workers
+`worker`           one rank: walks through the stages
+`processes`        locks, launching, signals, the compiled communication op
+`artifacts`        what lies in a run directory, written atomically
+`demo`             the self-contained demo
+`cli`              the command line
+=================  ==========================================================
+"""

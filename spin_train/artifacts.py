@@ -1,0 +1,227 @@
+"""What lies in a run directory, and how it is written: whole or not at all.
+
+::
+
+    config.yaml          resolved configuration
+    manifest.json        versions, inputs, stages that are complete with their files
+    data/                train.parquet, held_out.parquet, summary.json
+    sft/                 checkpoints/ policy/ metrics.jsonl
+    initial/             evaluation.json of p_0
+    iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl evaluation.json
+    control/iterK/       checkpoints/ policy/ metrics.jsonl evaluation.json
+    logs/                one file a start, all output of the workers
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spin_train.errors import UserError
+
+__all__ = ["Manifest", "RunDirectory", "write_atomically", "write_directory", "write_json"]
+
+_PARTIAL = ".partial"
+
+
+class RunDirectory:
+    """Paths of a run; knows names, not contents.
+
+    Parameters
+    ----------
+    root : str or Path
+        The run's `output_dir`.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.config = self.root / "config.yaml"
+        self.manifest = self.root / "manifest.json"
+        self.lock = self.root / ".lock"
+        self.worker_lock = self.root / ".workers.lock"
+        self.stop_request = self.root / ".stop"
+        self.progress = self.root / ".progress.json"
+        self.worker_errors = self.root / ".errors"
+        self.logs = self.root / "logs"
+        self.data = self.root / "data"
+        self.train_rows = self.data / "train.parquet"
+        self.held_out_rows = self.data / "held_out.parquet"
+        self.data_summary = self.data / "summary.json"
+        self.sft = self.root / "sft"
+        self.initial = self.root / "initial"
+
+    def iteration(self, iteration: int) -> Path:
+        """Directory of self-play iteration K.
+
+        Parameters
+        ----------
+        iteration : int
+            K, from 0.
+
+        Returns
+        -------
+        Path
+            ``iterK``.
+        """
+        return self.root / f"iter{iteration}"
+
+    def control(self, iteration: int) -> Path:
+        """Directory of the control of self-play iteration K.
+
+        Parameters
+        ----------
+        iteration : int
+            K, from 0.
+
+        Returns
+        -------
+        Path
+            ``control/iterK``.
+        """
+        return self.root / "control" / f"iter{iteration}"
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; it becomes `path` when the block ends well.
+
+    Parameters
+    ----------
+    path : Path
+        The file that will be there whole, or not at all.
+
+    Yields
+    ------
+    Path
+        Where to write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_directory(path: Path) -> Iterator[Path]:
+    """Give a directory beside `path` to fill; it becomes `path` when the block ends well.
+
+    Parameters
+    ----------
+    path : Path
+        The directory that will be there whole, or not at all; an older one is replaced.
+
+    Yields
+    ------
+    Path
+        An empty directory to fill.
+    """
+    partial = path.with_name(path.name + _PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for written in partial.rglob("*"):
+            if written.is_file():
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    content : object
+        Anything JSON holds.
+    """
+    with write_atomically(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+class Manifest:
+    """Which stages are complete, and what they left on disk.
+
+    Written by rank 0 alone.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        The run.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self.content: dict[str, Any] = {"stages": {}}
+        if run.manifest.is_file():
+            self.content = json.loads(run.manifest.read_text(encoding="utf-8"))
+
+    def is_complete(self, stage: str) -> bool:
+        """Say whether a stage is done and what it left is still there.
+
+        Parameters
+        ----------
+        stage : str
+            Its name.
+
+        Returns
+        -------
+        bool
+            False as well where a file is gone: the stage is then done again.
+
+        Raises
+        ------
+        UserError
+            If a file has another size than the stage recorded.
+        """
+        record = self.content["stages"].get(stage)
+        if record is None:
+            return False
+        for name, size in record["files"].items():
+            path = self._run.root / name
+            if not path.is_file():
+                return False
+            if path.stat().st_size != size:
+                raise UserError(
+                    f"{path} has {path.stat().st_size} bytes, {size} when {stage} wrote it; "
+                    "restore it, or delete it to have the stage done again"
+                )
+        return True
+
+    def complete(self, stage: str, files: Iterable[Path], *, seconds: float) -> None:
+        """Record a stage as complete.
+
+        Parameters
+        ----------
+        stage : str
+            Its name.
+        files : iterable of Path
+            What it left, under the run's root.
+        seconds : float
+            Wall-clock time it took, in seconds.
+        """
+        sizes = {str(path.relative_to(self._run.root)): path.stat().st_size for path in files}
+        self.content["stages"][stage] = {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seconds": round(seconds, 3),
+            "files": dict(sorted(sizes.items())),
+        }
+        self.save()
+
+    def save(self) -> None:
+        """Write the manifest."""
+        write_json(self._run.manifest, self.content)

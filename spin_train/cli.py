@@ -1,0 +1,118 @@
+"""The command line: `spin-train run`, `spin-train demo`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from spin_train.config import Config, load_config
+from spin_train.errors import StoppedError, UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Self-play fine-tuning (SPIN, T-SPIN) of causal language models.",
+)
+
+
+@app.callback()
+def _spin_train() -> None:
+    """Keep `run` a subcommand of its own."""
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML file; its keys are listed by `keys`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, such as training.batch_size=8")
+    ] = None,
+    restart_iteration: Annotated[
+        bool,
+        typer.Option(help="Train the unfinished iteration again from its opponent."),
+    ] = False,
+) -> None:
+    """Start a run, or go on with it: the same command does both."""
+    _run(load_config(config, overrides or []), restart_iteration=restart_iteration)
+
+
+@app.command()
+def keys() -> None:
+    """List every configuration key with its default and meaning."""
+    for line in _describe(Config, ""):
+        print(line)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory of the demo; reused to go on.")] = Path(
+        "runs/demo"
+    ),
+    ranks: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+) -> None:
+    """Play SPIN on a small language with known p_data: no download, minutes on two cores."""
+    from spin_train.demo import demo_table, run_demo
+    from spin_train.display import watching
+
+    with watching() as watch:
+        config, measurements = run_demo(out, ranks=ranks, watch=watch)
+    console = Console()
+    console.print(demo_table(measurements))
+    console.print(f"numbers: {out}/demo.json   policies: {config.output_dir}/iterK/policy")
+    console.print(f"the same run by hand: spin-train run {out}/demo.yaml")
+
+
+def _describe(section: type, prefix: str) -> list[str]:
+    from pydantic import BaseModel
+    from pydantic_core import PydanticUndefined
+
+    lines = []
+    for name, field in section.model_fields.items():  # type: ignore[attr-defined]
+        inner = [
+            kind
+            for kind in (field.annotation, *getattr(field.annotation, "__args__", ()))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+        if inner:
+            lines += [f"{prefix}{name}: {field.description}"] if field.description else []
+            lines += _describe(inner[0], f"{prefix}{name}.")
+            continue
+        default = "required" if field.default is PydanticUndefined else repr(field.default)
+        lines.append(f"{prefix}{name} [{default}]: {field.description}")
+    return lines
+
+
+def _run(config: Config, *, restart_iteration: bool = False) -> None:
+    from spin_train import selfplay
+    from spin_train.display import results_table, watching
+
+    with watching() as watch:
+        selfplay.run(config, restart_iteration=restart_iteration, watch=watch)
+    Console().print(results_table(config))
+
+
+def main() -> None:
+    """Run the command line; exit 0, 2 (mend it), 1 (our fault) or 128 + signal."""
+    from spin_train.selfplay import WorkerError
+
+    try:
+        app()
+    except UserError as error:
+        _leave(2, str(error))
+    except WorkerError as error:
+        _leave(1, str(error))
+    except StoppedError as error:
+        _leave(128 + int(error.args[0]), "stopped; the same command goes on from here")
+
+
+def _leave(code: int, line: str) -> None:
+    print(f"spin-train: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

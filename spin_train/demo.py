@@ -1,0 +1,309 @@
+"""The demo: a small language with known p_data, a model from scratch, the whole self-play loop.
+
+Nothing is downloaded. The run itself is `spin_train.selfplay.run` on the config that is saved, the
+code path of every real run; what is the demo's own is made before it (data, tokenizer, model) and
+measured after it (the exact divergence to p_data, which only a known language has).
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.table import Table
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from spin_theory.languages import NoisySort
+from spin_train.artifacts import RunDirectory, write_directory, write_json
+from spin_train.config import Config, parse_config
+from spin_train.generation import seed_of
+from spin_train.logps import Group, response_logps
+from spin_train.models import load_model
+from spin_train.records import read_records
+
+__all__ = ["Measurement", "build", "demo_table", "measure", "measured_policies", "run_demo"]
+
+LANGUAGE = NoisySort(alphabet="abcdefgh", length=5, sharpness=0.7)
+PROMPTS = 2400
+HELD_OUT = 200
+SEED = 7
+_SCORING_BATCH = 256
+
+
+def build(out: Path, *, ranks: int) -> Config:
+    """Write the demo's data, tokenizer, untrained model and config.
+
+    Parameters
+    ----------
+    out : Path
+        Directory of the demo; what is there already is kept.
+    ranks : int
+        Worker processes.
+
+    Returns
+    -------
+    Config
+        As saved in ``demo.yaml``.
+    """
+    model, rows = out / "model", out / "rows.jsonl"
+    if not model.is_dir():
+        with write_directory(model) as partial:
+            tokenizer = build_tokenizer(LANGUAGE.alphabet)
+            tokenizer.save_pretrained(partial)
+            build_model(len(tokenizer)).save_pretrained(partial)
+    if not rows.is_file():
+        generator = torch.Generator().manual_seed(seed_of(SEED, "responses"))
+        prompts = LANGUAGE.sample_prompts(PROMPTS + HELD_OUT, seed=SEED)
+        lines = [
+            json.dumps({"prompt": p, "response": LANGUAGE.sample(p, generator=generator)})
+            for p in prompts
+        ]
+        rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    content = {
+        "model": str(model),
+        "template": "{prompt}>",
+        "data": {"path": str(rows), "held_out": HELD_OUT},
+        "output_dir": str(out / "run"),
+        "seed": SEED,
+        "algorithm": "spin",
+        "iterations": 3,
+        "beta": 0.1,
+        "learning_rate": 1e-4,
+        "epochs": 1,
+        "sft": {"epochs": 4, "learning_rate": 1e-3},
+        "control": True,
+        "generation": {"max_new_tokens": 12, "batch_size": 200},
+        "training": {"batch_size": 32, "micro_batch_size": 32, "save_steps": 100},
+        "zero_stage": 2,
+        "ranks": ranks,
+    }
+    config = parse_config(content)
+    (out / "demo.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return config
+
+
+def build_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """Make a tokenizer with one token a symbol.
+
+    Parameters
+    ----------
+    alphabet : str
+        Symbols of the language.
+
+    Returns
+    -------
+    PreTrainedTokenizerFast
+        With ``>`` to end prompts and ``<eos>`` to end responses.
+    """
+    tokens = ["<eos>", "<unk>", ">", *alphabet]
+    tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, "<unk>"))
+    tokenizer.pre_tokenizer = Split("", "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>"
+    )
+
+
+def build_model(vocabulary: int) -> LlamaForCausalLM:
+    """Make a small Llama with random weights.
+
+    Parameters
+    ----------
+    vocabulary : int
+        Tokens.
+
+    Returns
+    -------
+    LlamaForCausalLM
+        On the CPU, float32.
+    """
+    torch.manual_seed(seed_of(SEED, "model") % 2**32)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=96,
+            intermediate_size=256,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=64,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=None,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What only a known language allows to measure of a policy."""
+
+    policy: str
+    kl: float
+    """KL(p_data || p_theta), exact over responses, mean over held-out prompts, nats."""
+    valid_mass: float
+    """Probability that a sample is valid, exact, mean over held-out prompts."""
+    margin: float | None
+    """Held-out margin against the opponent of its iteration, mean, nats."""
+    valid_samples: float | None
+    """Fraction of this policy's own held-out samples that are valid; None where it never played."""
+
+
+def measured_policies(config: Config) -> list[tuple[str, Path, Path, Path | None]]:
+    """Policies of a finished run.
+
+    Parameters
+    ----------
+    config : Config
+        The demo's.
+
+    Returns
+    -------
+    list of tuple
+        Name, policy directory, its evaluation.json, and the folder of the samples it drew.
+    """
+    run = RunDirectory(config.output_dir)
+
+    def played(k: int) -> Path | None:
+        return run.iteration(k) / "generations" if k < config.iterations else None
+
+    rows = [("p_0", run.sft / "policy", run.initial / "evaluation.json", played(0))]
+    for k in range(config.iterations):
+        folder = run.iteration(k)
+        rows.append((f"p_{k + 1}", folder / "policy", folder / "evaluation.json", played(k + 1)))
+        control = run.control(k)
+        name = f"control {k + 1}"
+        rows.append((name, control / "policy", control / "evaluation.json", None))
+    return rows
+
+
+def measure(
+    config: Config, name: str, policy: Path, evaluation: Path, samples: Path | None
+) -> Measurement:
+    """Measure one policy against p_data on the held-out prompts.
+
+    Parameters
+    ----------
+    config : Config
+        The demo's.
+    name : str
+        For the table.
+    policy, evaluation : Path
+        From `measured_policies`.
+    samples : Path or None
+        Folder of the samples it drew as an opponent.
+
+    Returns
+    -------
+    Measurement
+        Exact where it says so: every response that p_data allows is scored.
+    """
+    model = load_model(policy, dtype="float32").eval()
+    symbols = dict(enumerate(["<eos>", "<unk>", ">", *LANGUAGE.alphabet]))
+    prompts = read_records(RunDirectory(config.output_dir).held_out_rows)
+    kls, masses = [], []
+    for record in prompts:
+        prompt = "".join(symbols[i] for i in record.prompt_ids[:-1])
+        responses, data_log_probs = LANGUAGE.enumerate(prompt)
+        policy_log_probs = _score(model, record.prompt_ids, responses)
+        kls.append((data_log_probs.exp() * (data_log_probs - policy_log_probs)).sum().item())
+        masses.append(policy_log_probs.exp().sum().item())
+    return Measurement(
+        policy=name,
+        kl=sum(kls) / len(kls),
+        valid_mass=sum(masses) / len(masses),
+        margin=json.loads(evaluation.read_text(encoding="utf-8")).get("margin"),
+        valid_samples=None if samples is None else _valid_fraction(samples, symbols),
+    )
+
+
+@torch.inference_mode()
+def _score(model: Any, prompt_ids: list[int], responses: Sequence[str]) -> torch.Tensor:
+    """Log-prob of every response, end of text included, float64 (Y,)."""
+    ids = {symbol: i for i, symbol in enumerate(LANGUAGE.alphabet, start=3)}
+    encoded = [[ids[symbol] for symbol in response] + [0] for response in responses]
+    return response_logps(model, [Group(prompt_ids, encoded)]).double()
+
+
+def _valid_fraction(samples: Path, symbols: dict[int, str]) -> float:
+    valid = []
+    for shard in sorted(samples.glob("held_out-*.parquet")):
+        for record in read_records(shard):
+            prompt = "".join(symbols[i] for i in record.prompt_ids[:-1])
+            (response,) = record.responses
+            text = "".join(symbols[i] for i in response.ids[:-1])
+            stopped = response.finish_reason == "stop"
+            valid.append(stopped and LANGUAGE.is_valid(prompt, text))
+    return sum(valid) / len(valid)
+
+
+def run_demo(
+    out: Path, *, ranks: int, watch: Callable[[str, int, int, str], None] | None = None
+) -> tuple[Config, list[Measurement]]:
+    """Build, run and measure the demo.
+
+    Parameters
+    ----------
+    out : Path
+        Directory of the demo; a demo that was cut short goes on.
+    ranks : int
+        Worker processes.
+    watch : callable, optional
+        Shows progress.
+
+    Returns
+    -------
+    config : Config
+        Saved as ``demo.yaml``: ``spin-train run`` on it does the same run.
+    measurements : list of Measurement
+        p_0, then policy and control of each iteration; saved as ``demo.json``.
+    """
+    from spin_train import selfplay
+
+    config = build(out, ranks=ranks)
+    selfplay.run(config, watch=watch)
+    policies = measured_policies(config)
+    measurements = []
+    for number, (name, *paths) in enumerate(policies):
+        if watch is not None:
+            watch("exact divergence", number, len(policies), name)
+        measurements.append(measure(config, name, *paths))
+    write_json(out / "demo.json", [vars(measurement) for measurement in measurements])
+    return config, measurements
+
+
+def demo_table(measurements: Sequence[Measurement]) -> Table:
+    """Show the measurements.
+
+    Parameters
+    ----------
+    measurements : sequence of Measurement
+        From `run_demo`.
+
+    Returns
+    -------
+    rich.table.Table
+        A row a policy.
+    """
+    table = Table(
+        "policy",
+        "KL(p_data||p) (nats)",
+        "valid mass",
+        "valid samples",
+        "margin (nats)",
+        title="held-out prompts; control = continued SFT, same rows, steps, optimiser, rate",
+    )
+    for row in measurements:
+        table.add_row(
+            row.policy,
+            f"{row.kl:.4f}",
+            f"{row.valid_mass:.4f}",
+            "" if row.valid_samples is None else f"{row.valid_samples:.3f}",
+            "" if row.margin is None else f"{row.margin:.3f}",
+        )
+    return table

@@ -1,0 +1,122 @@
+"""What a run shows in the terminal: a bar a stage, then one table."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from spin_train.artifacts import RunDirectory
+from spin_train.config import Config
+
+__all__ = ["results_table", "watching"]
+
+
+@contextmanager
+def watching() -> Iterator[Callable[[str, int, int, str], None]]:
+    """Show progress on standard error: bars on a terminal, a line a stage elsewhere.
+
+    Yields
+    ------
+    callable
+        Takes stage, done, total and a note.
+    """
+    if not sys.stderr.isatty():
+        last = ""
+
+        def tell(stage: str, done: int, total: int, note: str) -> None:
+            nonlocal last
+            if stage != last:
+                last = stage
+                print(f"spin-train: {stage}", file=sys.stderr, flush=True)  # noqa: T201
+
+        yield tell
+        return
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("starting workers", total=None, note="")
+        current = "starting workers"
+
+        def show(stage: str, done: int, total: int, note: str) -> None:
+            nonlocal task, current
+            if stage != current:
+                size = progress.tasks[-1].total or 1
+                progress.update(task, completed=size, total=size)
+                task = progress.add_task(stage, total=total, note=note)
+                current = stage
+            progress.update(task, completed=done, total=total, note=note)
+
+        yield show
+        size = progress.tasks[-1].total or 1
+        progress.update(task, completed=size, total=size)
+
+
+def results_table(config: Config) -> Table:
+    """Held-out numbers of all policies of a run.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    rich.table.Table
+        A row a policy; margins and losses are against the opponent of that iteration.
+    """
+    directory = RunDirectory(config.output_dir)
+    table = Table(
+        "policy",
+        "loss",
+        "margin (nats)",
+        "accuracy",
+        "log p(real) (nats)",
+        "NLL/token (nats)",
+        "opponent's tokens",
+        "opponent's stops",
+        title=f"{config.algorithm}, held-out prompts (± standard error)",
+    )
+    rows = [("p_0", directory.initial)]
+    for k in range(config.iterations):
+        rows.append((f"p_{k + 1}", directory.iteration(k)))
+        if config.control:
+            rows.append((f"control {k + 1}", directory.control(k)))
+    for name, folder in rows:
+        numbers = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        played = "margin" in numbers
+        table.add_row(
+            name,
+            f"{numbers['loss']:.4f}" if played else "",
+            _with_error(numbers, "margin") if played else "",
+            f"{numbers['accuracy']:.3f}" if played else "",
+            _with_error(numbers, "real_logps"),
+            f"{numbers['real_nll_per_token']:.4f}",
+            f"{numbers['generated_tokens']:.1f}" if played else "",
+            f"{numbers['generated_stopped']:.3f}" if played else "",
+        )
+    return table
+
+
+def _with_error(numbers: dict[str, Any], name: str) -> str:
+    return f"{numbers[name]:.3f} ± {numbers[name + '_standard_error']:.3f}"
+
+

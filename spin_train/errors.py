@@ -1,0 +1,53 @@
+"""The two ways a run ends early that are no fault of the code."""
+
+import errno
+
+__all__ = ["StoppedError", "UserError", "disk_full"]
+
+_DISK_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+# Writers in C++ and Rust wrap the OS error in a message of their own.
+_DISK_MESSAGES = (
+    "No space left on device",
+    "File too large",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed",
+    "unexpected pos",  # torch.save, when its file could not grow
+)
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that says what to do; exit code 2."""
+
+
+class StoppedError(Exception):
+    """The run was asked to stop (SIGTERM, SIGINT) and has saved what it had."""
+
+
+def disk_full(error: BaseException) -> bool:
+    """Say whether `error`, or what caused it, is a disk that takes no more.
+
+    Parameters
+    ----------
+    error : BaseException
+        The exception caught.
+
+    Returns
+    -------
+    bool
+        True for a full disk, an exceeded quota or a file-size limit.
+
+    Examples
+    --------
+    >>> disk_full(OSError(errno.ENOSPC, "No space left on device"))
+    True
+    >>> disk_full(ValueError("no"))
+    False
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _DISK_ERRNOS:
+            return True
+        if any(message in str(seen) for message in _DISK_MESSAGES):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -1,0 +1,153 @@
+"""Loading and saving models and tokenizers: safetensors only, no code from strangers."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from spin_train.artifacts import write_directory
+from spin_train.config import Config
+from spin_train.errors import UserError, disk_full
+
+__all__ = ["context_length", "load_model", "load_tokenizer", "model_source", "save_policy"]
+
+_DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate")
+
+
+def model_source(config: Config) -> dict[str, Any]:
+    """Keyword arguments with which `config.model` is loaded.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    dict
+        Revision and trust, for transformers' `from_pretrained`.
+    """
+    return {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
+
+
+def load_tokenizer(config: Config) -> Any:
+    """Tokenizer of the model a run starts from; the same in all its stages.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    PreTrainedTokenizerBase
+        As transformers loads it.
+
+    Raises
+    ------
+    UserError
+        If there is none at `config.model`.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(config.model, **model_source(config))
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer at model: {config.model} ({_one_line(error)})") from None
+
+
+def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
+    """Causal language model with every dropout at zero.
+
+    Parameters
+    ----------
+    path : str or Path
+        Directory or hub name.
+    dtype : str
+        ``float32`` or ``bfloat16``.
+    **source
+        From `model_source`, for the model a run starts from.
+
+    Returns
+    -------
+    PreTrainedModel
+        On the CPU, in evaluation mode.
+
+    Raises
+    ------
+    UserError
+        If no such model can be loaded.
+    """
+    try:
+        settings = AutoConfig.from_pretrained(path, **source)
+        dropouts = {
+            name: 0.0
+            for name, value in settings.to_dict().items()
+            if name.endswith(_DROPOUT_ENDINGS) and isinstance(value, float)
+        }
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), use_safetensors=True, **dropouts, **source
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"no causal language model at {path} ({_one_line(error)})") from None
+
+
+def context_length(config: Config) -> int:
+    """Longest sequence the model takes.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    int
+        Tokens.
+    """
+    try:
+        settings = AutoConfig.from_pretrained(config.model, **model_source(config))
+    except (OSError, ValueError) as error:
+        raise UserError(f"no model at model: {config.model} ({_one_line(error)})") from None
+    return int(getattr(settings, "max_position_embeddings", None) or 1_000_000)
+
+
+def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Path) -> None:
+    """Write a policy directory whole or not at all: safetensors, configuration, tokenizer.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Not wrapped.
+    state_dict : dict
+        Its full weights.
+    tokenizer : PreTrainedTokenizerBase
+        The run's.
+    path : Path
+        The directory.
+
+    Raises
+    ------
+    UserError
+        If the disk is full.
+    """
+    try:
+        with write_directory(path) as partial:
+            model.save_pretrained(partial, state_dict=state_dict)
+            tokenizer.save_pretrained(partial)
+    except Exception as error:
+        if disk_full(error):
+            raise UserError(_disk_message(path)) from error
+        raise
+
+
+def _disk_message(path: Path) -> str:
+    free = shutil.disk_usage(path.parent).free
+    return (
+        f"the disk took no more while writing {path} ({free / 2**30:.2f} GiB free, or a file-size "
+        "limit): make room, then run the same command again"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

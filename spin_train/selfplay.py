@@ -1,0 +1,233 @@
+"""The driver: which stages a run has, what is done, what is next, and who does it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import yaml
+
+from spin_train.artifacts import Manifest, RunDirectory, write_atomically
+from spin_train.config import Config, changed_keys, load_config
+from spin_train.errors import StoppedError, UserError
+from spin_train.processes import FileLock, build_communication_op, launch_workers
+
+__all__ = ["Stage", "WorkerError", "plan", "run"]
+
+_ORPHAN_SECONDS = 30.0
+_STOP_SECONDS = 300.0
+_POLL_SECONDS = 0.1
+
+Kind = Literal["prepare", "train", "evaluate", "generate", "score"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A node of the run's graph; complete once its artefacts are in the manifest."""
+
+    name: str
+    """Folder under the run, and kind."""
+    kind: Kind
+    iteration: int = -1
+    """Self-play iteration; -1 before the first."""
+    control: bool = False
+    """Whether it belongs to the control."""
+
+
+def plan(config: Config) -> list[Stage]:
+    """Stages of a run, in the order they are done.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    list of Stage
+        Each needs nothing but what earlier ones left on disk.
+    """
+    stages = [Stage("data/prepare", "prepare")]
+    if config.sft:
+        stages.append(Stage("sft/train", "train"))
+    stages.append(Stage("initial/evaluate", "evaluate"))
+    for k in range(config.iterations):
+        for kind in ("generate", "score", "train", "evaluate"):
+            stages.append(Stage(f"iter{k}/{kind}", kind, k))
+        if config.control:
+            for kind in ("train", "evaluate"):
+                stages.append(Stage(f"control/iter{k}/{kind}", kind, k, control=True))
+    return stages
+
+
+class WorkerError(Exception):
+    """A fault in a worker; its traceback is in the log."""
+
+
+Watcher = Callable[[str, int, int, str], None]
+
+
+def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | None = None) -> None:
+    """Start a run, or go on with it from what is complete.
+
+    Parameters
+    ----------
+    config : Config
+        What to do.
+    restart_iteration : bool, default False
+        Forget the checkpoints of training stages that are not complete.
+    watch : callable, optional
+        Called with stage, done, total and a note while the workers work.
+
+    Raises
+    ------
+    UserError
+        If something the user can mend stands in the way.
+    StoppedError
+        If SIGTERM or SIGINT came; its argument is the signal's number.
+    WorkerError
+        If a worker failed through no fault of the user's.
+    """
+    directory = RunDirectory(config.output_dir)
+    try:
+        directory.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir {directory.root} cannot be made: {error}") from None
+    lock = FileLock(directory.lock)
+    if not lock.acquire():
+        raise UserError(f"another run is working in {directory.root}; wait for it, or stop it")
+    try:
+        if not FileLock(directory.worker_lock).acquire(wait_s=_ORPHAN_SECONDS):
+            raise UserError(f"workers of an earlier run still work in {directory.root}; end them")
+        _adopt_config(config, directory)
+        _record_versions(directory)
+        if restart_iteration:
+            _forget_checkpoints(config, directory)
+        manifest = Manifest(directory)
+        if all(manifest.is_complete(stage.name) for stage in plan(config)):
+            return
+        build_communication_op()
+        _work(config, directory, watch)
+    finally:
+        lock.release()
+
+
+def _adopt_config(config: Config, directory: RunDirectory) -> None:
+    if directory.config.is_file():
+        changes = changed_keys(load_config(directory.config), config)
+        if changes:
+            raise UserError(
+                f"{directory.root} was begun with another configuration ({'; '.join(changes)}): "
+                "give the old values, or a new output_dir"
+            )
+    with write_atomically(directory.config) as partial:
+        text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+        partial.write_text(text, encoding="utf-8")
+
+
+def _record_versions(directory: RunDirectory) -> None:
+    manifest = Manifest(directory)
+    packages = ("spin-toolkit", "torch", "transformers", "deepspeed", "accelerate", "numpy")
+    manifest.content["versions"] = {package: version(package) for package in packages}
+    manifest.save()
+
+
+def _forget_checkpoints(config: Config, directory: RunDirectory) -> None:
+    manifest = Manifest(directory)
+    for stage in plan(config):
+        if stage.kind == "train" and not manifest.is_complete(stage.name):
+            folder = directory.root / stage.name.rpartition("/")[0] / "checkpoints"
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _work(config: Config, directory: RunDirectory, watch: Watcher | None) -> None:
+    for leftover in (directory.stop_request, directory.progress):
+        leftover.unlink(missing_ok=True)
+    shutil.rmtree(directory.worker_errors, ignore_errors=True)
+    directory.logs.mkdir(exist_ok=True)
+    log_path = directory.logs / time.strftime("%Y%m%d-%H%M%S.log")
+    with log_path.open("a", encoding="utf-8") as log, _stop_signals() as received:
+        launcher = launch_workers(directory.root.resolve(), ranks=config.ranks, log=log)
+        try:
+            _wait(launcher, directory, received, watch)
+        finally:
+            _end(launcher)
+    if received:
+        raise StoppedError(received[0])
+    if launcher.returncode != 0:
+        _raise_worker_error(launcher.returncode, directory, log_path)
+
+
+def _wait(
+    launcher: "subprocess.Popen[str]",
+    directory: RunDirectory,
+    received: list[int],
+    watch: Watcher | None,
+) -> None:
+    deadline = None
+    while launcher.poll() is None:
+        if received and deadline is None:
+            directory.stop_request.touch()
+            deadline = time.monotonic() + _STOP_SECONDS
+        # A second signal, or workers that do not get to a place to stop at.
+        if len(received) > 1 or (deadline is not None and time.monotonic() > deadline):
+            return
+        if watch is not None:
+            _show(directory, watch)
+        time.sleep(_POLL_SECONDS)
+
+
+def _show(directory: RunDirectory, watch: Watcher) -> None:
+    try:
+        word = json.loads(directory.progress.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    watch(word["stage"], word["done"], word["total"], word["note"])
+
+
+def _end(launcher: "subprocess.Popen[str]") -> None:
+    """Leave no worker behind: they share the launcher's session, and so its process group."""
+    try:
+        os.killpg(launcher.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    launcher.wait()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT instead of dying of them."""
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> None:
+    errors = sorted(directory.worker_errors.glob("*.json"))
+    words = [json.loads(path.read_text(encoding="utf-8")) for path in errors]
+    mendable = [word for word in words if word["code"] == 2]
+    if mendable:
+        raise UserError(mendable[0]["line"])
+    if words:
+        raise WorkerError(f"{words[0]['line']} (log: {log_path})")
+    raise WorkerError(
+        f"the workers ended with code {code} and no word; killed, or out of memory? "
+        f"The same command goes on from what is complete (log: {log_path})"
+    )

@@ -1,0 +1,156 @@
+"""`SpinTrainer`: the loss and its metrics on transformers' Trainer, nothing else."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from spin_train.batching import MicroBatch
+from spin_train.errors import UserError
+from spin_train.logps import response_logps
+from spin_train.objective import Objective
+from spin_train.ranks import Ranks
+
+__all__ = ["STEP_ZERO_TOLERANCE", "SpinTrainer", "collate"]
+
+# Nats: a constant, and a part per response token. Seen for 128 tokens, where scoring and training
+# see the response in batches of other shapes: float32 2e-4, bfloat16 0.1 to 0.3.
+STEP_ZERO_TOLERANCE = {"float32": (1e-4, 5e-6), "bfloat16": (0.1, 5e-3)}
+
+
+def collate(items: list[MicroBatch]) -> dict[str, MicroBatch]:
+    """Hand a micro-batch through the data loader as it is.
+
+    Parameters
+    ----------
+    items : list of MicroBatch
+        Exactly one: the data set yields whole micro-batches.
+
+    Returns
+    -------
+    dict
+        ``{"batch": micro_batch}``.
+    """
+    (item,) = items
+    return {"batch": item}
+
+
+class SpinTrainer(Trainer):
+    """Trains the policy on examples whose opponent log-probs were read from disk.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `transformers.Trainer`; `train_dataset` is a `MicroBatches`.
+    objective : Objective
+        The loss and its roles.
+    dtype : str
+        Of the forward pass, ``float32`` or ``bfloat16``; sets the tolerance of the step-0 check.
+    ranks : Ranks
+        Metrics are means over all of them.
+    """
+
+    # The weights of the micro-batches make the sum over them the mean over the global batch.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self, *args: Any, objective: Objective, dtype: str, ranks: Ranks, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.objective = objective
+        self._dtype = dtype
+        self._ranks = ranks
+        self._metric_sums: dict[str, Tensor] = {}
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One micro-batch; before the first update, the step-0 check on it as well."""
+        if self.state.global_step == 0 and self.objective.algorithm != "sft":
+            self._check_step_zero(model, inputs["batch"])
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Sum of the micro-batch's losses times its weight."""
+        batch: MicroBatch = inputs["batch"]
+        policy_logps, opponent_logps = self._logps(model, batch)
+        losses = self.objective(policy_logps, opponent_logps)
+        self._note_metrics(policy_logps.detach(), opponent_logps, counts=batch.weight > 0)
+        loss = batch.weight * losses.sum()
+        return (loss, {}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the metrics, means over the examples of all ranks since the last line."""
+        if "loss" in logs:
+            if not torch.isfinite(torch.tensor(logs["loss"])):
+                raise UserError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
+                    "learning_rate (or beta), then start in a new output_dir"
+                )
+            if self._metric_sums:
+                names = sorted(self._metric_sums)
+                sums = torch.stack([self._metric_sums[name].double().cpu() for name in names])
+                totals = dict(zip(names, self._ranks.sum(sums).tolist(), strict=True))
+                examples = totals.pop("examples")
+                logs.update({name: total / examples for name, total in totals.items()})
+                self._metric_sums = {}
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Leave weights out of checkpoints: DeepSpeed's own files hold them."""
+        if not _internal_call:
+            super().save_model(output_dir)
+
+    def _logps(self, model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Policy's and opponent's log-probs, one row an example, one column a role."""
+        groups = [example.group for example in batch.examples]
+        policy_logps = response_logps(model, groups).view(len(groups), len(self.objective.roles))
+        opponent_logps = torch.tensor(
+            [example.opponent_logps for example in batch.examples],
+            dtype=policy_logps.dtype,
+            device=policy_logps.device,
+        )
+        return policy_logps, opponent_logps
+
+    def _check_step_zero(self, model: Any, batch: MicroBatch) -> None:
+        model.eval()  # dropout off, as in scoring
+        with torch.no_grad():
+            policy_logps, opponent_logps = self._logps(model, batch)
+        lengths = torch.tensor(
+            [[len(ids) for ids in example.group.responses] for example in batch.examples],
+            device=policy_logps.device,
+        )
+        constant, per_token = STEP_ZERO_TOLERANCE[self._dtype]
+        log_ratio = (policy_logps - opponent_logps).abs()
+        if not bool((log_ratio <= constant + per_token * lengths).all()):
+            worst = log_ratio.max().item()
+            raise UserError(
+                f"step-0 check: before any update a log-ratio to the stored opponent scores is "
+                f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} per token): these "
+                "are another model's scores; delete this iteration's scored/ to score again"
+            )
+
+    def _note_metrics(self, policy_logps: Tensor, opponent_logps: Tensor, *, counts: bool) -> None:
+        # A filler counts nothing but names the same metrics: ranks must sum the same ones.
+        columns = {"logps": policy_logps}
+        if self.objective.algorithm == "spin":
+            columns["rewards"] = self.objective.beta * (policy_logps - opponent_logps)
+        noted = {"examples": torch.ones_like(policy_logps[:, 0]).sum()}
+        for name, values in columns.items():
+            for role, column in zip(self.objective.roles, values.unbind(1), strict=True):
+                noted[f"{name}/{role}"] = column.sum()
+        if self.objective.algorithm != "sft":
+            contrast = columns.get("rewards", self.objective.beta * policy_logps)
+            difference = contrast[:, 0] - contrast[:, 1]
+            noted["rewards/margin"] = difference.sum()
+            noted["rewards/accuracy"] = (difference > 0).float().sum()
+        for name, value in noted.items():
+            value = value if counts else torch.zeros_like(value)
+            self._metric_sums[name] = self._metric_sums.get(name, 0.0) + value

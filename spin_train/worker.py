@@ -1,0 +1,98 @@
+"""One rank: walks through the stages of a run, started by the DeepSpeed launcher."""
+
+import logging
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from spin_train.artifacts import Manifest, RunDirectory, write_json
+from spin_train.errors import StoppedError, UserError, disk_full
+from spin_train.processes import FileLock, die_with_driver
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Do every stage of the run directory named on the command line that is not complete."""
+    die_with_driver()
+    run = RunDirectory(Path(sys.argv[1]))
+    # Held until death, so that no later driver starts beside a worker of this one.
+    lock = FileLock(run.worker_lock)
+    lock.acquire(shared=True)
+    try:
+        _walk(run)
+    except StoppedError:
+        _leave(0)
+    except UserError as error:
+        _fail(run, 2, str(error))
+    except Exception as error:
+        traceback.print_exc()
+        if disk_full(error):
+            _fail(
+                run,
+                2,
+                f"the disk took no more ({error}): make room on the disk of {run.root}, "
+                "then run the same command again",
+            )
+        _fail(run, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
+    _leave(0)
+
+
+def _walk(run: RunDirectory) -> None:
+    # Imported late: the locks stand before the seconds that these take.
+    from spin_train.config import load_config
+    from spin_train.ranks import Progress, Ranks
+    from spin_train.selfplay import plan
+    from spin_train.stages import StageRunner
+
+    _quiet()
+    ranks = Ranks(run)
+    progress = Progress(run.progress, enabled=ranks.is_first)
+    config = load_config(run.config)
+    runner = StageRunner(config, run, ranks, progress)
+    manifest = Manifest(run)
+    for stage in plan(config):
+        if ranks.from_first(manifest.is_complete(stage.name)):
+            continue
+        started = time.monotonic()
+        progress.report(stage.name, 0, 1)
+        ranks.raise_if_stopping()
+        files = runner.do(stage)
+        ranks.barrier()
+        if ranks.is_first:
+            manifest.complete(stage.name, files, seconds=time.monotonic() - started)
+        progress.report(stage.name, 1, 1)
+
+
+def _quiet() -> None:
+    import transformers
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    transformers.logging.set_verbosity_warning()
+    transformers.logging.disable_progress_bar()
+
+
+def _fail(run: RunDirectory, code: int, line: str) -> None:
+    """Leave code and line for the driver; launchers turn every code into 1."""
+    try:
+        run.worker_errors.mkdir(exist_ok=True)
+        name = f"{time.time_ns()}-{code}.json"
+        write_json(run.worker_errors / name, {"code": code, "line": line})
+    except OSError:
+        pass  # the disk is full: the line below is in the log
+    print(f"spin-train: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    _leave(code)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: waiting for the other ranks' connections can take for ever after a failure.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
