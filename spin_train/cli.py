@@ -1,5 +1,6 @@
 """The command line: `spin-train run`, `spin-train demo`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,8 @@ def demo(
     ranks: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
 ) -> None:
     """Play SPIN on a small language with known p_data: no download, minutes on two cores."""
+    # Before torch is loaded: a thread that spins while it waits takes a core from a worker.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from spin_train.demo import demo_table, run_demo
     from spin_train.display import watching
 

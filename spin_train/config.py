@@ -153,7 +153,7 @@ class Config(_Section):
     iterations: int = Field(default=3, ge=1)
     """Self-play iterations."""
     beta: Schedule = 0.1
-    """Scale on log-prob differences: lambda of SPIN, alpha of T-SPIN. Scalar or one per iteration."""
+    """Scale on log-prob differences: SPIN's lambda, T-SPIN's alpha. Scalar or one per iteration."""
     history_weight: Schedule | None = None
     """T-SPIN's beta. Scalar or one per iteration; null is the published 0 at first, 0.1 after."""
     learning_rate: Schedule = 5e-7
@@ -183,10 +183,10 @@ class Config(_Section):
                     "give one number or exactly one per iteration"
                 )
             numbers = value if isinstance(value, list) else [] if value is None else [value]
-            lowest_allowed = 0 if name == "history_weight" else None
-            for number in numbers:
-                if not (number >= 0 if lowest_allowed == 0 else number > 0):
-                    raise ValueError(f"{name} must be {'>= 0' if lowest_allowed == 0 else '> 0'}")
+            if name == "history_weight" and not all(number >= 0 for number in numbers):
+                raise ValueError(f"history_weight must be >= 0, got {value!r}")
+            if name != "history_weight" and not all(number > 0 for number in numbers):
+                raise ValueError(f"{name} must be > 0, got {value!r}")
         if self.history_weight is not None and self.algorithm != "tspin":
             raise ValueError("history_weight belongs to algorithm: tspin; leave it out for spin")
         if self.template is not None and self.template.count("{prompt}") != 1:
@@ -217,9 +217,7 @@ class Config(_Section):
 class _UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a key given twice; YAML itself keeps the last, silently."""
 
-    def construct_mapping(
-        self, node: yaml.MappingNode, deep: bool = False
-    ) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
             key = str(key_node.value)
@@ -255,7 +253,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     if not path.is_file():
         raise UserError(f"no config file at {path}; give the path of a YAML file")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 import yaml
 from rich.table import Table
 from tokenizers import Tokenizer
@@ -104,9 +105,7 @@ def build_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
     tokens = ["<eos>", "<unk>", ">", *alphabet]
     tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, "<unk>"))
     tokenizer.pre_tokenizer = Split("", "isolated")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>")
 
 
 def build_model(vocabulary: int) -> LlamaForCausalLM:
@@ -265,14 +264,15 @@ def run_demo(
     """
     from spin_train import selfplay
 
+    transformers.logging.disable_progress_bar()
     config = build(out, ranks=ranks)
     selfplay.run(config, watch=watch)
     policies = measured_policies(config)
     measurements = []
-    for number, (name, *paths) in enumerate(policies):
+    for number, (name, policy, evaluation, samples) in enumerate(policies):
         if watch is not None:
             watch("exact divergence", number, len(policies), name)
-        measurements.append(measure(config, name, *paths))
+        measurements.append(measure(config, name, policy, evaluation, samples))
     write_json(out / "demo.json", [vars(measurement) for measurement in measurements])
     return config, measurements
 

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -118,5 +117,3 @@ def results_table(config: Config) -> Table:
 
 def _with_error(numbers: dict[str, Any], name: str) -> str:
     return f"{numbers[name]:.3f} ± {numbers[name + '_standard_error']:.3f}"
-
-

@@ -67,7 +67,8 @@ def response_logps(model: Any, groups: Sequence[Group]) -> Tensor:
     token_logps = logits.log_softmax(-1).gather(-1, chosen).squeeze(-1)  # (R, T - 1)
     targets = positions[1:]
     in_response = (targets >= starts[:, None]) & (targets < lengths[:, None])
-    return token_logps.where(in_response, 0.0).sum(-1)
+    logps: Tensor = token_logps.where(in_response, 0.0).sum(-1)
+    return logps
 
 
 def _device(model: Any) -> torch.device:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -61,11 +61,11 @@ def plan(config: Config) -> list[Stage]:
         stages.append(Stage("sft/train", "train"))
     stages.append(Stage("initial/evaluate", "evaluate"))
     for k in range(config.iterations):
-        for kind in ("generate", "score", "train", "evaluate"):
-            stages.append(Stage(f"iter{k}/{kind}", kind, k))
+        kinds: tuple[Kind, ...] = ("generate", "score", "train", "evaluate")
+        stages += [Stage(f"iter{k}/{kind}", kind, k) for kind in kinds]
         if config.control:
-            for kind in ("train", "evaluate"):
-                stages.append(Stage(f"control/iter{k}/{kind}", kind, k, control=True))
+            kinds = ("train", "evaluate")
+            stages += [Stage(f"control/iter{k}/{kind}", kind, k, control=True) for kind in kinds]
     return stages
 
 
@@ -196,10 +196,8 @@ def _show(directory: RunDirectory, watch: Watcher) -> None:
 
 def _end(launcher: "subprocess.Popen[str]") -> None:
     """Leave no worker behind: they share the launcher's session, and so its process group."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(launcher.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     launcher.wait()
 
 

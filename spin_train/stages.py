@@ -156,7 +156,7 @@ class StageRunner:
     def _with_samples(
         self, records: Sequence[Record], split: str, index: int, iteration: int
     ) -> list[Record]:
-        """Records with this iteration's samples, the mixed-in earlier ones, and proto."""
+        """Return records with this iteration's samples, the mixed-in earlier ones, and proto."""
         # Held-out numbers are about the opponent itself, so nothing is mixed in there.
         oldest = iteration if split == "held_out" else max(0, iteration - self.config.mixing)
         responses = [list(record.responses) for record in records]
@@ -297,7 +297,7 @@ class StageRunner:
             write_json(folder / "evaluation.json", summarise(merged))
 
     def _my_shards(self, action: str, iteration: int) -> Iterator[tuple[str, int, list[Record]]]:
-        """This rank's shards of both splits: the same rows whatever the number of ranks."""
+        """Yield this rank's shards: the same rows each, whatever the number of ranks."""
         size = self.config.generation.batch_size
         rows = {
             "train": read_records(self.run.train_rows),
@@ -319,7 +319,7 @@ class StageRunner:
         yield from sorted(folder.glob("*.parquet"))
 
     def _opponent(self, iteration: int) -> str | Path:
-        """The model that plays in iteration K: p_K."""
+        """Name the model that plays in iteration K: p_K."""
         if iteration > 0:
             return self.run.iteration(iteration - 1) / "policy"
         return self.run.sft / "policy" if self.config.sft else self.config.model

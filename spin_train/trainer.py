@@ -53,6 +53,7 @@ class SpinTrainer(Trainer):
 
     # The weights of the micro-batches make the sum over them the mean over the global batch.
     loss_is_scaled_for_ga = True
+    objective: Objective
 
     def __init__(
         self, *args: Any, objective: Objective, dtype: str, ranks: Ranks, **kwargs: Any
@@ -132,8 +133,8 @@ class SpinTrainer(Trainer):
         if not bool((log_ratio <= constant + per_token * lengths).all()):
             worst = log_ratio.max().item()
             raise UserError(
-                f"step-0 check: before any update a log-ratio to the stored opponent scores is "
-                f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} per token): these "
+                "step-0 check: before any update a log-ratio to the stored opponent scores is "
+                f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} a token): these "
                 "are another model's scores; delete this iteration's scored/ to score again"
             )
 

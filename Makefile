@@ -1,0 +1,59 @@
+# make demo, make test: each sets up .venv first. See README.md.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint types verify lab figures mutants clean
+
+help:
+	@echo "make demo     play SPIN on a small known language (no download after set-up)"
+	@echo "make test     lint, types and all tests"
+	@echo "make verify   check the theorems on 1000 random instances"
+	@echo "make figures  draw the figures into figures/"
+	@echo "make lab      open JupyterLab on notebooks/"
+	@echo "make mutants  break the loss on purpose and name the test that notices"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.11 ..."; exit 2; }
+	@command -v $${CXX:-g++} >/dev/null || \
+		{ echo "make: DeepSpeed needs a C++ compiler: install g++ (Debian, Ubuntu: apt-get install g++) or set CXX"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: Python's venv module is missing (Debian, Ubuntu: apt-get install python3-venv)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots,train,lab,dev]'
+	$(BIN)/python -c 'from spin_train.processes import build_communication_op as build; build()'
+	@touch $@
+
+demo: setup
+	$(BIN)/spin-train demo
+
+test: setup lint types
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup
+	$(BIN)/mypy
+
+verify: setup
+	$(BIN)/spin-theory verify --instances 1000
+
+lab: setup
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+figures: setup
+	$(BIN)/python -m paper_figures.kl_by_iteration
+
+mutants: setup
+	$(BIN)/python -m tests.mutants
+
+clean:
+	rm -rf runs figures build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
