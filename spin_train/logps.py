@@ -57,7 +57,9 @@ def response_logps(model: Any, groups: Sequence[Group]) -> Tensor:
     lengths = torch.tensor([len(row) for row in rows], device=device)
     starts = torch.tensor([len(prompt) for prompt in prompts], device=device)
     positions = torch.arange(longest, device=device)
-    attention_mask = (positions < lengths[:, None]).long()  # (R, T)
+    # Padding stands on the right, where a causal model's real tokens never look. Hidden by a mask
+    # it would see nothing past a sliding window, and give nan where attention is eager.
+    attention_mask = torch.ones_like(input_ids)  # (R, T)
 
     logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
     logits = logits[:, :-1]  # position i predicts token i + 1
