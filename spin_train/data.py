@@ -65,10 +65,7 @@ def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
     path = Path(data.path)
     if path.is_file():
         if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            for number, row in enumerate(pq.read_table(path).to_pylist(), 1):
-                yield f"{path}, row {number}", row
+            yield from _read_parquet(path)
         elif path.suffix == ".json":
             yield from _read_json(path)
         else:
@@ -102,6 +99,19 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"{path}, row {number}", row
 
 
+def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: no Parquet ({reason}); write the file again") from None
+    for number, row in enumerate(rows, 1):
+        yield f"{path}, row {number}", row
+
+
 def _read_hub(data: DataConfig) -> Iterator[tuple[str, Any]]:
     import datasets
 
@@ -122,7 +132,8 @@ def _messages_row(messages: Any, where: str) -> Row:
     for number, message in enumerate(messages, 1):
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise UserError(f"{where}: message {number} needs role and content")
-        _require_text(message["content"], f"content of message {number}", where)
+        for key in ("role", "content"):
+            _require_text(message[key], f"{key} of message {number}", where)
     *before, last = messages
     if last["role"] != "assistant":
         raise UserError(f"{where}: the last message must be the assistant's, got {last['role']!r}")
@@ -133,6 +144,13 @@ def _messages_row(messages: Any, where: str) -> Row:
 def _require_text(value: Any, name: str, where: str) -> None:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}: {name} must be text that is not empty, got {value!r:.60}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = value[error.start]
+        raise UserError(
+            f"{where}: {name} holds half a character (surrogate {half!r}); mend or remove the row"
+        ) from None
 
 
 class Renderer:
@@ -153,8 +171,9 @@ class Renderer:
     Notes
     -----
     A response is tokenized as the continuation of its prompt where the prompt's ids stay the same,
-    else by itself; it ends with `stop_id` exactly once, and nothing after that is kept. `stop_id`
-    is the token that ends a turn in the chat template, or the tokenizer's end of text.
+    else as that of a line's end; it ends with `stop_id` exactly once, and nothing after that is
+    kept. `stop_id` is the token that ends a turn in the chat template, or the tokenizer's end of
+    text.
     """
 
     def __init__(self, tokenizer: Any, template: str | None) -> None:
@@ -207,7 +226,7 @@ class Renderer:
         if full_ids[: len(prompt_ids)] == prompt_ids:
             response_ids = full_ids[len(prompt_ids) :]
         else:
-            response_ids = self._encode(full[len(prompt) :], special_tokens=False)
+            response_ids = self._encode_continuation(full[len(prompt) :])
         response_ids = self._end_once(response_ids)
         if not prompt_ids or len(response_ids) < 2:
             raise UserError(f"{row.where}: prompt or response renders to no tokens")
@@ -234,6 +253,15 @@ class Renderer:
         while special_tokens and ids and ids[-1] == self._tokenizer.eos_token_id:
             ids = ids[:-1]
         return ids
+
+    def _encode_continuation(self, text: str) -> list[int]:
+        # Some tokenizers put a space before a text that stands alone, so something stands before.
+        for before in ("\n", "."):
+            before_ids = self._encode(before, special_tokens=False)
+            ids = self._encode(before + text, special_tokens=False)
+            if ids[: len(before_ids)] == before_ids:
+                return ids[len(before_ids) :]
+        return self._encode(text, special_tokens=False)
 
     def _end_once(self, response_ids: list[int]) -> list[int]:
         if self.stop_id in response_ids:
