@@ -1,0 +1,198 @@
+"""Distances between two tabular policies, per prompt, computed from log-probs.
+
+All are differentiable. Differences of probabilities are taken from log-ratios, so policies that
+nearly agree keep their digits, and nothing overflows unless the value itself does.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from spin_theory.policies import TabularPolicy, require_same_shape
+
+__all__ = ["bhattacharyya", "chi_square", "entropy", "js", "kl", "tv"]
+
+
+def kl(p: TabularPolicy, q: TabularPolicy) -> Tensor:
+    r"""Kullback-Leibler divergence KL(p || q).
+
+    Parameters
+    ----------
+    p, q : TabularPolicy, shape (X, Y)
+        The two policies; the expectation is under `p`.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        :math:`\sum_y p(y) \log [p(y)/q(y)]` per prompt, in nats.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Notes
+    -----
+    Summed as :math:`\sum_y [p \log(p/q) - p + q]`, whose terms are all nonnegative, so that
+    close policies do not lose their divergence to cancellation.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> kl(half, TabularPolicy.from_probs([[0.25, 0.75]]))  # log(2/sqrt(3))
+    tensor([0.1438], dtype=torch.float64)
+    """
+    require_same_shape(p=p, q=q)
+    return _relative_entropy(p.log_probs, q.log_probs)
+
+
+def tv(p: TabularPolicy, q: TabularPolicy) -> Tensor:
+    r"""Total variation distance.
+
+    Parameters
+    ----------
+    p, q : TabularPolicy, shape (X, Y)
+        The two policies.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        :math:`\frac12 \sum_y |p(y) - q(y)|` per prompt, in [0, 1], no unit.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> tv(half, TabularPolicy.from_probs([[0.25, 0.75]]))
+    tensor([0.2500], dtype=torch.float64)
+    """
+    require_same_shape(p=p, q=q)
+    return _difference(p.log_probs, q.log_probs).abs().sum(dim=-1) / 2
+
+
+def js(p: TabularPolicy, q: TabularPolicy) -> Tensor:
+    r"""Jensen-Shannon divergence.
+
+    Parameters
+    ----------
+    p, q : TabularPolicy, shape (X, Y)
+        The two policies.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        :math:`\frac12 KL(p \| m) + \frac12 KL(q \| m)`, :math:`m = (p + q)/2`, per prompt, in
+        nats; at most log 2.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> p = TabularPolicy.from_probs([[1 - 1e-12, 1e-12]])
+    >>> js(p, TabularPolicy.from_probs([[1e-12, 1 - 1e-12]]))  # log 2 for disjoint policies
+    tensor([0.6931], dtype=torch.float64)
+    """
+    require_same_shape(p=p, q=q)
+    middle = torch.logaddexp(p.log_probs, q.log_probs) - math.log(2)
+    return (_relative_entropy(p.log_probs, middle) + _relative_entropy(q.log_probs, middle)) / 2
+
+
+def chi_square(p: TabularPolicy, q: TabularPolicy) -> Tensor:
+    r"""Pearson's chi-square divergence.
+
+    Parameters
+    ----------
+    p, q : TabularPolicy, shape (X, Y)
+        The two policies; the expectation is under `q`.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        :math:`\sum_y [p(y) - q(y)]^2 / q(y)` per prompt, no unit; infinite where that exceeds
+        float64.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> chi_square(half, TabularPolicy.from_probs([[0.25, 0.75]]))  # 1/4 + 1/12
+    tensor([0.3333], dtype=torch.float64)
+    """
+    require_same_shape(p=p, q=q)
+    # p - q = max(p, q) * (something in [-1, 1]): half of q's logarithm is taken off beforehand.
+    shift = q.log_probs / 2
+    return _difference(p.log_probs - shift, q.log_probs - shift).square().sum(dim=-1)
+
+
+def bhattacharyya(p: TabularPolicy, q: TabularPolicy) -> Tensor:
+    r"""Bhattacharyya coefficient BC: an overlap, 1 where the policies agree.
+
+    Parameters
+    ----------
+    p, q : TabularPolicy, shape (X, Y)
+        The two policies.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        :math:`\sum_y \sqrt{p(y) q(y)}` per prompt, in (0, 1], no unit.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> bhattacharyya(half, TabularPolicy.from_probs([[0.1, 0.9]]))  # sqrt(.05) + sqrt(.45)
+    tensor([0.8944], dtype=torch.float64)
+    """
+    require_same_shape(p=p, q=q)
+    return torch.logsumexp((p.log_probs + q.log_probs) / 2, dim=-1).exp()
+
+
+def entropy(p: TabularPolicy) -> Tensor:
+    r"""Shannon entropy.
+
+    Parameters
+    ----------
+    p : TabularPolicy, shape (X, Y)
+        The policy.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        :math:`-\sum_y p(y) \log p(y)` per prompt, in nats.
+
+    Examples
+    --------
+    >>> entropy(TabularPolicy.from_probs([[0.5, 0.5]]))
+    tensor([0.6931], dtype=torch.float64)
+    """
+    return -(p.probs * p.log_probs).sum(dim=-1)
+
+
+def _difference(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """exp(log_p) - exp(log_q), elementwise, accurate also where the two are close."""
+    log_ratio = log_p - log_q
+    sign = torch.where(log_ratio >= 0, 1.0, -1.0).to(log_p)
+    return -sign * torch.maximum(log_p, log_q).exp() * torch.expm1(-sign * log_ratio)
+
+
+def _relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Sum of p log(p/q) - p + q over the last dimension, of tables that each sum to one."""
+    terms = log_p.exp() * (log_p - log_q) - _difference(log_p, log_q)
+    return terms.sum(dim=-1)

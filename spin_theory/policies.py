@@ -1,0 +1,193 @@
+"""Policies as tables: one row of log-probs per prompt, one column per response."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["TabularPolicy"]
+
+NORMALISATION_TOLERANCE = 1e-10
+"""How far the logarithm of a row's sum may be from 0: rounding passes, a float32 table not."""
+
+
+@dataclass(frozen=True, eq=False)
+class TabularPolicy:
+    r"""Conditional distribution p(y|x) over finitely many responses, as a table of log-probs.
+
+    Every probability is positive. Theorems 5.2 and 5.4 of [1]_ assume that policy, opponent and
+    data share their support, and log-ratios do not exist outside it; so a table with a zero
+    probability (a log-prob of minus infinity) is refused rather than given some reading. Leave
+    out the responses that nobody gives, or give them a floor. Log-probs may be as low as float64
+    goes: a probability that underflows in :attr:`probs` is still positive here.
+
+    Parameters
+    ----------
+    log_probs : Tensor, shape (X, Y)
+        Log-prob of each of Y responses to each of X prompts, in nats, float64.
+
+    Raises
+    ------
+    ValueError
+        If the table is not float64 of shape (X, Y) with X, Y >= 1, has an entry that is not
+        finite, or has a row whose probabilities do not sum to one.
+
+    References
+    ----------
+    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
+       Language Models", ICML 2024, arXiv:2401.01335v3.
+
+    Examples
+    --------
+    >>> TabularPolicy(torch.tensor([[0.25, 0.75]], dtype=torch.float64).log()).probs
+    tensor([[0.2500, 0.7500]], dtype=torch.float64)
+    """
+
+    log_probs: Tensor
+
+    def __post_init__(self) -> None:
+        table = self.log_probs.detach()
+        if table.dim() != 2 or table.numel() == 0:
+            raise ValueError(f"log_probs must have shape (X, Y), got {tuple(table.shape)}")
+        if table.dtype != torch.float64:
+            raise ValueError(f"log_probs must be float64, got {table.dtype}; see from_logits")
+        if not bool(torch.isfinite(table).all()):
+            raise ValueError(
+                "log_probs must be finite, as every response must have a positive probability; "
+                f"got {table[~torch.isfinite(table)][0].item()}"
+            )
+        furthest = float(torch.logsumexp(table, dim=-1).abs().max())
+        if furthest > NORMALISATION_TOLERANCE:
+            raise ValueError(
+                "log_probs must have rows whose probabilities sum to one, "
+                f"got a row whose sum has logarithm {furthest:.3g} in absolute value"
+            )
+
+    @classmethod
+    def from_probs(cls, probs: Tensor | Sequence[Sequence[float]]) -> "TabularPolicy":
+        """Build a policy from probabilities.
+
+        Parameters
+        ----------
+        probs : Tensor or nested sequence of float, shape (X, Y)
+            Positive probabilities, each row summing to one.
+
+        Returns
+        -------
+        TabularPolicy
+            The policy with these probabilities.
+
+        Raises
+        ------
+        ValueError
+            If an entry is not positive or a row does not sum to one.
+
+        Examples
+        --------
+        >>> TabularPolicy.from_probs([[0.5, 0.5]]).log_probs
+        tensor([[-0.6931, -0.6931]], dtype=torch.float64)
+        """
+        table = torch.as_tensor(probs, dtype=torch.float64)
+        if not bool((table > 0).all()):  # nan too
+            raise ValueError(f"probs must be positive, got {table.min().item()}")
+        return cls(table.log())
+
+    @classmethod
+    def from_logits(cls, logits: Tensor) -> "TabularPolicy":
+        """Build a policy from logits, normalised in float64; differentiable in them.
+
+        Parameters
+        ----------
+        logits : Tensor, shape (X, Y)
+            Log-probs up to a constant per prompt, finite, any floating dtype.
+
+        Returns
+        -------
+        TabularPolicy
+            The softmax of each row.
+
+        Raises
+        ------
+        ValueError
+            If `logits` is not a table of finite numbers.
+
+        Examples
+        --------
+        >>> TabularPolicy.from_logits(torch.tensor([[7.0, 7.0]])).probs
+        tensor([[0.5000, 0.5000]], dtype=torch.float64)
+        """
+        return cls(torch.log_softmax(logits.to(torch.float64), dim=-1))
+
+    @classmethod
+    def random(
+        cls, prompts: int, responses: int, *, seed: int, smallest: float = 1e-12
+    ) -> "TabularPolicy":
+        """Draw a policy whose probabilities are log-uniform before they are normalised.
+
+        Parameters
+        ----------
+        prompts, responses : int
+            The shape (X, Y), each at least 1.
+        seed : int
+            Seed of the draw.
+        smallest : float, default 1e-12
+            Lower end of the log-uniform draw from [`smallest`, 1], in (0, 1].
+
+        Returns
+        -------
+        TabularPolicy
+            The policy drawn.
+
+        Raises
+        ------
+        ValueError
+            If a size is below 1 or `smallest` outside (0, 1].
+
+        Examples
+        --------
+        >>> tuple(TabularPolicy.random(2, 3, seed=0).log_probs.shape)
+        (2, 3)
+        """
+        if not (prompts >= 1 and responses >= 1):
+            raise ValueError(f"prompts, responses must be >= 1, got {prompts}, {responses}")
+        if not 0 < smallest <= 1:
+            raise ValueError(f"smallest must be in (0, 1], got {smallest!r}")
+        generator = torch.Generator().manual_seed(seed)
+        fractions = torch.rand(prompts, responses, generator=generator, dtype=torch.float64)
+        return cls.from_logits(fractions * torch.tensor(smallest, dtype=torch.float64).log())
+
+    @property
+    def probs(self) -> Tensor:
+        """Probabilities, shape (X, Y), float64; the smallest may underflow to zero."""
+        return self.log_probs.exp()
+
+
+def require_same_shape(**policies: TabularPolicy) -> None:
+    """Raise ValueError unless all tables have one shape (X, Y)."""
+    shapes = {name: tuple(policy.log_probs.shape) for name, policy in policies.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"policies must have one shape (X, Y), got {listed}")
+
+
+def prompt_weights(prompts: int, prompt_probs: Tensor | None) -> Tensor:
+    """Distribution of the prompts, shape (X,), float64: checked, or uniform where it is None."""
+    if prompt_probs is None:
+        return torch.full((prompts,), 1 / prompts, dtype=torch.float64)
+    if tuple(prompt_probs.shape) != (prompts,):
+        raise ValueError(
+            f"prompt_probs must have shape ({prompts},), got {tuple(prompt_probs.shape)}"
+        )
+    weights = prompt_probs.to(torch.float64)
+    total = float(weights.sum())
+    if not bool((weights >= 0).all()) or not abs(total - 1) <= NORMALISATION_TOLERANCE:
+        raise ValueError(f"prompt_probs must be >= 0 and sum to one, got the sum {total}")
+    return weights
+
+
+def prompt_average(values: Tensor, prompt_probs: Tensor | None) -> Tensor:
+    """Average values of each prompt, shape (..., X), over x ~ q(x), to shape (...)."""
+    weights = prompt_weights(values.shape[-1], prompt_probs)
+    # A prompt that never comes does not count, even where its value is infinite.
+    return torch.where(weights > 0, weights * values, 0.0).sum(dim=-1)

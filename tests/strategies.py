@@ -1,0 +1,36 @@
+"""Domains of the property tests, named after the mathematical objects they draw."""
+
+import math
+
+import torch
+from hypothesis import strategies as st
+
+from spin_theory import TabularPolicy
+
+LOSS_TYPES = ["logistic", "hinge", "exponential", "correlation"]
+
+BETAS = st.floats(math.log(0.1), math.log(10.0)).map(math.exp)
+"""Scales on log-prob differences, log-uniformly over the range that the papers span."""
+
+MARGINS = st.one_of(st.floats(-50.0, 50.0), st.floats(-1e4, 1e4))
+"""Margins in nats: where penalties bend, and where they only must not overflow."""
+
+SMALLEST_LOG_PROB = math.log(1e-12)
+
+
+@st.composite
+def log_probs(draw, *, prompts, responses, smallest=SMALLEST_LOG_PROB):
+    """A table (X, Y) of log-probs, drawn log-uniformly down to about `smallest`."""
+    cells = st.floats(smallest, 0.0)
+    row = st.lists(cells, min_size=responses, max_size=responses)
+    rows = draw(st.lists(row, min_size=prompts, max_size=prompts))
+    return torch.log_softmax(torch.tensor(rows, dtype=torch.float64), dim=-1)
+
+
+@st.composite
+def log_policies(draw, *, count, max_prompts=3, max_responses=6, min_responses=1):
+    """`count` tabular policies of one shape (X, Y)."""
+    prompts = draw(st.integers(1, max_prompts))
+    responses = draw(st.integers(min_responses, max_responses))
+    tables = [draw(log_probs(prompts=prompts, responses=responses)) for _ in range(count)]
+    return tuple(TabularPolicy(table) for table in tables)

@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+from hypothesis import example, given
+from torch.autograd import gradcheck
+
+from spin_theory import TabularPolicy, bhattacharyya, chi_square, entropy, js, kl, tv
+from tests.strategies import log_policies
+
+P = TabularPolicy.from_probs([[0.5, 0.5]])
+Q = TabularPolicy.from_probs([[0.2, 0.8]])
+BETWEEN = [kl, tv, js, chi_square, bhattacharyya]
+EQUAL = (TabularPolicy.from_probs([[1 - 1e-12, 1e-12]]),) * 2
+
+
+@pytest.mark.parametrize(
+    ("divergence", "expected"),
+    [
+        (kl, 0.5 * math.log(0.5 / 0.2) + 0.5 * math.log(0.5 / 0.8)),
+        (tv, 0.3),
+        # m = (0.35, 0.65)
+        (
+            js,
+            0.25 * (math.log(0.5 / 0.35) + math.log(0.5 / 0.65))
+            + 0.5 * (0.2 * math.log(0.2 / 0.35) + 0.8 * math.log(0.8 / 0.65)),
+        ),
+        (chi_square, 0.3**2 / 0.2 + 0.3**2 / 0.8),
+        (bhattacharyya, math.sqrt(0.1) + math.sqrt(0.4)),
+    ],
+)
+def test_divergences_by_hand(divergence, expected):
+    assert divergence(P, Q).item() == pytest.approx(expected, rel=1e-14)
+
+
+def test_entropy_by_hand():
+    assert entropy(Q).item() == pytest.approx(-0.2 * math.log(0.2) - 0.8 * math.log(0.8))
+
+
+@example(policies=EQUAL)
+@given(policies=log_policies(count=2))
+def test_ranges_and_known_inequalities(policies):
+    p, q = policies
+    slack = 1e-14
+    assert (kl(p, q) >= 0).all()
+    assert (js(p, q) >= -slack).all()
+    assert (js(p, q) <= math.log(2) + slack).all()
+    assert (tv(p, q) <= 1 + slack).all()
+    assert (2 * tv(p, q) ** 2 <= kl(p, q) + slack).all()  # Pinsker
+    assert (kl(p, q) <= torch.log1p(chi_square(p, q)) + slack).all()
+    assert (1 - tv(p, q) <= bhattacharyya(p, q) + slack).all()
+    assert (entropy(p) <= math.log(p.log_probs.shape[1]) + slack).all()
+
+
+@given(policies=log_policies(count=2))
+def test_tv_js_and_bhattacharyya_are_symmetric(policies):
+    p, q = policies
+    for divergence in (tv, js, bhattacharyya):
+        torch.testing.assert_close(divergence(p, q), divergence(q, p), rtol=1e-13, atol=1e-15)
+
+
+@given(policies=log_policies(count=1))
+def test_a_policy_is_no_distance_from_itself(policies):
+    (p,) = policies
+    for divergence in (kl, tv, chi_square):
+        assert (divergence(p, p) == 0).all()
+    assert (js(p, p).abs() <= 1e-15).all()
+
+
+def test_kl_of_nearly_equal_policies_keeps_its_digits():
+    # p = 1/2 +- d, q = 1/2: KL = 2 d^2 + O(d^4), far below the rounding of sum p log(p/q)
+    shift = 1e-9
+    p = TabularPolicy.from_probs([[0.5 + shift, 0.5 - shift]])
+    assert kl(p, P).item() == pytest.approx(2 * shift**2, rel=1e-6)
+
+
+def test_point_masses_far_apart_in_log_space_give_finite_kl_and_infinite_chi_square():
+    p = TabularPolicy.from_logits(torch.tensor([[0.0, -1e6]], dtype=torch.float64))
+    q = TabularPolicy.from_logits(torch.tensor([[-1e6, 0.0]], dtype=torch.float64))
+    assert kl(p, q).item() == 1e6
+    assert tv(p, q).item() == 1.0
+    assert chi_square(p, q).item() == math.inf
+
+
+@pytest.mark.parametrize("divergence", BETWEEN)
+def test_divergences_are_differentiable(divergence):
+    generator = torch.Generator().manual_seed(0)
+    logits = [
+        torch.randn(2, 4, generator=generator, dtype=torch.float64).requires_grad_()
+        for _ in range(2)
+    ]
+
+    def of_logits(a, b):
+        return divergence(TabularPolicy.from_logits(a), TabularPolicy.from_logits(b))
+
+    assert gradcheck(of_logits, logits)
+
+
+@pytest.mark.parametrize("divergence", BETWEEN)
+def test_different_shapes_are_refused(divergence):
+    with pytest.raises(ValueError, match=r"p \(1, 2\), q \(1, 1\)"):
+        divergence(P, TabularPolicy.from_probs([[1.0]]))
