@@ -169,7 +169,8 @@ def _compile_communication_op(cache: Path) -> None:
         check=False,
     )
     if built.returncode != 0:
-        lines = [line for line in (built.stdout + built.stderr).splitlines() if "rror" in line]
+        output = (built.stdout + built.stderr).splitlines()
+        lines = [line for line in output if "error:" in line.lower()]  # not a traceback's code
         raise UserError(
             "DeepSpeed's CPU communication op does not compile: "
             + (lines[0].strip() if lines else f"exit code {built.returncode}")

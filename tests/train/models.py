@@ -62,3 +62,24 @@ def uniform_model(dtype=torch.float64):
         for parameter in model.parameters():
             parameter.zero_()
     return model
+
+
+def constant_model(probs, dtype=torch.float32):
+    """A GPT-2 whose next token has the probabilities `probs` whatever came before."""
+    config = GPT2Config(
+        vocab_size=len(probs),
+        n_embd=4,
+        n_layer=1,
+        n_head=1,
+        n_positions=64,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.transformer.ln_f.bias[0] = 1.0  # the last hidden state, everywhere
+        model.lm_head.weight[:, 0] = torch.tensor(probs).log().clamp(min=-1e4)
+    return model
