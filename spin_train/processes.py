@@ -170,7 +170,9 @@ def _compile_communication_op(cache: Path) -> None:
     )
     if built.returncode != 0:
         output = (built.stdout + built.stderr).splitlines()
-        lines = [line for line in output if "error:" in line.lower()]  # not a traceback's code
+        # The compiler's own line, else that of an exception; never a traceback's code.
+        lines = [line for line in output if " error: " in line]
+        lines = lines or [line for line in output if "rror: " in line]
         raise UserError(
             "DeepSpeed's CPU communication op does not compile: "
             + (lines[0].strip() if lines else f"exit code {built.returncode}")
