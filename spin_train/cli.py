@@ -10,6 +10,7 @@ from rich.console import Console
 
 from spin_train.config import Config, load_config
 from spin_train.errors import StoppedError, UserError
+from spin_train.processes import cpu_only
 
 __all__ = ["app", "main"]
 
@@ -58,6 +59,8 @@ def demo(
     """Play SPIN on a small language with known p_data: no download, minutes on two cores."""
     # Before torch is loaded: a thread that spins while it waits takes a core from a worker.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if cpu_only():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from spin_train.demo import demo_table, run_demo
     from spin_train.display import watching
 

@@ -139,6 +139,7 @@ class Progress:
         self._path = path
         self._enabled = enabled
         self._written = 0.0
+        self._stage = ""
 
     def report(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Say how far a stage is.
@@ -153,9 +154,10 @@ class Progress:
             A number worth seeing, such as the loss.
         """
         now = time.monotonic()
-        if not self._enabled or (now - self._written < _PROGRESS_SECONDS and done < total):
+        soon = now - self._written < _PROGRESS_SECONDS
+        if not self._enabled or (soon and stage == self._stage and done < total):
             return
-        self._written = now
+        self._written, self._stage = now, stage
         content = {"stage": stage, "done": done, "total": total, "note": note}
         with write_atomically(self._path) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")
