@@ -1,0 +1,298 @@
+"""Break the loss path on purpose, one line at a time, and see which test notices.
+
+``python -m tests.mutants`` edits a copy of the repository, never the working tree, and exits with 1
+if a mutant survives the fast tests.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("spin_theory", "spin_train", "tests", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One wrong line."""
+
+    name: str
+    path: str
+    old: str
+    new: str
+
+    def apply(self, root):
+        """Edit the copy at `root`; its unbroken source comes back."""
+        path = root / self.path
+        source = path.read_text(encoding="utf-8")
+        count = source.count(self.old)
+        if count != 1:
+            raise AssertionError(f"{self.name}: {self.old!r} is {count} times in {self.path}")
+        path.write_text(source.replace(self.old, self.new), encoding="utf-8")
+        return source
+
+
+LOSSES = "spin_theory/losses.py"
+LOGPS = "spin_train/logps.py"
+OBJECTIVE = "spin_train/objective.py"
+BATCHING = "spin_train/batching.py"
+TRAINER = "spin_train/trainer.py"
+
+TESTS = {
+    LOSSES: ["tests/theory/test_losses.py", "tests/train/test_objective.py"],
+    LOGPS: ["tests/train/test_logps.py"],
+    OBJECTIVE: ["tests/train/test_objective.py"],
+    BATCHING: ["tests/train/test_batching.py"],
+    TRAINER: ["tests/train/test_trainer.py"],
+}
+
+_MARGIN = "penalty(beta * (real_log_ratio - generated_log_ratio))"
+_CURRENT = "current_advantage = policy_real_logps - policy_generated_logps"
+_HISTORY = "historical_advantage = policy_generated_logps - policy_proto_logps"
+_REAL = "real_log_ratio = policy_real_logps - opponent_real_logps"
+_GENERATED = "generated_log_ratio = policy_generated_logps - opponent_generated_logps"
+_IN_RESPONSE = "(targets >= starts[:, None]) & (targets < lengths[:, None])"
+
+MUTANTS = [
+    Mutant(
+        "margin: sign",
+        LOSSES,
+        _MARGIN,
+        "penalty(beta * (generated_log_ratio - real_log_ratio))",
+    ),
+    Mutant(
+        "margin: sum", LOSSES, _MARGIN, "penalty(beta * (real_log_ratio + generated_log_ratio))"
+    ),
+    Mutant("beta dropped", LOSSES, _MARGIN, "penalty(real_log_ratio - generated_log_ratio)"),
+    Mutant("beta outside", LOSSES, _MARGIN, "beta * penalty(real_log_ratio - generated_log_ratio)"),
+    Mutant(
+        "logistic: argument",
+        LOSSES,
+        "-functional.logsigmoid(margin)",
+        "-functional.logsigmoid(-margin)",
+    ),
+    Mutant(
+        "logistic: value", LOSSES, "-functional.logsigmoid(margin)", "functional.logsigmoid(margin)"
+    ),
+    Mutant(
+        "logistic: softplus",
+        LOSSES,
+        "-functional.logsigmoid(margin)",
+        "functional.softplus(-margin)",
+    ),
+    Mutant(
+        "hinge: slope",
+        LOSSES,
+        "torch.clamp(1 - margin, min=0)",
+        "torch.clamp(1 - 2 * margin, min=0)",
+    ),
+    Mutant("hinge: place", LOSSES, "torch.clamp(1 - margin, min=0)", "torch.clamp(-margin, min=0)"),
+    Mutant("exponential: sign", LOSSES, "torch.exp(-margin)", "torch.exp(margin)"),
+    Mutant("correlation: constant", LOSSES, "return 1 - margin", "return -margin"),
+    Mutant(
+        "reference of real",
+        LOSSES,
+        _REAL,
+        "real_log_ratio = policy_real_logps - opponent_generated_logps",
+    ),
+    Mutant(
+        "reference of generated",
+        LOSSES,
+        _GENERATED,
+        "generated_log_ratio = policy_generated_logps - opponent_real_logps",
+    ),
+    Mutant("no reference", LOSSES, _REAL, "real_log_ratio = policy_real_logps"),
+    Mutant(
+        "history: sign",
+        LOSSES,
+        _HISTORY,
+        "historical_advantage = policy_proto_logps - policy_generated_logps",
+    ),
+    Mutant(
+        "history: of real",
+        LOSSES,
+        _HISTORY,
+        "historical_advantage = policy_real_logps - policy_proto_logps",
+    ),
+    Mutant("history: weight dropped", LOSSES, "history_weight * penalty(", "penalty("),
+    Mutant(
+        "history: beta dropped",
+        LOSSES,
+        "penalty(beta * historical_advantage)",
+        "penalty(historical_advantage)",
+    ),
+    Mutant(
+        "current: against proto",
+        LOSSES,
+        _CURRENT,
+        "current_advantage = policy_real_logps - policy_proto_logps",
+    ),
+    Mutant(
+        "current: beta dropped",
+        LOSSES,
+        "penalty(beta * current_advantage)",
+        "penalty(current_advantage)",
+    ),
+    Mutant("sft: sign", LOSSES, "return -policy_real_logps", "return policy_real_logps"),
+    Mutant("broadcasting", LOSSES, "if len(set(shapes.values())) > 1:", "if False:"),
+    Mutant(
+        "mean for sum",
+        LOGPS,
+        ".where(in_response, 0.0).sum(-1)",
+        ".where(in_response, 0.0).sum(-1) / in_response.sum(-1)",
+    ),
+    Mutant("shift missing", LOGPS, "input_ids[:, 1:, None]", "input_ids[:, :-1, None]"),
+    Mutant(
+        "mask: one early", LOGPS, "targets >= starts[:, None]", "targets >= starts[:, None] - 1"
+    ),
+    Mutant("mask: first dropped", LOGPS, "targets >= starts[:, None]", "targets > starts[:, None]"),
+    Mutant(
+        "mask: last dropped", LOGPS, "targets < lengths[:, None]", "targets < lengths[:, None] - 1"
+    ),
+    Mutant("mask: padding counted", LOGPS, _IN_RESPONSE, "targets >= starts[:, None]"),
+    Mutant("mask: prompt counted", LOGPS, _IN_RESPONSE, "targets < lengths[:, None]"),
+    Mutant("mask: by padding id", LOGPS, _IN_RESPONSE, f"{_IN_RESPONSE} & (input_ids[:, 1:] != 0)"),
+    Mutant("mask: end dropped", LOGPS, _IN_RESPONSE, f"{_IN_RESPONSE} & (input_ids[:, 1:] != 2)"),
+    Mutant("float32 for float64", LOGPS, "if logits.dtype != torch.float64:", "if True:"),
+    Mutant("bfloat16 sums", LOGPS, "logits = logits.float()", "pass"),
+    Mutant("gradient cut", LOGPS, "use_cache=False).logits", "use_cache=False).logits.detach()"),
+    Mutant(
+        "SPIN: roles", OBJECTIVE, '"spin": ("real", "generated"),', '"spin": ("generated", "real"),'
+    ),
+    Mutant(
+        "T-SPIN: roles",
+        OBJECTIVE,
+        '("real", "generated", "proto")',
+        '("real", "proto", "generated")',
+    ),
+    Mutant(
+        "SPIN: opponent for policy",
+        OBJECTIVE,
+        "opponent_real_logps=opponent_logps[:, 0]",
+        "opponent_real_logps=policy_logps[:, 0]",
+    ),
+    Mutant(
+        "T-SPIN: proto's column",
+        OBJECTIVE,
+        "policy_proto_logps=policy_logps[:, 2]",
+        "policy_proto_logps=policy_logps[:, 1]",
+    ),
+    Mutant("control: scale dropped", OBJECTIVE, "return self.scale * sft_loss", "return sft_loss"),
+    Mutant("control: slope dropped", OBJECTIVE, " * abs(slope.item())", ""),
+    Mutant(
+        "schedule: first value always",
+        OBJECTIVE,
+        'beta=config.at("beta", iteration)',
+        'beta=config.at("beta", 0)',
+    ),
+    Mutant(
+        "weight: ranks", BATCHING, "weight = self._ranks / len(batch)", "weight = 1 / len(batch)"
+    ),
+    Mutant(
+        "weight: of the micro-batch",
+        BATCHING,
+        "weight = self._ranks / len(batch)",
+        "weight = self._ranks / len(mine)",
+    ),
+    Mutant("weight: of fillers", BATCHING, "weight=0.0", "weight=1.0"),
+    Mutant(
+        "roles of an example",
+        BATCHING,
+        '{"real": real, "generated": sample}',
+        '{"real": sample, "generated": real}',
+    ),
+    Mutant(
+        "scores in another order",
+        BATCHING,
+        "for response in responses]\n            examples",
+        "for response in reversed(responses)]\n            examples",
+    ),
+    Mutant("rows lost", BATCHING, "batch[slot::slots]", "batch[slot : slot + 1]"),
+    Mutant(
+        "mean of the micro-batch",
+        TRAINER,
+        "batch.weight * losses.sum()",
+        "batch.weight * losses.mean()",
+    ),
+    Mutant("weight not used", TRAINER, "batch.weight * losses.sum()", "losses.sum()"),
+    Mutant(
+        "scaled for accumulation twice",
+        TRAINER,
+        "loss_is_scaled_for_ga = True",
+        "loss_is_scaled_for_ga = False",
+    ),
+    Mutant(
+        "step-0 check: always passes",
+        TRAINER,
+        "if not bool((log_ratio <= constant + per_token * lengths).all()):",
+        "if False:",
+    ),
+    Mutant(
+        "step-0 check: one sign only",
+        TRAINER,
+        "(policy_logps - opponent_logps).abs()",
+        "(policy_logps - opponent_logps)",
+    ),
+]
+
+
+def copy_repository(folder):
+    """Copy what the tests need."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", ".hypothesis")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def run_tests(folder, tests):
+    """Run tests in the copy; their exit code, and the first that failed."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),  # before an editable install of the working tree
+        "PYTHONDONTWRITEBYTECODE": "1",  # an edit within a second must not meet old bytecode
+        "HYPOTHESIS_PROFILE": "ci",
+        "OMP_NUM_THREADS": "1",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    failed = re.search(r"^FAILED \S*::(\S+)", ran.stdout, re.MULTILINE)
+    if ran.returncode not in (0, 1) or (ran.returncode == 1 and failed is None):
+        raise AssertionError(f"the tests did not run:\n{ran.stdout}{ran.stderr}")
+    return failed[1] if failed else None
+
+
+def main():
+    """Try every mutant; 1 if one survives."""
+    survivors = 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+        folder = Path(name)
+        copy_repository(folder)
+        for test in sorted({test for tests in TESTS.values() for test in tests}):
+            killer = run_tests(folder, [test])
+            if killer is not None:
+                raise AssertionError(f"{killer} fails without any mutant")
+        for mutant in MUTANTS:
+            source = mutant.apply(folder)
+            killer = run_tests(folder, TESTS[mutant.path])
+            (folder / mutant.path).write_text(source, encoding="utf-8")
+            survivors += killer is None
+            print(f"{mutant.path:24} {mutant.name:30} {killer or 'SURVIVED'}", flush=True)
+    print(f"{len(MUTANTS)} mutants, {survivors} survived")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
