@@ -12,6 +12,7 @@
     logs/                one file a start, all output of the workers
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -191,13 +192,14 @@ class Manifest:
         record = self.content["stages"].get(stage)
         if record is None:
             return False
-        for name, size in record["files"].items():
+        for name, file in record["files"].items():
             path = self._run.root / name
             if not path.is_file():
                 return False
-            if path.stat().st_size != size:
+            size, recorded = path.stat().st_size, file["bytes"]
+            if size != recorded:
                 raise UserError(
-                    f"{path} has {path.stat().st_size} bytes, {size} when {stage} wrote it; "
+                    f"{path} has {size} bytes, {recorded} when {stage} wrote it; "
                     "restore it, or delete it to have the stage done again"
                 )
         return True
@@ -214,14 +216,25 @@ class Manifest:
         seconds : float
             Wall-clock time it took, in seconds.
         """
-        sizes = {str(path.relative_to(self._run.root)): path.stat().st_size for path in files}
+        left = {
+            str(path.relative_to(self._run.root)): {
+                "bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
+            for path in sorted(files)
+        }
         self.content["stages"][stage] = {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seconds": round(seconds, 3),
-            "files": dict(sorted(sizes.items())),
+            "files": left,
         }
         self.save()
 
     def save(self) -> None:
         """Write the manifest."""
         write_json(self._run.manifest, self.content)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,7 +20,7 @@ from rich.table import Table
 from spin_train.artifacts import RunDirectory
 from spin_train.config import Config
 
-__all__ = ["results_table", "watching"]
+__all__ = ["evaluations", "results_table", "watching"]
 
 
 @contextmanager
@@ -69,6 +69,31 @@ def watching() -> Iterator[Callable[[str, int, int, str], None]]:
         progress.update(task, completed=size, total=size)
 
 
+def evaluations(config: Config) -> list[tuple[str, dict[str, Any]]]:
+    """Read the evaluations of a finished run.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    list of tuple
+        Name of the policy and its held-out numbers: p_0, then policy and control by iteration.
+    """
+    directory = RunDirectory(config.output_dir)
+    folders = [("p_0", directory.initial)]
+    for k in range(config.iterations):
+        folders.append((f"p_{k + 1}", directory.iteration(k)))
+        if config.control:
+            folders.append((f"control {k + 1}", directory.control(k)))
+    return [
+        (name, json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
+        for name, folder in folders
+    ]
+
+
 def results_table(config: Config) -> Table:
     """Held-out numbers of all policies of a run.
 
@@ -82,7 +107,6 @@ def results_table(config: Config) -> Table:
     rich.table.Table
         A row a policy; margins and losses are against the opponent of that iteration.
     """
-    directory = RunDirectory(config.output_dir)
     table = Table(
         "policy",
         "loss",
@@ -94,13 +118,7 @@ def results_table(config: Config) -> Table:
         "opponent's stops",
         title=f"{config.algorithm}, held-out prompts (± standard error)",
     )
-    rows = [("p_0", directory.initial)]
-    for k in range(config.iterations):
-        rows.append((f"p_{k + 1}", directory.iteration(k)))
-        if config.control:
-            rows.append((f"control {k + 1}", directory.control(k)))
-    for name, folder in rows:
-        numbers = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    for name, numbers in evaluations(config):
         played = "margin" in numbers
         table.add_row(
             name,

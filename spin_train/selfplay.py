@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -97,6 +97,7 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
     WorkerError
         If a worker failed through no fault of the user's.
     """
+    _refuse_unknown_arguments(config)
     directory = RunDirectory(config.output_dir)
     try:
         directory.root.mkdir(parents=True, exist_ok=True)
@@ -119,6 +120,20 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
         _work(config, directory, watch)
     finally:
         lock.release()
+
+
+def _refuse_unknown_arguments(config: Config) -> None:
+    """Check what passes through to TrainingArguments; slow to import, so only if there is any."""
+    given = config.training.model_extra
+    if given:
+        from transformers import TrainingArguments
+
+        unknown = sorted(given.keys() - {field.name for field in fields(TrainingArguments)})
+        if unknown:
+            raise UserError(
+                f"unknown key training.{unknown[0]}: neither a key of ours (spin-train keys) nor "
+                "an argument of transformers' TrainingArguments"
+            )
 
 
 def _adopt_config(config: Config, directory: RunDirectory) -> None:

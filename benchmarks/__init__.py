@@ -1,0 +1,1 @@
+"""Runs that measure; each prints what it measured."""

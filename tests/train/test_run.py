@@ -1,0 +1,291 @@
+"""The command line from end to end on a tiny model."""
+
+import json
+import resource
+import shutil
+import signal
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from spin_theory.losses import spin_loss
+from spin_train.logps import Group, response_logps
+from spin_train.records import read_records, write_records
+from tests.train.runs import losses, make_config, make_model, run, start, succeed, weights
+
+# One iteration, no SFT: what little a test of messages needs.
+SHORT = {"sft": None, "iterations": 1}
+
+
+def refused(*arguments, **options):
+    """The one line of a run that ends with exit code 2."""
+    code, out, err = run(*arguments, **options)
+    lines = [line for line in err.strip().splitlines() if "Traceback" not in line]
+    assert code == 2, (code, out, err)
+    assert "Traceback" not in err
+    assert lines[-1].startswith("spin-train: ")
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A SPIN run: SFT, two iterations with mixing, the control, two ranks, ZeRO-2."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = make_config(folder, ranks=2, zero_stage=2, mixing=1, control=True)
+    out = succeed("run", config)
+    return folder, config, out
+
+
+def records_of(folder, pattern):
+    return [r for path in sorted(folder.glob(pattern)) for r in read_records(path)]
+
+
+def test_policy_holds_weights_config_and_tokenizer_and_loads(finished):
+    policy = finished[0] / "run" / "iter1" / "policy"
+    assert {path.name for path in policy.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    _, report = AutoModelForCausalLM.from_pretrained(policy, output_loading_info=True)
+    assert not any(report.values())
+    assert AutoTokenizer.from_pretrained(policy).eos_token == "<eos>"
+
+
+def test_every_stage_is_in_the_manifest(finished):
+    manifest = json.loads((finished[0] / "run" / "manifest.json").read_text())
+    assert list(manifest["stages"]) == [
+        "data/prepare",
+        "sft/train",
+        "initial/evaluate",
+        *(f"iter0/{kind}" for kind in ("generate", "score", "train", "evaluate")),
+        *(f"control/iter0/{kind}" for kind in ("train", "evaluate")),
+        *(f"iter1/{kind}" for kind in ("generate", "score", "train", "evaluate")),
+        *(f"control/iter1/{kind}" for kind in ("train", "evaluate")),
+    ]
+
+
+def test_mixed_in_samples_are_scored_by_the_new_opponent(finished):
+    folder = finished[0] / "run"
+    records = records_of(folder / "iter1" / "scored", "train-*.parquet")
+    assert [r.iteration for r in records[0].of_role("generated")] == [1, 0]
+    opponent = AutoModelForCausalLM.from_pretrained(folder / "iter0" / "policy").double().eval()
+    for record in records[:5]:
+        group = Group(record.prompt_ids, [r.ids for r in record.responses])
+        stored = torch.tensor([r.opponent_logps for r in record.responses], dtype=torch.float64)
+        torch.testing.assert_close(response_logps(opponent, [group]), stored, atol=1e-4, rtol=0)
+
+
+def test_logged_loss_is_the_dense_float64_mean_over_the_global_batch(finished):
+    """With every example in one batch the first loss does not depend on their order."""
+    folder = finished[0]
+    config = make_config(folder, ranks=2, zero_stage=2, mixing=1, control=True)
+    other = folder / "one_batch"
+    settings = {"batch_size": 1000, "micro_batch_size": 7, "save_steps": 3, "logging_steps": 1}
+    config = make_config(folder, **SHORT, output_dir=str(other), training=settings, epochs=2)
+    succeed("run", config)
+    records = records_of(other / "iter0" / "scored", "train-*.parquet")
+    model = AutoModelForCausalLM.from_pretrained(folder / "model").double().eval()
+    pairs = [Group(r.prompt_ids, [s.ids for s in r.responses]) for r in records]
+    policy = torch.stack([response_logps(model, [pair]) for pair in pairs])
+    stored = [[s.opponent_logps for s in r.responses] for r in records]
+    opponent = torch.tensor(stored, dtype=torch.float64)
+    expected = spin_loss(
+        policy_real_logps=policy[:, 0],
+        policy_generated_logps=policy[:, 1],
+        opponent_real_logps=opponent[:, 0],
+        opponent_generated_logps=opponent[:, 1],
+        beta=0.5,
+    ).mean()
+    assert losses(other, "iter0")[1] == pytest.approx(expected.item(), abs=1e-5)
+    # Step 2 is after a warm-up step of learning rate 0: the same loss once more.
+    assert losses(other, "iter0")[2] == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_control_trains_as_many_steps_on_the_same_learning_rates(finished):
+    folder = finished[0] / "run"
+    for k in range(2):
+        lines = {}
+        for name in (f"iter{k}", f"control/iter{k}"):
+            rows = map(json.loads, (folder / name / "metrics.jsonl").read_text().splitlines())
+            lines[name] = [(r["step"], r["learning_rate"]) for r in rows if "loss" in r]
+        first, second = lines.values()
+        assert first == second
+
+
+def test_the_same_command_on_a_finished_run_changes_nothing(finished):
+    folder, _, _ = finished
+    before = weights(folder / "run")
+    succeed("run", make_config(folder, ranks=2, zero_stage=2, mixing=1, control=True))
+    assert weights(folder / "run") == before
+
+
+def test_more_iterations_go_on_from_a_finished_run(finished, tmp_path):
+    shutil.copytree(finished[0] / "run", tmp_path / "run")
+    arguments = {"ranks": 2, "zero_stage": 2, "mixing": 1, "control": True, "iterations": 3}
+    config = make_config(finished[0], **arguments, output_dir=str(tmp_path / "run"))
+    # The copy was begun with another output_dir: that key counts as changed, and is named.
+    assert "output_dir" in refused("run", config)
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    moved = text.replace(str(finished[0] / "run"), str(tmp_path / "run"))
+    (tmp_path / "run" / "config.yaml").write_text(moved)
+    succeed("run", config)
+    old, new = weights(finished[0] / "run"), weights(tmp_path / "run")
+    assert "iter2/policy/model.safetensors" in new
+    assert old.items() <= new.items()
+
+
+def test_a_changed_config_is_refused_by_the_names_of_its_keys(finished):
+    folder, config, _ = finished
+    line = refused("run", config, "output_dir=" + str(folder / "run"), "beta=0.7", "seed=1")
+    assert "beta: 0.5 -> 0.7" in line
+    assert "seed: 42 -> 1" in line
+
+
+def test_scores_of_another_checkpoint_are_refused_at_step_zero(tmp_path):
+    config = make_config(tmp_path, **SHORT)
+    folder = tmp_path / "run"
+    process = start("run", config)
+    scored = folder / "iter0" / "scored"
+    manifest = folder / "manifest.json"
+    while process.poll() is None:
+        if manifest.exists() and "iter0/score" in manifest.read_text():
+            break
+    process.kill()
+    process.communicate()
+    shutil.rmtree(folder / "iter0" / "policy", ignore_errors=True)
+    shutil.rmtree(folder / "iter0" / "checkpoints", ignore_errors=True)
+    make_model(tmp_path / "other", seed=1)
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "other")
+    for shard in scored.glob("train-*.parquet"):
+        records = read_records(shard)
+        swapped = [
+            record.with_logps(
+                response_logps(
+                    other, [Group(record.prompt_ids, [r.ids for r in record.responses])]
+                ).tolist()
+            )
+            for record in records
+        ]
+        write_records(shard, swapped)
+    # Other bytes of the same length, as far as the manifest can tell.
+    content = json.loads(manifest.read_text())
+    for name, file in content["stages"]["iter0/score"]["files"].items():
+        file["bytes"] = (folder / name).stat().st_size
+    manifest.write_text(json.dumps(content))
+    line = refused("run", config)
+    assert "step-0 check" in line
+    assert not (folder / "iter0" / "policy").exists()
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.slow
+def test_two_ranks_train_as_one_process_does(tmp_path, zero_stage):
+    one = make_config(tmp_path, **SHORT, output_dir=str(tmp_path / "one"))
+    succeed("run", one)
+    two = make_config(
+        tmp_path, **SHORT, output_dir=str(tmp_path / "two"), ranks=2, zero_stage=zero_stage
+    )
+    succeed("run", two)
+    alone, together = losses(tmp_path / "one", "iter0"), losses(tmp_path / "two", "iter0")
+    assert alone.keys() == together.keys()
+    assert len(alone) == 7  # 52 rows in batches of 8
+    assert max(abs(alone[step] - together[step]) for step in alone) < 1e-3
+    assert abs(alone[7] - alone[1]) > 0.02  # it does train
+
+
+@pytest.mark.slow
+def test_tspin_trains_on_triplets_whose_proto_is_the_first_opponents(tmp_path):
+    config = make_config(tmp_path, algorithm="tspin", beta=1.0)
+    succeed("run", config)
+    folder = tmp_path / "run"
+    first = {r.prompt_id: r.responses[0].ids for r in records_of(folder / "iter0/generations", "*")}
+    for record in records_of(folder / "iter1" / "scored", "train-*.parquet"):
+        assert [response.role for response in record.responses] == ["real", "generated", "proto"]
+        assert record.of_role("proto")[0].ids == first[record.prompt_id]
+    # History weight is 0 at iteration 0; with equal log-probs the loss would be log 2.
+    assert losses(folder, "iter1")
+
+
+def test_dropout_is_off_in_scoring_and_training(tmp_path):
+    config = make_config(tmp_path, **SHORT)
+    make_model(tmp_path / "model", dropout=0.5)
+    succeed("run", config)  # with dropout on, the first losses would not be log 2
+    assert losses(tmp_path / "run", "iter0")[1] == pytest.approx(0.6931472, abs=1e-5)
+
+
+def test_bad_rows_and_missing_files_are_one_line(tmp_path):
+    config = make_config(tmp_path, **SHORT)
+    rows = tmp_path / "rows.jsonl"
+    good = rows.read_text()
+    rows.write_text(good + '{"prompt": "abc"}\n')
+    assert f"{rows}, line 61" in refused("run", config)
+    rows.unlink()
+    assert str(rows) in refused("run", config)
+    assert "no config file" in refused("run", tmp_path / "missing.yaml")
+
+
+def test_a_model_that_cannot_be_used_is_one_line(tmp_path):
+    config = make_config(tmp_path, **SHORT)
+    assert "template" in refused("run", config, "template=null")
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    content = json.loads(settings.read_text())
+    del content["eos_token"]
+    settings.write_text(json.dumps(content))
+    assert "end-of-text" in refused("run", config, f"output_dir={tmp_path}/no_eos")
+    shutil.rmtree(tmp_path / "model")
+    missing = refused("run", config, f"output_dir={tmp_path}/no_model")
+    assert str(tmp_path / "model") in missing
+
+
+def test_unknown_training_arguments_are_refused_before_anything_is_loaded(tmp_path):
+    config = make_config(tmp_path, **SHORT, training={"adam_betta": 0.9})
+    assert "training.adam_betta" in refused("run", config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_layout_is_refused_with_a_way_on(tmp_path):
+    config = make_config(tmp_path, **SHORT, epochs=6)
+    checkpoints = tmp_path / "run" / "iter0" / "checkpoints"
+    process = start("run", config)
+    while process.poll() is None and not any(checkpoints.glob("*/complete.json")):
+        pass
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    line = refused("run", config, "zero_stage=1")
+    assert "zero_stage=0 ranks=1" in line
+    assert "--restart-iteration" in line
+    code, _, err = run("run", config, "zero_stage=1", "--restart-iteration")
+    assert code == 0, err
+    assert (tmp_path / "run" / "iter0" / "policy").is_dir()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
+    limit = 60 * 1024  # bytes a file: enough for rows and logs, not for weights
+    config = make_config(tmp_path, **SHORT, width=64)
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    line = refused("run", config, preexec_fn=small_files)
+    assert "disk" in line or "limit" in line
+    folder = tmp_path / "run"
+    assert not (folder / "iter0" / "policy").exists()
+    assert not list(folder.rglob("complete.json"))
+    succeed("run", config)
+    assert (folder / "iter0" / "policy").is_dir()
+
+
+def test_a_second_run_in_the_same_directory_is_refused(tmp_path):
+    config = make_config(tmp_path, **SHORT, epochs=20)
+    first = start("run", config)
+    while first.poll() is None and not (tmp_path / "run" / "manifest.json").exists():
+        pass
+    assert "another run" in refused("run", config)
+    first.kill()
+    first.communicate()
