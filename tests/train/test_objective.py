@@ -48,6 +48,19 @@ def test_spin_is_spin_loss_on_the_columns_real_and_generated(loss_type):
     torch.testing.assert_close(got, value_and_gradient(by_hand), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "roles"),
+    [
+        ("sft", ("real",)),
+        ("spin", ("real", "generated")),
+        ("tspin", ("real", "generated", "proto")),
+    ],
+)
+def test_columns_are_real_then_generated_then_proto(algorithm, roles):
+    # Those that fill the columns go by these names; the loss above goes by the places.
+    assert Objective(algorithm).roles == roles
+
+
 def test_spin_value_by_hand():
     # Margins: (-3 + 3.5) - (-2.5 + 2.25) = 0.75 and (-1 + 1.75) - (-6 + 5) = 1.75;
     # the correlation penalty is 1 - 2 * margin at beta 2.
