@@ -1,0 +1,1 @@
+"""Figures for the paper: each script computes, draws and saves one."""
