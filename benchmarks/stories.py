@@ -65,12 +65,12 @@ def story_rows(stories: list[str]) -> list[dict[str, str]]:
     return rows
 
 
-def write_run(data: Path, out: Path, *, rows: int | None = None, **changes: Any) -> Config:
+def write_run(source: Path, out: Path, *, rows: int | None = None, **changes: Any) -> Config:
     """Write rows and config of the run.
 
     Parameters
     ----------
-    data : Path
+    source : Path
         Folder with the model and the stories.
     out : Path
         Where rows, config and run go.
@@ -85,11 +85,11 @@ def write_run(data: Path, out: Path, *, rows: int | None = None, **changes: Any)
         As saved in ``stories.yaml``.
     """
     out.mkdir(parents=True, exist_ok=True)
-    stories = json.loads((data / "tinystories" / "tinystories_1000.json").read_text())
+    stories = json.loads((source / "tinystories" / "tinystories_1000.json").read_text())
     lines = [json.dumps(row) for row in story_rows(stories)[:rows]]
     (out / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     content = {
-        "model": str(data / "stories260K"),
+        "model": str(source / "stories260K"),
         "output_dir": str(out / "run"),
         **SETTINGS,
         **changes,
