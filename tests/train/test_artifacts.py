@@ -119,9 +119,11 @@ def test_a_stage_is_complete_once_recorded_also_for_a_later_process(run):
 
 
 def test_the_manifest_names_files_relative_to_the_run(run):
-    # So that a run directory can be moved.
+    # So that a run directory can be moved. The digest is that of: printf 12345 | sha256sum
     content = json.loads(run.manifest.read_text())
-    assert content["stages"]["data/prepare"]["files"] == {"data/train.parquet": 5}
+    digest = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
+    expected = {"data/train.parquet": {"bytes": 5, "sha256": digest}}
+    assert content["stages"]["data/prepare"]["files"] == expected
 
 
 def test_a_stage_whose_file_is_gone_is_done_again(run):
