@@ -5,19 +5,24 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 
 =================  ==========================================================
 `config`           one schema: YAML in, ``key=value`` overrides
-`data`             SFT rows to token ids; the one renderer
+`rows`             SFT rows as they come
+`data`             rows to token ids; the one renderer; held-out split
 `records`          the record of a prompt and its responses, as Parquet
 `generation`       the opponent plays
+`batching`         examples to micro-batches
 `logps`            summed log-probs of responses; scoring and training
 `objective`        which loss of which roles, with its weights
 `trainer`          `SpinTrainer`, a `transformers.Trainer`
+`models`           loading and saving models and tokenizers
 `checkpoints`      which checkpoints are complete, and which to resume from
 `stages`           what each stage of a run does
 `evaluation`       held-out numbers
 `selfplay`         the driver: the stage graph, resume, launching workers
 `worker`           one rank: walks through the stages
+`ranks`            what a worker knows of the others, and of the driver
 `processes`        locks, launching, signals, the compiled communication op
 `artifacts`        what lies in a run directory, written atomically
+`display`          bars and tables in the terminal
 `demo`             the self-contained demo
 `cli`              the command line
 =================  ==========================================================

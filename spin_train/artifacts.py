@@ -24,7 +24,14 @@ from typing import Any
 
 from spin_train.errors import UserError
 
-__all__ = ["Manifest", "RunDirectory", "write_atomically", "write_directory", "write_json"]
+__all__ = [
+    "Manifest",
+    "RunDirectory",
+    "remove_partial",
+    "write_atomically",
+    "write_directory",
+    "write_json",
+]
 
 _PARTIAL = ".partial"
 
@@ -138,6 +145,21 @@ def write_directory(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(root: Path) -> None:
+    """Delete what writers that were killed left half-written.
+
+    Parameters
+    ----------
+    root : Path
+        Directory of a run on which nobody works.
+    """
+    for partial in root.rglob(f"*{_PARTIAL}"):
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -38,12 +38,15 @@ def examples_of(records: Sequence[Record], objective: Objective) -> list[Example
     Returns
     -------
     list of Example
-        A record with several generated responses gives one example for each.
+        A record gives one example for each of its generated responses, also to SFT: the control
+        trains on as many rows as self-play. Without any it gives SFT one example, self-play none.
     """
     examples = []
     for record in records:
         (real,) = record.of_role("real")
-        generated = record.of_role("generated") or [real]
+        generated = record.of_role("generated")
+        if not generated and objective.algorithm == "sft":
+            generated = [real]
         for sample in generated:
             chosen = {"real": real, "generated": sample}
             if "proto" in objective.roles:

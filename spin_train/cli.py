@@ -29,13 +29,16 @@ def _spin_train() -> None:
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="YAML file; its keys are listed by `keys`.")],
+    config: Annotated[Path, typer.Argument(help="YAML file; `spin-train keys` lists its keys.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, such as training.batch_size=8")
     ] = None,
     restart_iteration: Annotated[
         bool,
-        typer.Option(help="Train the unfinished iteration again from its opponent."),
+        typer.Option(
+            "--restart-iteration",
+            help="Train the unfinished iteration again from its opponent, not from a checkpoint.",
+        ),
     ] = False,
 ) -> None:
     """Start a run, or go on with it: the same command does both."""

@@ -75,6 +75,12 @@ class DataConfig(_Section):
     too_long: Literal["error", "drop"] = "error"
     """What happens to a row beyond these limits: refuse the data, or drop the row and count it."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.held_out >= 1 and self.held_out != int(self.held_out):
+            raise ValueError(f"held_out from 1 on is a number of prompts, got {self.held_out}")
+        return self
+
 
 class SftConfig(_Section):
     """The supervised stage before self-play; its result is p_0."""
@@ -369,7 +375,7 @@ def _first_line(error: ValidationError) -> str:
     for problem in problems:
         if problem["type"] == "extra_forbidden":
             key = ".".join(map(str, problem["loc"]))
-            return f"unknown key {key}; `spin-train run --help` says where the keys are described"
+            return f"unknown key {key}; `spin-train keys` lists all keys"
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("list["))
     message = first["msg"].removeprefix("Value error, ")

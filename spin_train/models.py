@@ -129,8 +129,14 @@ def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Pa
     Raises
     ------
     UserError
-        If the disk is full.
+        If the disk is full, or a weight is not finite.
     """
+    broken = [name for name, value in state_dict.items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"training ended with weights that are not finite ({broken[0]}): lower learning_rate "
+            "(or beta), then start in a new output_dir"
+        )
     try:
         with write_directory(path) as partial:
             model.save_pretrained(partial, state_dict=state_dict)

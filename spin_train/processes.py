@@ -31,6 +31,7 @@ __all__ = [
 
 DRIVER_VARIABLE = "SPIN_TRAIN_DRIVER"
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # looked up here: after a fork nothing may wait for a lock
 _WATCH_SECONDS = 0.5
 
 
@@ -234,7 +235,7 @@ def die_with_driver() -> None:
 
 def _die_with_parent() -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import yaml
 
-from spin_train.artifacts import Manifest, RunDirectory, write_atomically
+from spin_train.artifacts import Manifest, RunDirectory, remove_partial, write_atomically
 from spin_train.config import Config, changed_keys, load_config
 from spin_train.errors import StoppedError, UserError
 from spin_train.processes import FileLock, build_communication_op, launch_workers
@@ -109,6 +109,7 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
     try:
         if not FileLock(directory.worker_lock).acquire(wait_s=_ORPHAN_SECONDS):
             raise UserError(f"workers of an earlier run still work in {directory.root}; end them")
+        remove_partial(directory.root)
         _adopt_config(config, directory)
         _record_versions(directory)
         if restart_iteration:

@@ -68,7 +68,7 @@ class StageRunner:
         StoppedError
             If the driver asked to stop; what was done so far is on disk.
         """
-        folder = self._folder(stage)
+        folder = self.folder(stage)
         if stage.kind == "prepare":
             if self.ranks.is_first:
                 self._prepare()
@@ -85,6 +85,21 @@ class StageRunner:
             return [*policy, folder / "metrics.jsonl"]
         self._evaluate(stage, folder)
         return [folder / "evaluation.json"]
+
+    def folder(self, stage: Stage) -> Path:
+        """Directory of a stage.
+
+        Parameters
+        ----------
+        stage : Stage
+            Any.
+
+        Returns
+        -------
+        Path
+            Under the run's root.
+        """
+        return self.run.root / stage.name.rpartition("/")[0]
 
     def _prepare(self) -> None:
         config = self.config
@@ -330,9 +345,6 @@ class StageRunner:
 
     def _source(self, path: str | Path) -> dict[str, Any]:
         return model_source(self.config) if path == self.config.model else {}
-
-    def _folder(self, stage: Stage) -> Path:
-        return self.run.root / stage.name.rpartition("/")[0]
 
 
 def _shard_name(split: str, index: int) -> str:

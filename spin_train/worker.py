@@ -42,6 +42,7 @@ def main() -> None:
 
 def _walk(run: RunDirectory) -> None:
     # Imported late: the locks stand before the seconds that these take.
+    from spin_train.checkpoints import remove_checkpoints
     from spin_train.config import load_config
     from spin_train.ranks import Progress, Ranks
     from spin_train.selfplay import plan
@@ -63,6 +64,8 @@ def _walk(run: RunDirectory) -> None:
         ranks.barrier()
         if ranks.is_first:
             manifest.complete(stage.name, files, seconds=time.monotonic() - started)
+            if stage.kind == "train":
+                remove_checkpoints(runner.folder(stage) / "checkpoints")
         progress.report(stage.name, 1, 1)
 
 

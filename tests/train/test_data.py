@@ -7,8 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spin_train.config import DataConfig
-from spin_train.data import Renderer, Row, prepare, read_rows, split_held_out
+from spin_train.data import Renderer, prepare, split_held_out
 from spin_train.errors import UserError
+from spin_train.rows import Row, read_rows
 from tests.train.tokenizers import CHATML, WITHOUT_END, ZEPHYR, byte_level, sentence_piece
 
 USER = {"role": "user", "content": "a b"}
