@@ -88,8 +88,9 @@ class Theorem52Evidence:
     drop : float
         Necessity: how far below, computed without cancellation; 0 for sufficiency.
     residual : float
-        Sufficiency: the larger of `gradient_norm` and the distance of `opponent_objective` from
-        `best_objective`, over `betas`. Necessity: how far `drop` is from the difference of the
+        Sufficiency: the largest, over `betas`, of the gradient's norm (divided by beta squared
+        where beta > 1, as rounding grows with that) and of the objective's distance from
+        `best_objective`. Necessity: how far `drop` is from the difference of the
         two objectives, relative to their size (infinite if no witness).
     tolerance : float
         What `residual` may be.
@@ -235,7 +236,9 @@ def _sufficiency(
         *(_at_opponent(data, opponent, beta, loss_type, prompt_probs, objective) for beta in betas),
         strict=True,
     )
-    residual = max(*norms, *(abs(value - least) for value in values))
+    # The gradient is beta times a function of beta times log-ratios, which are 0 up to rounding.
+    scaled = (norm / max(1.0, beta) ** 2 for norm, beta in zip(norms, betas, strict=True))
+    residual = max(*scaled, *(abs(value - least) for value in values))
     return Theorem52Evidence(
         holds=residual <= tolerance,
         case="sufficiency",

@@ -68,10 +68,15 @@ def test_a_policy_is_no_distance_from_itself(policies):
 
 
 def test_kl_of_nearly_equal_policies_keeps_its_digits():
-    # p = 1/2 +- d, q = 1/2: KL = 2 d^2 + O(d^4), far below the rounding of sum p log(p/q)
-    shift = 1e-9
-    p = TabularPolicy.from_probs([[0.5 + shift, 0.5 - shift]])
-    assert kl(p, P).item() == pytest.approx(2 * shift**2, rel=1e-6)
+    # KL = 1/2 Var_p(direction) size^2 + O(size^3), here 1e-19: the rounding of sum p log(p/q)
+    # alone is 1e-17.
+    p = TabularPolicy.random(1, 8, seed=0, smallest=0.01)
+    direction = torch.randn(1, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    size = 1e-9
+    q = TabularPolicy.from_logits(p.log_probs + size * direction)
+    mean = (p.probs * direction).sum()
+    expected = 0.5 * size**2 * (p.probs * (direction - mean).square()).sum().item()
+    assert kl(p, q).item() == pytest.approx(expected, rel=1e-5, abs=0)
 
 
 def test_point_masses_far_apart_in_log_space_give_finite_kl_and_infinite_chi_square():

@@ -89,6 +89,12 @@ def test_strings_outside_the_support_have_log_prob_minus_infinity(case, response
     assert (language.log_prob(prompt, response) == -math.inf) != inside
 
 
+def test_the_right_symbols_in_the_wrong_numbers_are_outside_the_support():
+    language = NoisySort("abc", 3, 1.0)
+    assert not language.is_valid("aab", "abb")
+    assert language.log_prob("aab", "abb") == -math.inf
+
+
 def test_a_large_sharpness_sorts_by_the_alphabet_not_by_code_point():
     language = NoisySort("zya", 5, 1e6)
     assert language.sample("azyza", generator=torch.Generator().manual_seed(0)) == "zzyaa"
