@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from spin_train.config import Config, load_config
-from spin_train.errors import StoppedError, UserError
+from spin_train.errors import StoppedError, UserError, disk_full
 from spin_train.processes import cpu_only
 
 __all__ = ["app", "main"]
@@ -114,6 +114,10 @@ def main() -> None:
         _leave(2, str(error))
     except WorkerError as error:
         _leave(1, str(error))
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        _leave(2, f"the disk took no more ({error}): make room, then run the same command again")
     except StoppedError as error:
         _leave(128 + int(error.args[0]), "stopped; the same command goes on from here")
 

@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from spin_theory.languages import NoisySort
 from spin_train.artifacts import RunDirectory, write_directory, write_json
 from spin_train.config import Config, parse_config
-from spin_train.generation import seed_of
+from spin_train.generation import sample_responses, seed_of
 from spin_train.logps import Group, response_logps
 from spin_train.models import load_model
 from spin_train.records import read_records
@@ -34,7 +34,7 @@ LANGUAGE = NoisySort(alphabet="abcdefgh", length=5, sharpness=0.7)
 PROMPTS = 2400
 HELD_OUT = 200
 SEED = 7
-_SCORING_BATCH = 256
+SPECIAL_TOKENS = ["<eos>", "<unk>", ">"]  # ids 0, 1, 2; > ends a prompt
 
 
 def build(out: Path, *, ranks: int) -> Config:
@@ -102,7 +102,7 @@ def build_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
     PreTrainedTokenizerFast
         With ``>`` to end prompts and ``<eos>`` to end responses.
     """
-    tokens = ["<eos>", "<unk>", ">", *alphabet]
+    tokens = [*SPECIAL_TOKENS, *alphabet]
     tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, "<unk>"))
     tokenizer.pre_tokenizer = Split("", "isolated")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>")
@@ -147,14 +147,14 @@ class Measurement:
     """KL(p_data || p_theta), exact over responses, mean over held-out prompts, nats."""
     valid_mass: float
     """Probability that a sample is valid, exact, mean over held-out prompts."""
+    valid_samples: float
+    """Fraction of its samples that are valid, one a held-out prompt."""
     margin: float | None
-    """Held-out margin against the opponent of its iteration, mean, nats."""
-    valid_samples: float | None
-    """Fraction of this policy's own held-out samples that are valid; None where it never played."""
+    """Held-out margin against the opponent of its iteration, mean, nats; None for p_0."""
 
 
-def measured_policies(config: Config) -> list[tuple[str, Path, Path, Path | None]]:
-    """Policies of a finished run.
+def measured_policies(config: Config) -> list[tuple[str, Path, Path]]:
+    """List the policies of a finished run.
 
     Parameters
     ----------
@@ -164,26 +164,20 @@ def measured_policies(config: Config) -> list[tuple[str, Path, Path, Path | None
     Returns
     -------
     list of tuple
-        Name, policy directory, its evaluation.json, and the folder of the samples it drew.
+        Name, policy directory and its evaluation.json: p_0, then policy and control by iteration.
     """
     run = RunDirectory(config.output_dir)
-
-    def played(k: int) -> Path | None:
-        return run.iteration(k) / "generations" if k < config.iterations else None
-
-    rows = [("p_0", run.sft / "policy", run.initial / "evaluation.json", played(0))]
+    rows = [("p_0", run.sft / "policy", run.initial / "evaluation.json")]
     for k in range(config.iterations):
-        folder = run.iteration(k)
-        rows.append((f"p_{k + 1}", folder / "policy", folder / "evaluation.json", played(k + 1)))
-        control = run.control(k)
-        name = f"control {k + 1}"
-        rows.append((name, control / "policy", control / "evaluation.json", None))
+        folders = {f"p_{k + 1}": run.iteration(k), f"control {k + 1}": run.control(k)}
+        rows += [
+            (name, folder / "policy", folder / "evaluation.json")
+            for name, folder in folders.items()
+        ]
     return rows
 
 
-def measure(
-    config: Config, name: str, policy: Path, evaluation: Path, samples: Path | None
-) -> Measurement:
+def measure(config: Config, name: str, policy: Path, evaluation: Path) -> Measurement:
     """Measure one policy against p_data on the held-out prompts.
 
     Parameters
@@ -194,8 +188,6 @@ def measure(
         For the table.
     policy, evaluation : Path
         From `measured_policies`.
-    samples : Path or None
-        Folder of the samples it drew as an opponent.
 
     Returns
     -------
@@ -203,42 +195,47 @@ def measure(
         Exact where it says so: every response that p_data allows is scored.
     """
     model = load_model(policy, dtype="float32").eval()
-    symbols = dict(enumerate(["<eos>", "<unk>", ">", *LANGUAGE.alphabet]))
-    prompts = read_records(RunDirectory(config.output_dir).held_out_rows)
-    kls, masses = [], []
-    for record in prompts:
-        prompt = "".join(symbols[i] for i in record.prompt_ids[:-1])
+    run = RunDirectory(config.output_dir)
+    records = read_records(run.held_out_rows)
+    stop_id = json.loads(run.data_summary.read_text(encoding="utf-8"))["stop_id"]
+    samples = sample_responses(
+        model,
+        [record.prompt_ids for record in records],
+        stop_id=stop_id,
+        max_new_tokens=config.generation.max_new_tokens,
+        temperature=1.0,
+        seed=seed_of(SEED, "measure"),
+        role="generated",
+        iteration=0,
+    )
+    kls, masses, valid = [], [], []
+    for record, sample in zip(records, samples, strict=True):
+        prompt = _text(record.prompt_ids[:-1])  # without the > that ends it
         responses, data_log_probs = LANGUAGE.enumerate(prompt)
         policy_log_probs = _score(model, record.prompt_ids, responses)
         kls.append((data_log_probs.exp() * (data_log_probs - policy_log_probs)).sum().item())
         masses.append(policy_log_probs.exp().sum().item())
+        stopped = sample.finish_reason == "stop"
+        valid.append(stopped and LANGUAGE.is_valid(prompt, _text(sample.ids[:-1])))
     return Measurement(
         policy=name,
         kl=sum(kls) / len(kls),
         valid_mass=sum(masses) / len(masses),
+        valid_samples=sum(valid) / len(valid),
         margin=json.loads(evaluation.read_text(encoding="utf-8")).get("margin"),
-        valid_samples=None if samples is None else _valid_fraction(samples, symbols),
     )
 
 
 @torch.inference_mode()
 def _score(model: Any, prompt_ids: list[int], responses: Sequence[str]) -> torch.Tensor:
     """Log-prob of every response, end of text included, float64 (Y,)."""
-    ids = {symbol: i for i, symbol in enumerate(LANGUAGE.alphabet, start=3)}
-    encoded = [[ids[symbol] for symbol in response] + [0] for response in responses]
+    ids = {symbol: i for i, symbol in enumerate([*SPECIAL_TOKENS, *LANGUAGE.alphabet])}
+    encoded = [[ids[symbol] for symbol in response] + [ids["<eos>"]] for response in responses]
     return response_logps(model, [Group(prompt_ids, encoded)]).double()
 
 
-def _valid_fraction(samples: Path, symbols: dict[int, str]) -> float:
-    valid = []
-    for shard in sorted(samples.glob("held_out-*.parquet")):
-        for record in read_records(shard):
-            prompt = "".join(symbols[i] for i in record.prompt_ids[:-1])
-            (response,) = record.responses
-            text = "".join(symbols[i] for i in response.ids[:-1])
-            stopped = response.finish_reason == "stop"
-            valid.append(stopped and LANGUAGE.is_valid(prompt, text))
-    return sum(valid) / len(valid)
+def _text(ids: Sequence[int]) -> str:
+    return "".join((SPECIAL_TOKENS + list(LANGUAGE.alphabet))[i] for i in ids)
 
 
 def run_demo(
@@ -269,10 +266,10 @@ def run_demo(
     selfplay.run(config, watch=watch)
     policies = measured_policies(config)
     measurements = []
-    for number, (name, policy, evaluation, samples) in enumerate(policies):
+    for number, (name, policy, evaluation) in enumerate(policies):
         if watch is not None:
             watch("exact divergence", number, len(policies), name)
-        measurements.append(measure(config, name, policy, evaluation, samples))
+        measurements.append(measure(config, name, policy, evaluation))
     write_json(out / "demo.json", [vars(measurement) for measurement in measurements])
     return config, measurements
 
@@ -303,7 +300,7 @@ def demo_table(measurements: Sequence[Measurement]) -> Table:
             row.policy,
             f"{row.kl:.4f}",
             f"{row.valid_mass:.4f}",
-            "" if row.valid_samples is None else f"{row.valid_samples:.3f}",
+            f"{row.valid_samples:.3f}",
             "" if row.margin is None else f"{row.margin:.3f}",
         )
     return table

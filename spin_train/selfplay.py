@@ -26,6 +26,7 @@ __all__ = ["Stage", "WorkerError", "plan", "run"]
 _ORPHAN_SECONDS = 30.0
 _STOP_SECONDS = 300.0
 _POLL_SECONDS = 0.1
+_FULL_BYTES = 2**20
 
 Kind = Literal["prepare", "train", "evaluate", "generate", "score"]
 
@@ -241,6 +242,10 @@ def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> N
         raise UserError(mendable[0]["line"])
     if words:
         raise WorkerError(f"{words[0]['line']} (log: {log_path})")
+    if shutil.disk_usage(directory.root).free < _FULL_BYTES:  # no room for a word either
+        raise UserError(
+            f"the disk of {directory.root} is full: make room, then run the same command again"
+        )
     raise WorkerError(
         f"the workers ended with code {code} and no word; killed, or out of memory? "
         f"The same command goes on from what is complete (log: {log_path})"

@@ -82,7 +82,6 @@ def test_mixed_in_samples_are_scored_by_the_new_opponent(finished):
 def test_logged_loss_is_the_dense_float64_mean_over_the_global_batch(finished):
     """With every example in one batch the first loss does not depend on their order."""
     folder = finished[0]
-    config = make_config(folder, ranks=2, zero_stage=2, mixing=1, control=True)
     other = folder / "one_batch"
     settings = {"batch_size": 1000, "micro_batch_size": 7, "save_steps": 3, "logging_steps": 1}
     config = make_config(folder, **SHORT, output_dir=str(other), training=settings, epochs=2)
@@ -198,16 +197,24 @@ def test_two_ranks_train_as_one_process_does(tmp_path, zero_stage):
 
 
 @pytest.mark.slow
-def test_tspin_trains_on_triplets_whose_proto_is_the_first_opponents(tmp_path):
-    config = make_config(tmp_path, algorithm="tspin", beta=1.0)
+def test_tspin_on_chat_rows_trains_on_triplets_whose_proto_is_the_first_opponents(tmp_path):
+    end = "{{ '>' if m.role == 'user' else '<eos>' }}"
+    chat = "{% for m in messages %}{{ m.content }}" + end + "{% endfor %}"
+    config = make_config(tmp_path, algorithm="tspin", beta=1.0, template=None)
+    (tmp_path / "model" / "chat_template.jinja").write_text(chat)
+    rows = map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())
+    turns = [[("user", row["prompt"]), ("assistant", row["response"])] for row in rows]
+    messages = [[{"role": role, "content": text} for role, text in pair] for pair in turns]
+    lines = [json.dumps({"messages": pair}) for pair in messages]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     succeed("run", config)
     folder = tmp_path / "run"
     first = {r.prompt_id: r.responses[0].ids for r in records_of(folder / "iter0/generations", "*")}
     for record in records_of(folder / "iter1" / "scored", "train-*.parquet"):
         assert [response.role for response in record.responses] == ["real", "generated", "proto"]
         assert record.of_role("proto")[0].ids == first[record.prompt_id]
-    # History weight is 0 at iteration 0; with equal log-probs the loss would be log 2.
-    assert losses(folder, "iter1")
+    assert AutoTokenizer.from_pretrained(folder / "iter1" / "policy").chat_template == chat
+    assert len(losses(folder, "iter1")) == 7
 
 
 def test_dropout_is_off_in_scoring_and_training(tmp_path):
