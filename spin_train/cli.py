@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from spin_train.config import Config, load_config
 from spin_train.errors import StoppedError, UserError, disk_full
@@ -54,6 +53,9 @@ def keys() -> None:
 
 @app.command()
 def demo(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, such as beta=1; take another --out too")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the demo; reused to go on.")] = Path(
         "runs/demo"
     ),
@@ -65,14 +67,13 @@ def demo(
     if cpu_only():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from spin_train.demo import demo_table, run_demo
-    from spin_train.display import watching
+    from spin_train.display import show_table, watching
 
     with watching() as watch:
-        config, measurements = run_demo(out, ranks=ranks, watch=watch)
-    console = Console()
-    console.print(demo_table(measurements))
-    console.print(f"numbers: {out}/demo.json   policies: {config.output_dir}/iterK/policy")
-    console.print(f"the same run by hand: spin-train run {out}/demo.yaml")
+        config, measurements = run_demo(out, ranks=ranks, overrides=overrides or [], watch=watch)
+    show_table(demo_table(measurements))
+    print(f"numbers: {out}/demo.json; policies: {config.output_dir}/iterK/policy")
+    print(f"the same run by hand: spin-train run {out}/demo.yaml")
 
 
 def _describe(section: type, prefix: str) -> list[str]:
@@ -97,11 +98,11 @@ def _describe(section: type, prefix: str) -> list[str]:
 
 def _run(config: Config, *, restart_iteration: bool = False) -> None:
     from spin_train import selfplay
-    from spin_train.display import results_table, watching
+    from spin_train.display import results_table, show_table, watching
 
     with watching() as watch:
         selfplay.run(config, restart_iteration=restart_iteration, watch=watch)
-    Console().print(results_table(config))
+    show_table(results_table(config))
 
 
 def main() -> None:

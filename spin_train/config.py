@@ -18,6 +18,7 @@ __all__ = [
     "changed_keys",
     "flatten",
     "load_config",
+    "override",
     "parse_config",
 ]
 
@@ -266,8 +267,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold key: value lines, got {type(content).__name__}")
-    for override in overrides:
-        _override(content, override)
+    override(content, overrides)
     return parse_config(content, source=str(path))
 
 
@@ -354,19 +354,42 @@ def changed_keys(old: Config, new: Config) -> list[str]:
     return changes
 
 
-def _override(content: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"override {override!r} is not key=value")
-    *parents, last = key.split(".")
-    for parent in parents:
-        if not isinstance(content.get(parent), dict):
-            content[parent] = {}
-        content = content[parent]
-    try:
-        content[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"the value of override {override!r} is no YAML") from None
+def override(content: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Put ``key=value`` overrides into a mapping, in place.
+
+    Parameters
+    ----------
+    content : dict
+        Nested keys and values, as read from YAML.
+    overrides : iterable of str
+        Such as ``training.batch_size=8``; the value is YAML.
+
+    Raises
+    ------
+    UserError
+        If one is not key=value, or its value is no YAML.
+
+    Examples
+    --------
+    >>> content = {"beta": 0.1}
+    >>> override(content, ["beta=5.0", "training.batch_size=8"])
+    >>> content
+    {'beta': 5.0, 'training': {'batch_size': 8}}
+    """
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"override {text!r} is not key=value")
+        *parents, last = key.split(".")
+        section = content
+        for parent in parents:
+            if not isinstance(section.get(parent), dict):
+                section[parent] = {}
+            section = section[parent]
+        try:
+            section[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"the value of override {text!r} is no YAML") from None
 
 
 def _first_line(error: ValidationError) -> str:

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spin_theory.languages import NoisySort
 from spin_train.artifacts import RunDirectory, write_directory, write_json
-from spin_train.config import Config, parse_config
+from spin_train.config import Config, override, parse_config
 from spin_train.generation import sample_responses, seed_of
 from spin_train.logps import Group, response_logps
 from spin_train.models import load_model
@@ -37,7 +37,7 @@ SEED = 7
 SPECIAL_TOKENS = ["<eos>", "<unk>", ">"]  # ids 0, 1, 2; > ends a prompt
 
 
-def build(out: Path, *, ranks: int) -> Config:
+def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
     """Write the demo's data, tokenizer, untrained model and config.
 
     Parameters
@@ -46,6 +46,8 @@ def build(out: Path, *, ranks: int) -> Config:
         Directory of the demo; what is there already is kept.
     ranks : int
         Worker processes.
+    overrides : sequence of str, optional
+        Such as ``beta=1``.
 
     Returns
     -------
@@ -84,7 +86,8 @@ def build(out: Path, *, ranks: int) -> Config:
         "zero_stage": 2,
         "ranks": ranks,
     }
-    config = parse_config(content)
+    override(content, overrides)
+    config = parse_config(content, source="demo")
     (out / "demo.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return config
 
@@ -239,7 +242,11 @@ def _text(ids: Sequence[int]) -> str:
 
 
 def run_demo(
-    out: Path, *, ranks: int, watch: Callable[[str, int, int, str], None] | None = None
+    out: Path,
+    *,
+    ranks: int,
+    overrides: Sequence[str] = (),
+    watch: Callable[[str, int, int, str], None] | None = None,
 ) -> tuple[Config, list[Measurement]]:
     """Build, run and measure the demo.
 
@@ -249,6 +256,8 @@ def run_demo(
         Directory of the demo; a demo that was cut short goes on.
     ranks : int
         Worker processes.
+    overrides : sequence of str, optional
+        Changes to the demo's config.
     watch : callable, optional
         Shows progress.
 
@@ -262,7 +271,7 @@ def run_demo(
     from spin_train import selfplay
 
     transformers.logging.disable_progress_bar()
-    config = build(out, ranks=ranks)
+    config = build(out, ranks=ranks, overrides=overrides)
     selfplay.run(config, watch=watch)
     policies = measured_policies(config)
     measurements = []

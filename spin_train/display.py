@@ -20,7 +20,7 @@ from rich.table import Table
 from spin_train.artifacts import RunDirectory
 from spin_train.config import Config
 
-__all__ = ["evaluations", "results_table", "watching"]
+__all__ = ["evaluations", "results_table", "show_table", "watching"]
 
 
 @contextmanager
@@ -67,6 +67,20 @@ def watching() -> Iterator[Callable[[str, int, int, str], None]]:
         yield show
         size = progress.tasks[-1].total or 1
         progress.update(task, completed=size, total=size)
+
+
+def show_table(table: Table) -> None:
+    """Print a table on standard output; where that is no terminal, as wide as it needs.
+
+    Parameters
+    ----------
+    table : rich.table.Table
+        What to print.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    console.print(table)
 
 
 def evaluations(config: Config) -> list[tuple[str, dict[str, Any]]]:

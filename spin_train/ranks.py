@@ -139,7 +139,7 @@ class Progress:
         self._path = path
         self._enabled = enabled
         self._written = 0.0
-        self._stage = ""
+        self._stages: list[str] = []
 
     def report(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Say how far a stage is.
@@ -155,9 +155,12 @@ class Progress:
         """
         now = time.monotonic()
         soon = now - self._written < _PROGRESS_SECONDS
-        if not self._enabled or (soon and stage == self._stage and done < total):
+        if not self._enabled or (soon and stage in self._stages and done < total):
             return
-        self._written, self._stage = now, stage
-        content = {"stage": stage, "done": done, "total": total, "note": note}
+        self._written = now
+        if stage not in self._stages:
+            self._stages.append(stage)
+        # All stages so far, so that the driver misses none that is over between two looks.
+        content = {"stages": self._stages, "done": done, "total": total, "note": note}
         with write_atomically(self._path) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")

@@ -191,6 +191,7 @@ def _wait(
     watch: Watcher | None,
 ) -> None:
     deadline = None
+    shown: set[str] = set()
     while launcher.poll() is None:
         if received and deadline is None:
             directory.stop_request.touch()
@@ -199,16 +200,23 @@ def _wait(
         if len(received) > 1 or (deadline is not None and time.monotonic() > deadline):
             return
         if watch is not None:
-            _show(directory, watch)
+            _show(directory, watch, shown)
         time.sleep(_POLL_SECONDS)
+    if watch is not None:
+        _show(directory, watch, shown)
 
 
-def _show(directory: RunDirectory, watch: Watcher) -> None:
+def _show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
     try:
         word = json.loads(directory.progress.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    watch(word["stage"], word["done"], word["total"], word["note"])
+    *over, current = word["stages"]
+    for stage in over:
+        if stage not in shown:
+            watch(stage, 1, 1, "")
+    shown.update(over)
+    watch(current, word["done"], word["total"], word["note"])
 
 
 def _end(launcher: "subprocess.Popen[str]") -> None:

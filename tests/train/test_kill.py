@@ -51,7 +51,7 @@ def has_come(moment, folder, begun):
     progress = folder / ".progress.json"
     try:
         fresh = progress.stat().st_mtime > begun
-        return fresh and json.loads(progress.read_text())["stage"] == moment
+        return fresh and json.loads(progress.read_text())["stages"][-1] == moment
     except FileNotFoundError:
         return False
 
