@@ -39,6 +39,7 @@ test: setup lint types
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/numpydoc lint spin_theory/*.py spin_train/*.py
 
 types: setup
 	$(BIN)/mypy
