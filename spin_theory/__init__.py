@@ -6,6 +6,7 @@ from spin_theory.hinge import hinge_minimum
 from spin_theory.languages import NoisySort
 from spin_theory.losses import PENALTIES, sft_loss, spin_loss, tspin_loss
 from spin_theory.objectives import optimal_value, optimality_gap, spin_objective, tspin_objective
+from spin_theory.pair_sums import dense_expected_penalty, expected_penalty
 from spin_theory.policies import TabularPolicy
 from spin_theory.theorems import (
     Theorem52Evidence,
@@ -35,7 +36,9 @@ __all__ = [
     "check_theorem_5_4",
     "chi_square",
     "closed_form_update",
+    "dense_expected_penalty",
     "entropy",
+    "expected_penalty",
     "hinge_minimum",
     "js",
     "kl",

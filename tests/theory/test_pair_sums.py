@@ -220,6 +220,14 @@ def test_the_exponential_sum_is_infinite_only_where_it_exceeds_float64():
     assert gradient.tolist() == [[-math.inf, math.inf]]
 
 
+def test_the_correlation_sum_keeps_its_digits_where_nearly_all_pairs_are_at_its_zero():
+    # margins 0, 1, -1, 0 cost 1, 0, 2, 1: 2e-9 (1 - 1e-9) + 2 * 1e-18 = 2e-9
+    certain, rare = math.log1p(-1e-9), math.log(1e-9)
+    tables = double([[1.0, 0.0]]), double([[certain, rare]]), double([[rare, certain]])
+    value = expected_penalty(*tables, loss_type="correlation").item()
+    assert value == pytest.approx(2e-9, rel=1e-12)
+
+
 @given(tables=TABLES)
 def test_the_logistic_sum_minus_its_mirror_is_minus_the_mean_margin(tables):
     scores, log_real, log_generated = tables
