@@ -155,7 +155,11 @@ def remove_partial(root: Path) -> None:
     root : Path
         Directory of a run on which nobody works.
     """
-    for partial in root.rglob(f"*{_PARTIAL}"):
+    ours = [root / name for name in ("data", "sft", "initial", "control")] + [*root.glob("iter*")]
+    found = [partial for folder in ours for partial in folder.rglob(f"*{_PARTIAL}")]
+    for name in ("config.yaml", "manifest.json", ".progress.json"):
+        found += root.glob(f"{name}.*{_PARTIAL}")
+    for partial in found:
         if partial.is_dir():
             shutil.rmtree(partial)
         else:

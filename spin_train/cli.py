@@ -115,6 +115,8 @@ def main() -> None:
         _leave(2, str(error))
     except WorkerError as error:
         _leave(1, str(error))
+    except PermissionError as error:
+        _leave(2, f"{error}: make it writable, or choose another output_dir")
     except OSError as error:
         if not disk_full(error):
             raise

@@ -1,5 +1,6 @@
 """One schema for a run: YAML in, ``key=value`` overrides, every mistake refused by name."""
 
+import re
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -43,6 +44,13 @@ _MANAGED_ARGUMENTS = {
     "save_total_limit": "nothing: the last complete checkpoint is kept",
     "seed": "seed at the top level",
     "train_sampling_strategy": "nothing: the order follows from the seed",
+    "ignore_data_skip": "nothing: resuming goes on where it stopped",
+    "save_only_model": "nothing: resuming needs all of a checkpoint",
+    "auto_find_batch_size": "training.micro_batch_size",
+    "remove_unused_columns": "nothing: there are none",
+    "accelerator_config": "nothing: the run shares its batches out itself",
+    "fsdp": "zero_stage",
+    "use_cpu": "CUDA_VISIBLE_DEVICES, empty for the CPU",
 }
 # What may differ between a run and its resumption without changing its result.
 _FREE_KEYS = {
@@ -113,7 +121,8 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(default=64, ge=1)
     """Pairs (SPIN), triplets (T-SPIN) or rows (SFT) per optimiser step over all ranks."""
     micro_batch_size: int = Field(default=4, ge=1)
-    """Of these, how many one rank takes through the model at once; changes memory, not meaning."""
+    """Of these, how many one rank takes through the model at once; changes memory, not meaning
+    (in bfloat16 the order of rounding)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations; with bfloat16 DeepSpeed keeps float32 master weights."""
     optim: str = "rmsprop"
@@ -196,6 +205,8 @@ class Config(_Section):
                 raise ValueError(f"{name} must be > 0, got {value!r}")
         if self.history_weight is not None and self.algorithm != "tspin":
             raise ValueError("history_weight belongs to algorithm: tspin; leave it out for spin")
+        if self.control and self.algorithm != "spin":
+            raise ValueError("control is matched to algorithm: spin alone; leave it out for tspin")
         if self.template is not None and self.template.count("{prompt}") != 1:
             raise ValueError("template must contain {prompt} exactly once")
         return self
@@ -233,6 +244,12 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise UserError(f"key {key!r} is given twice (line {line}); keep one")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1, as PyYAML reads it, takes 1e-8 for a word: its numbers need a point.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -387,7 +404,7 @@ def override(content: dict[str, Any], overrides: Iterable[str]) -> None:
                 section[parent] = {}
             section = section[parent]
         try:
-            section[last] = yaml.safe_load(value)
+            section[last] = yaml.load(value, Loader=_UniqueKeyLoader)
         except yaml.YAMLError:
             raise UserError(f"the value of override {text!r} is no YAML") from None
 

@@ -130,7 +130,7 @@ def results_table(config: Config) -> Table:
         "NLL/token (nats)",
         "opponent's tokens",
         "opponent's stops",
-        title=f"{config.algorithm}, held-out prompts (± standard error)",
+        title=f"{config.algorithm}, held-out prompts (± standard error){_unusual(config)}",
     )
     for name, numbers in evaluations(config):
         played = "margin" in numbers
@@ -145,6 +145,12 @@ def results_table(config: Config) -> Table:
             f"{numbers['generated_stopped']:.3f}" if played else "",
         )
     return table
+
+
+def _unusual(config: Config) -> str:
+    """Name what makes the opponent's samples something else than samples of p_t."""
+    temperature = config.generation.temperature
+    return "" if temperature == 1.0 else f"; sampled at temperature {temperature:g}, not from p_t"
 
 
 def _with_error(numbers: dict[str, Any], name: str) -> str:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from spin_train.artifacts import write_directory
 from spin_train.config import Config
 from spin_train.errors import UserError, disk_full
 
-__all__ = ["context_length", "load_model", "load_tokenizer", "model_source", "save_policy"]
+__all__ = ["load_model", "load_tokenizer", "model_limits", "model_source", "save_policy"]
 
 _DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate")
 
@@ -88,12 +89,12 @@ def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
         return AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), use_safetensors=True, **dropouts, **source
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"no causal language model at {path} ({_one_line(error)})") from None
 
 
-def context_length(config: Config) -> int:
-    """Longest sequence the model takes.
+def model_limits(config: Config) -> tuple[int, int]:
+    """Longest sequence and largest vocabulary the model takes.
 
     Parameters
     ----------
@@ -102,14 +103,18 @@ def context_length(config: Config) -> int:
 
     Returns
     -------
-    int
+    context : int
         Tokens.
+    vocabulary : int
+        Different token ids.
     """
     try:
         settings = AutoConfig.from_pretrained(config.model, **model_source(config))
     except (OSError, ValueError) as error:
         raise UserError(f"no model at model: {config.model} ({_one_line(error)})") from None
-    return int(getattr(settings, "max_position_embeddings", None) or 1_000_000)
+    text = settings.get_text_config()
+    context = getattr(text, "max_position_embeddings", None)
+    return int(context or 1_000_000), int(text.vocab_size)
 
 
 def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Path) -> None:

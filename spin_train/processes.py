@@ -26,6 +26,8 @@ __all__ = [
     "cpu_only",
     "die_with_driver",
     "launch_workers",
+    "require_shared_memory",
+    "unlink_shared_memory",
     "worker_environment",
 ]
 
@@ -33,6 +35,9 @@ DRIVER_VARIABLE = "SPIN_TRAIN_DRIVER"
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)  # looked up here: after a fork nothing may wait for a lock
 _WATCH_SECONDS = 0.5
+_STALE_SECONDS = 120.0  # a rank holds a lock of the compile cache for a second or two
+_SHARED_MEMORY = Path("/dev/shm")
+_BUFFER_BYTES = 72 * 2**20  # a rank's allreduce buffer; seen: 66 MiB with DeepSpeed 0.19.8
 
 
 class FileLock:
@@ -118,7 +123,17 @@ def worker_environment(ranks: int) -> dict[str, str]:
     environment[DRIVER_VARIABLE] = str(os.getpid())
     if cpu_only():
         environment["DS_ACCELERATOR"] = "cpu"
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # so that torch decides the same
+        environment["TORCH_EXTENSIONS_DIR"] = str(_extensions_folder())
     return environment
+
+
+def _extensions_folder() -> Path:
+    """Where this environment's ops are compiled: one shared with another is compiled anew."""
+    home = Path.home() / ".cache" / "torch_extensions"
+    built_for = [sys.prefix, version("torch"), version("deepspeed")]
+    name = hashlib.sha256("\n".join(built_for).encode()).hexdigest()[:16]
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", home)) / f"spin_train-{name}"
 
 
 def build_communication_op() -> None:
@@ -131,16 +146,16 @@ def build_communication_op() -> None:
     """
     if not cpu_only():
         return
-    home = Path.home() / ".cache" / "torch_extensions"
-    cache = Path(os.environ.get("TORCH_EXTENSIONS_DIR", home))
-    # Another environment's build in the same cache would be compiled anew, by all ranks at once.
-    built_for = [sys.prefix, version("torch"), version("deepspeed")]
-    name = hashlib.sha256("\n".join(built_for).encode()).hexdigest()[:16]
-    stamp = cache / f"spin_train-{name}.built"
+    cache = _extensions_folder()
+    stamp = cache / "built"
     lock = FileLock(cache / "spin_train.lock")
     if not lock.acquire(wait_s=600):
         raise UserError(f"another process has been compiling in {cache} for 10 minutes; stop it")
     try:
+        for stale in (*cache.glob("**/lock"), *cache.glob("**/.ninja_lock")):
+            # Of a build that was killed: ranks would wait for it without end.
+            if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+                stale.unlink(missing_ok=True)
         if not stamp.exists():
             _compile_communication_op(cache)
             stamp.touch()
@@ -154,8 +169,6 @@ def _compile_communication_op(cache: Path) -> None:
             "DeepSpeed needs a C++ compiler on CPU and there is none: install g++ "
             "(Debian, Ubuntu: apt-get install g++) or set CXX"
         )
-    for stale in cache.glob("**/deepspeed_shm_comm/lock"):
-        stale.unlink(missing_ok=True)  # of a build that was killed; waited for without end
     built = subprocess.run(
         [
             sys.executable,
@@ -163,7 +176,7 @@ def _compile_communication_op(cache: Path) -> None:
             "from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder as Builder;"
             "Builder().load(verbose=False)",
         ],
-        env={**os.environ, "DS_ACCELERATOR": "cpu"},
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(cache)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -178,6 +191,40 @@ def _compile_communication_op(cache: Path) -> None:
             "DeepSpeed's CPU communication op does not compile: "
             + (lines[0].strip() if lines else f"exit code {built.returncode}")
         )
+
+
+def require_shared_memory(ranks: int) -> None:
+    """Check that DeepSpeed's CPU communication op finds room for its buffers.
+
+    Parameters
+    ----------
+    ranks : int
+        Worker processes on this machine.
+
+    Raises
+    ------
+    UserError
+        If shared memory is too small: writing past its end would kill the ranks without a word.
+    """
+    if not cpu_only() or not _SHARED_MEMORY.is_dir():
+        return
+    free, needed = shutil.disk_usage(_SHARED_MEMORY).free, ranks * _BUFFER_BYTES
+    if free < needed:
+        raise UserError(
+            f"{_SHARED_MEMORY} has {free >> 20} MiB free and {ranks} ranks need "
+            f"{needed >> 20}: remove what fills it, or give a container more (docker: --shm-size)"
+        )
+
+
+def unlink_shared_memory() -> None:
+    """Remove the name of this rank's communication buffer, which DeepSpeed leaves behind.
+
+    The memory itself lives until the last rank that has mapped it ends, however it ends.
+    """
+    names = ("MASTER_ADDR", "MASTER_PORT", "RANK")
+    address, port, rank = (os.environ.get(name, "") for name in names)
+    for name in _SHARED_MEMORY.glob(f"deepspeed_allreduce_buffer_*_{address}_{port}_{rank}"):
+        name.unlink(missing_ok=True)
 
 
 def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Popen[str]:
@@ -197,7 +244,12 @@ def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Po
     subprocess.Popen
         The launcher. It ends the other workers when one fails, and dies with this process.
     """
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode())
+    # The launcher sets CUDA_VISIBLE_DEVICES from this, so it must name the user's devices.
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    devices = list(range(ranks)) if cpu_only() or not visible else visible[:ranks]
+    if len(devices) < ranks:
+        raise UserError(f"ranks={ranks} but CUDA_VISIBLE_DEVICES names {len(devices)} devices")
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode())
     command = [
         *(sys.executable, "-m", "deepspeed.launcher.launch"),
         f"--world_info={world.decode()}",
@@ -226,7 +278,7 @@ def die_with_driver() -> None:
         while True:
             try:
                 os.kill(driver, 0)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):  # gone, or its number is another's
                 os._exit(128 + signal.SIGTERM)
             time.sleep(_WATCH_SECONDS)
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from spin_train.artifacts import RunDirectory, write_atomically
 from spin_train.errors import StoppedError
+from spin_train.processes import unlink_shared_memory
 
 __all__ = ["Progress", "Ranks"]
 
@@ -42,6 +43,8 @@ class Ranks:
             dist_backend="gloo" if on_cpu else "nccl", timeout=timeout, verbose=False
         )
         self._group = dist.new_group(backend="gloo", timeout=timeout)
+        self.barrier()  # every rank has mapped the others' buffers, so their names can go
+        unlink_shared_memory()
         self._run = run
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()

@@ -19,7 +19,12 @@ import yaml
 from spin_train.artifacts import Manifest, RunDirectory, remove_partial, write_atomically
 from spin_train.config import Config, changed_keys, load_config
 from spin_train.errors import StoppedError, UserError
-from spin_train.processes import FileLock, build_communication_op, launch_workers
+from spin_train.processes import (
+    FileLock,
+    build_communication_op,
+    launch_workers,
+    require_shared_memory,
+)
 
 __all__ = ["Stage", "WorkerError", "plan", "run"]
 
@@ -116,9 +121,10 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
         if restart_iteration:
             _forget_checkpoints(config, directory)
         manifest = Manifest(directory)
-        if all(manifest.is_complete(stage.name) for stage in plan(config)):
+        if _all_complete(manifest, config):
             return
         build_communication_op()
+        require_shared_memory(config.ranks)
         _work(config, directory, watch)
     finally:
         lock.release()
@@ -136,6 +142,19 @@ def _refuse_unknown_arguments(config: Config) -> None:
                 f"unknown key training.{unknown[0]}: neither a key of ours (spin-train keys) nor "
                 "an argument of transformers' TrainingArguments"
             )
+
+
+def _all_complete(manifest: Manifest, config: Config) -> bool:
+    """Say whether nothing is left to do; refuse to redo what later stages were made from."""
+    stages = [stage for stage in plan(config) if stage.kind != "evaluate"]
+    complete = [manifest.is_complete(stage.name) for stage in stages]
+    first = complete.index(False) if False in complete else len(stages)
+    if any(complete[first:]):
+        raise UserError(
+            f"files of {stages[first].name} are gone, but later stages were made from them: "
+            "restore them, or start in a new output_dir"
+        )
+    return all(manifest.is_complete(stage.name) for stage in plan(config))
 
 
 def _adopt_config(config: Config, directory: RunDirectory) -> None:

@@ -22,7 +22,7 @@ from spin_train.errors import StoppedError, UserError
 from spin_train.evaluation import held_out_sums, summarise
 from spin_train.generation import sample_responses, seed_of
 from spin_train.logps import Group, response_logps
-from spin_train.models import context_length, load_model, load_tokenizer, model_source, save_policy
+from spin_train.models import load_model, load_tokenizer, model_limits, model_source, save_policy
 from spin_train.objective import (
     Objective,
     control_objective,
@@ -75,9 +75,11 @@ class StageRunner:
             return [self.run.train_rows, self.run.held_out_rows, self.run.data_summary]
         if stage.kind == "generate":
             self._generate(stage.iteration)
+            self.ranks.barrier()  # all ranks' shards are there to be listed
             return list(self._shards(folder / "generations"))
         if stage.kind == "score":
             self._score(stage.iteration)
+            self.ranks.barrier()
             return list(self._shards(folder / "scored"))
         if stage.kind == "train":
             self._train(stage, folder)
@@ -104,13 +106,24 @@ class StageRunner:
     def _prepare(self) -> None:
         config = self.config
         renderer = Renderer(load_tokenizer(config), config.template)
+        context, vocabulary = model_limits(config)
         train, held_out, summary = prepare(
             config.data,
             renderer,
-            context=context_length(config),
+            context=context,
             max_new_tokens=config.generation.max_new_tokens,
             seed=config.seed,
         )
+        largest = max(
+            max(ids)
+            for record in (*train, *held_out)
+            for ids in (record.prompt_ids, record.responses[0].ids)
+        )
+        if largest >= vocabulary:
+            raise UserError(
+                f"the tokenizer gives token id {largest} and the model knows {vocabulary} ids: "
+                "they do not belong together"
+            )
         write_records(self.run.train_rows, train)
         write_records(self.run.held_out_rows, held_out)
         write_json(self.run.data_summary, {**summary, "stop_id": renderer.stop_id})
@@ -193,7 +206,7 @@ class StageRunner:
     def _train(self, stage: Stage, folder: Path) -> None:
         config = self.config
         start, records, objective, learning_rate, epochs = self._training_task(stage)
-        seed = seed_of(config.seed, "train", max(stage.iteration, -1))  # the control's order too
+        seed = seed_of(config.seed, "train", stage.iteration)  # the control's order too
         batches = MicroBatches(
             examples_of(records, objective),
             batch_size=config.training.batch_size,
@@ -225,24 +238,39 @@ class StageRunner:
         )
         set_seed(seed % 2**32)
         with _released_afterwards():
-            trainer = SpinTrainer(
-                model=load_model(start, dtype=config.training.dtype, **self._source(start)),
-                args=arguments,
-                train_dataset=batches,
-                data_collator=collate,
-                callbacks=[callback],
-                objective=objective,
-                dtype=config.training.dtype,
-                ranks=self.ranks,
-            )
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-            if callback.stopped:
-                raise StoppedError
-            state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-            if self.ranks.is_first:
-                model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-                save_policy(model, state_dict, load_tokenizer(config), folder / "policy")
-            self.ranks.barrier()
+            self._fit(start, arguments, batches, objective, callback, resume, folder / "policy")
+
+    def _fit(
+        self,
+        start: str | Path,
+        arguments: TrainingArguments,
+        batches: MicroBatches,
+        objective: Objective,
+        callback: RunCallback,
+        resume: Path | None,
+        policy: Path,
+    ) -> None:
+        """Train and save; on return nothing here holds the engine any more."""
+        trainer = SpinTrainer(
+            model=load_model(start, dtype=self.config.training.dtype, **self._source(start)),
+            args=arguments,
+            train_dataset=batches,
+            data_collator=collate,
+            callbacks=[callback],
+            objective=objective,
+            dtype=self.config.training.dtype,
+            ranks=self.ranks,
+        )
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if callback.stopped:
+            raise StoppedError
+        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if self.ranks.is_first:
+            model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+            save_policy(model, state_dict, load_tokenizer(self.config), policy)
+        self.ranks.barrier()
+        _destroy(trainer.model_wrapped)
+        trainer.accelerator.free_memory()
 
     def _training_task(
         self, stage: Stage
@@ -256,6 +284,12 @@ class StageRunner:
             return config.model, rows, sft_objective(), sft.learning_rate, sft.epochs
         shards = sorted((self.run.iteration(k) / "scored").glob("train-*.parquet"))
         records = [record for shard in shards for record in read_records(shard)]
+        expected = len(read_records(self.run.train_rows))
+        if len(records) != expected:
+            raise UserError(
+                f"{self.run.iteration(k)}/scored holds {len(records)} training rows of {expected}: "
+                "restore its shards, or start in a new output_dir"
+            )
         learning_rate, epochs = config.at("learning_rate", k), config.at("epochs", k)
         if stage.control:
             start = self.run.control(k - 1) / "policy" if k > 0 else self._opponent(0)
@@ -344,11 +378,28 @@ class StageRunner:
         return model.to(self.ranks.device).eval()
 
     def _source(self, path: str | Path) -> dict[str, Any]:
-        return model_source(self.config) if path == self.config.model else {}
+        if path == self.config.model:
+            return model_source(self.config)
+        return {"trust_remote_code": self.config.trust_remote_code}
 
 
 def _shard_name(split: str, index: int) -> str:
     return f"{split}-{index:05d}.parquet"
+
+
+def _destroy(engine: Any) -> None:
+    """End a DeepSpeed engine so that its memory can be freed."""
+    optimizer = engine.optimizer
+    engine.destroy()
+    # The optimizer keeps autograd nodes whose hooks keep it and the engine: a cycle through C++
+    # that no collection sees, of a whole model a training stage.
+    engine.optimizer = engine.basic_optimizer = engine.lr_scheduler = None
+    if optimizer is not None:
+        vars(optimizer).clear()
+    for parameter in engine.module.parameters():
+        parameter.data, parameter.grad = torch.empty(0), None
+        if hasattr(parameter, "ds_tensor"):  # this rank's part under ZeRO-3
+            parameter.ds_tensor.data = torch.empty(0)
 
 
 @contextmanager

@@ -56,6 +56,8 @@ def _walk(run: RunDirectory) -> None:
     manifest = Manifest(run)
     for stage in plan(config):
         if ranks.from_first(manifest.is_complete(stage.name)):
+            if ranks.is_first and stage.kind == "train":  # left by a kill right after the stage
+                remove_checkpoints(runner.folder(stage) / "checkpoints")
             continue
         started = time.monotonic()
         progress.report(stage.name, 0, 1)

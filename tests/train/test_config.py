@@ -75,6 +75,17 @@ def test_an_exponent_without_a_point_is_a_number(tmp_path):
     assert load_config(path).at("learning_rate", 0) == 5e-7
 
 
+def test_an_exponent_without_a_point_is_a_number_in_passed_through_arguments_too(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST) + "training: {adam_epsilon: 1e-8}\n")
+    extra = load_config(path, ["training.max_grad_norm=1e-1"]).training.model_extra
+    assert extra == {"adam_epsilon": 1e-8, "max_grad_norm": 0.1}
+
+
+def test_control_is_for_spin_alone():
+    assert "spin alone" in refusal({"algorithm": "tspin", "control": True})
+
+
 def test_overrides_reach_nested_keys(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(SMALLEST))

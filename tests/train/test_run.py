@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +34,10 @@ def finished(tmp_path_factory):
     """A SPIN run: SFT, two iterations with mixing, the control, two ranks, ZeRO-2."""
     folder = tmp_path_factory.mktemp("finished")
     config = make_config(folder, ranks=2, zero_stage=2, mixing=1, control=True)
+    before = set(Path("/dev/shm").glob("deepspeed_*"))
     out = succeed("run", config)
+    left = sorted(map(str, set(Path("/dev/shm").glob("deepspeed_*")) - before))
+    (folder / "shared_memory.json").write_text(json.dumps(left))
     return folder, config, out
 
 
@@ -53,6 +57,11 @@ def test_policy_holds_weights_config_and_tokenizer_and_loads(finished):
     _, report = AutoModelForCausalLM.from_pretrained(policy, output_loading_info=True)
     assert not any(report.values())
     assert AutoTokenizer.from_pretrained(policy).eos_token == "<eos>"
+
+
+def test_a_run_leaves_no_shared_memory_behind(finished):
+    """DeepSpeed's buffers, 66 MiB a rank, would fill it run by run."""
+    assert json.loads((finished[0] / "shared_memory.json").read_text()) == []
 
 
 def test_every_stage_is_in_the_manifest(finished):
@@ -296,3 +305,15 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path):
     assert "another run" in refused("run", config)
     first.kill()
     first.communicate()
+
+
+def test_a_policy_that_later_stages_were_made_from_is_not_made_anew(finished, tmp_path):
+    shutil.copytree(finished[0] / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "iter0" / "policy")
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").write_text(
+        text.replace(str(finished[0] / "run"), str(tmp_path / "run"))
+    )
+    line = refused("run", tmp_path / "run" / "config.yaml")
+    assert "iter0/train" in line
+    assert "restore" in line
