@@ -158,7 +158,8 @@ def _all_complete(manifest: Manifest, config: Config) -> bool:
 
 
 def _adopt_config(config: Config, directory: RunDirectory) -> None:
-    if directory.config.is_file():
+    # Until a stage is complete nothing rests on the old configuration, be it a mistake.
+    if directory.config.is_file() and Manifest(directory).content["stages"]:
         changes = changed_keys(load_config(directory.config), config)
         if changes:
             raise UserError(

@@ -215,6 +215,11 @@ class StageRunner:
             epochs=epochs,
             seed=seed,
         )
+        if batches.steps == 1 and config.training.warmup_steps > 0:
+            raise UserError(
+                f"{stage.name} would be one optimiser step, and warm-up gives the first a learning "
+                "rate of 0: lower training.batch_size, raise epochs, or set training.warmup_steps=0"
+            )
         checkpoints = folder / "checkpoints"
         resume = None
         if self.ranks.is_first:

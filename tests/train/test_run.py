@@ -241,6 +241,10 @@ def test_bad_rows_and_missing_files_are_one_line(tmp_path):
     assert f"{rows}, line 61" in refused("run", config)
     rows.unlink()
     assert str(rows) in refused("run", config)
+    rows.write_text(good)
+    # Nothing was complete, so another configuration may take the directory over.
+    line = refused("run", config, "training.batch_size=1000")
+    assert "warm-up" in line
     assert "no config file" in refused("run", tmp_path / "missing.yaml")
 
 
