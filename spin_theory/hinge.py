@@ -5,7 +5,7 @@ from torch import Tensor
 
 from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = ["hinge_minimum"]
+__all__ = ["chain_potentials", "hinge_bound", "hinge_minimum"]
 
 
 def hinge_minimum(data: TabularPolicy, opponent: TabularPolicy) -> tuple[Tensor, Tensor]:
@@ -53,22 +53,115 @@ def hinge_minimum(data: TabularPolicy, opponent: TabularPolicy) -> tuple[Tensor,
     order = log_ratios.argsort(dim=-1, stable=True)
     values, advantages = [], torch.zeros_like(log_ratios)
     for row, ranking in enumerate(order):
-        value, starts = _shortest_chain(
+        cost, starts = _shortest_chain(
             data.probs[row, ranking].detach(), opponent.probs[row, ranking].detach()
         )
-        values.append(value)
+        values.append(cost[-1])
         for start in starts:
             advantages[row, ranking[start:]] += 1
     return torch.stack(values), advantages
 
 
-def _shortest_chain(real: Tensor, generated: Tensor) -> tuple[Tensor, list[int]]:
-    """Best chain of prefixes of sorted (Y,) probabilities: its cost, and where levels start."""
-    responses = real.numel()
+def chain_potentials(data: TabularPolicy, opponent: TabularPolicy) -> Tensor:
+    """Cost of the best chain up to each prefix: the dual solution of :func:`hinge_minimum`.
+
+    Parameters
+    ----------
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data(y|x) and p_t(y|x).
+
+    Returns
+    -------
+    Tensor, shape (X, Y + 1)
+        Potential of each prefix of the order of p_data/p_t, the empty one first.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> data = TabularPolicy.from_probs([[0.9, 0.1]])
+    >>> chain_potentials(data, TabularPolicy.from_probs([[0.2, 0.8]]))
+    tensor([[0.0000, 0.1000, 0.3000]], dtype=torch.float64)
+    """
+    real, generated = _ranked(data, opponent)
+    return torch.stack(
+        [_shortest_chain(*tables)[0] for tables in zip(real, generated, strict=True)]
+    )
+
+
+def hinge_bound(data: TabularPolicy, opponent: TabularPolicy, potentials: Tensor) -> Tensor:
+    r"""Lower bound of the expected hinge that any potentials prove.
+
+    Parameters
+    ----------
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data(y|x) and p_t(y|x).
+    potentials : Tensor, shape (X, Y + 1)
+        Any number for each prefix, as of :func:`chain_potentials`, which give the tight bound.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        A number that no advantages go below, whoever made the potentials.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or the potentials are not one more than the responses.
+
+    Notes
+    -----
+    For any :math:`f`, :math:`\max(0, 1 - f + f') = \int 1[f < t] \, 1[f' \ge t - 1] \, dt`,
+    so the objective is an average of chain costs over the offset of t, and no chain of sets is
+    cheaper than the best chain of prefixes (:func:`hinge_minimum`). A step from prefix a to b
+    costs :math:`c_{ab} = p_{data}(S_b) [1 - p_t(S_a)]`; if no step is cheaper than the rise of
+    the potential, none of the chains is cheaper than its whole rise. A violation v is taken off
+    for each of at most Y steps. This is the dual of the shortest path's linear programme.
+
+    Examples
+    --------
+    >>> data = TabularPolicy.from_probs([[0.9, 0.1]])
+    >>> opponent = TabularPolicy.from_probs([[0.2, 0.8]])
+    >>> hinge_bound(data, opponent, torch.tensor([[0.0, 0.0, 0.18]], dtype=torch.float64))
+    tensor([0.1800], dtype=torch.float64)
+    """
+    real, generated = _ranked(data, opponent)
+    prompts, responses = real.shape
+    if tuple(potentials.shape) != (prompts, responses + 1):
+        raise ValueError(
+            f"potentials must have shape {(prompts, responses + 1)}, got {tuple(potentials.shape)}"
+        )
+    bounds = []
+    for row in range(prompts):
+        below, above = _masses(real[row], generated[row])
+        rises = potentials[row][None, :] - potentials[row][:, None]  # [a, b]
+        violation = (rises - above[:, None] * below[None, :]).triu(diagonal=1).max().clamp(min=0)
+        bounds.append(potentials[row, -1] - potentials[row, 0] - responses * violation)
+    return torch.stack(bounds)
+
+
+def _ranked(data: TabularPolicy, opponent: TabularPolicy) -> tuple[Tensor, Tensor]:
+    """Both tables' probabilities (X, Y) in the order of p_data/p_t."""
+    require_same_shape(data=data, opponent=opponent)
+    order = (data.log_probs - opponent.log_probs).detach().argsort(dim=-1, stable=True)
+    return data.probs.detach().gather(-1, order), opponent.probs.detach().gather(-1, order)
+
+
+def _masses(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    """p_data of each prefix and p_t of the rest, (Y + 1,) each."""
     zero = real.new_zeros(1)
-    real_below = torch.cat([zero, real.cumsum(0)])  # p_data of each prefix
-    generated_above = torch.cat([generated.flip(0).cumsum(0).flip(0), zero])  # p_t of the rest
-    cost = torch.cat([zero, real.new_full((responses,), torch.inf)])
+    real_below = torch.cat([zero, real.cumsum(0)])
+    return real_below, torch.cat([generated.flip(0).cumsum(0).flip(0), zero])
+
+
+def _shortest_chain(real: Tensor, generated: Tensor) -> tuple[Tensor, list[int]]:
+    """Best chain of prefixes of sorted (Y,) probabilities: costs of all, and levels' starts."""
+    responses = real.numel()
+    real_below, generated_above = _masses(real, generated)
+    cost = torch.cat([real.new_zeros(1), real.new_full((responses,), torch.inf)])
     previous = [0] * (responses + 1)
     for end in range(1, responses + 1):
         candidates = cost[:end] + real_below[end] * generated_above[:end]
@@ -78,4 +171,4 @@ def _shortest_chain(real: Tensor, generated: Tensor) -> tuple[Tensor, list[int]]
     while previous[end] > 0:
         end = previous[end]
         starts.append(end)
-    return cost[responses], starts
+    return cost, starts

@@ -14,7 +14,13 @@ from spin_theory.losses import penalty_named, require_beta
 from spin_theory.pair_sums import dense_expected_penalty, expected_penalty
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
 
-__all__ = ["optimal_value", "optimality_gap", "spin_objective", "tspin_objective"]
+__all__ = [
+    "average_penalty",
+    "optimal_value",
+    "optimality_gap",
+    "spin_objective",
+    "tspin_objective",
+]
 
 DENSE_PAIRS = 2**18
 """Pairs up to which the matrix of all margins is faster than going without it."""
@@ -76,7 +82,9 @@ def spin_objective(
     require_same_shape(policy=policy, opponent=opponent, data=data)
     require_beta(beta)
     advantages = beta * (policy.log_probs - opponent.log_probs)
-    per_prompt = _expected_penalty(advantages, data.log_probs, opponent.log_probs, loss_type)
+    per_prompt = average_penalty(
+        advantages, data.log_probs, opponent.log_probs, loss_type=loss_type
+    )
     return prompt_average(per_prompt, prompt_probs)
 
 
@@ -139,8 +147,8 @@ def tspin_objective(
     if not 0 <= history_weight < math.inf:
         raise ValueError(f"history_weight must be finite and >= 0, got {history_weight!r}")
     scores = beta * policy.log_probs
-    current = _expected_penalty(scores, data.log_probs, opponent.log_probs, loss_type)
-    historical = _expected_penalty(scores, opponent.log_probs, initial.log_probs, loss_type)
+    current = average_penalty(scores, data.log_probs, opponent.log_probs, loss_type=loss_type)
+    historical = average_penalty(scores, opponent.log_probs, initial.log_probs, loss_type=loss_type)
     return prompt_average(current + history_weight * historical, prompt_probs)
 
 
@@ -195,7 +203,9 @@ def optimal_value(
     if loss_type == "logistic":
         # log 2 - JS(P, Q) = E_P log[(P + Q)/P]: the expected penalty where f = log(p_data/p_t).
         log_ratios = data.log_probs - opponent.log_probs
-        values = _expected_penalty(log_ratios, data.log_probs, opponent.log_probs, loss_type)
+        values = average_penalty(
+            log_ratios, data.log_probs, opponent.log_probs, loss_type=loss_type
+        )
     elif loss_type == "exponential":
         values = bhattacharyya(data, opponent).square()
     elif loss_type == "hinge":
@@ -279,10 +289,28 @@ def _pairwise(scores: Tensor) -> Tensor:
     return scores[:, :, None] - scores[:, None, :]
 
 
-def _expected_penalty(
-    scores: Tensor, log_real: Tensor, log_generated: Tensor, loss_type: str
+def average_penalty(
+    scores: Tensor, log_real: Tensor, log_generated: Tensor, *, loss_type: str
 ) -> Tensor:
-    """Average the penalty at scores(y) - scores(y') over y, y' independent: (X,)."""
+    """Average the penalty over pairs: :func:`expected_penalty`, or dense where that is faster.
+
+    Parameters
+    ----------
+    scores, log_real, log_generated : Tensor, shape (X, Y)
+        As for :func:`expected_penalty`.
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}
+        The penalty.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        The expected penalty of each prompt, differentiable in the scores.
+
+    Raises
+    ------
+    ValueError
+        As :func:`expected_penalty`.
+    """
     penalty_named(loss_type)
     prompts, responses = scores.shape
     small = prompts * responses**2 <= DENSE_PAIRS

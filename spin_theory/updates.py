@@ -1,31 +1,35 @@
 """One iteration of SPIN on tables: in closed form, and by minimising the objective."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from spin_theory.hinge import hinge_minimum
-from spin_theory.losses import penalty_named, require_beta
-from spin_theory.objectives import optimal_value, optimality_gap, spin_objective
-from spin_theory.policies import TabularPolicy, prompt_weights, require_same_shape
+from spin_theory.certificates import Certificate, certify, hinge_programme
+from spin_theory.hinge import chain_potentials, hinge_bound, hinge_minimum
+from spin_theory.inner_problems import InnerProblem
+from spin_theory.losses import require_beta
+from spin_theory.newton import Stationary, newton
+from spin_theory.objectives import optimal_value, optimality_gap
+from spin_theory.policies import (
+    TabularPolicy,
+    prompt_average,
+    prompt_weights,
+)
 
 __all__ = [
     "Minimum",
     "Update",
+    "closed_form",
     "closed_form_update",
     "minimise",
+    "minimise_problem",
     "minimiser_update",
     "opponent_update",
+    "solve",
 ]
-
-MAX_STEPS = 2000  # Newton takes about one step per nat of log-ratio: 59 at probabilities of 1e-12
-LARGEST_STEP = 3.0  # of a margin in one step, in nats; undamped steps stay below it in practice
-STEP_TOLERANCE = 1e-10  # of a margin, in nats; convergence is quadratic, so the next is rounding
-STALL = 1e-3  # nats; a step below it that does not halve the last one moves by rounding alone
 
 
 class Update(Protocol):
@@ -131,21 +135,64 @@ def closed_form_update(
     >>> closed_form_update(opponent, data, beta=2.0).probs  # odds 4 ** (1/2) = 2
     tensor([[0.6667, 0.3333]], dtype=torch.float64)
     """
-    require_same_shape(opponent=opponent, data=data)
-    penalty_named(loss_type)
-    if loss_type == "hinge":
+    return closed_form(
+        InnerProblem(
+            data=data, sampler=opponent, reference=opponent, beta=beta, loss_type=loss_type
+        )
+    )
+
+
+def closed_form(problem: InnerProblem) -> TabularPolicy:
+    r"""Global minimiser of an iteration's objective in closed form.
+
+    Parameters
+    ----------
+    problem : InnerProblem
+        Logistic or exponential, without a history term.
+
+    Returns
+    -------
+    TabularPolicy
+        :math:`p \propto p_{ref} (p_{data}/s)^{1/\beta}` for the logistic penalty, s the sampler
+        and p_ref left out where there is no reference; :math:`1/(2\beta)` for the exponential.
+
+    Raises
+    ------
+    ValueError
+        If the penalty has no closed form or the history weight is positive.
+
+    Notes
+    -----
+    The penalty decides on the scores: the logistic is least at :math:`f = \log(p_{data}/s)`,
+    pair by pair, the exponential at half of it (Cauchy-Schwarz). What the scores are, beta times
+    log-ratios or log-probs, decides on the policy. SPIN: Theorem 5.4 of [1]_. T-SPIN without
+    history: :math:`\pi_{t+1} \propto (p_{data}/\pi_t)^{1/\alpha}`.
+
+    References
+    ----------
+    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
+       Language Models", ICML 2024, arXiv:2401.01335v3.
+
+    Examples
+    --------
+    >>> data, half = (TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.8, 0.5))
+    >>> closed_form(InnerProblem(data=data, sampler=half, reference=None, beta=2.0)).probs
+    tensor([[0.6667, 0.3333]], dtype=torch.float64)
+    """
+    if problem.loss_type == "hinge":
         raise ValueError(
             "loss_type hinge has no closed form: its minimiser solves a linear "
             "programme; use minimise"
         )
-    if loss_type == "correlation":
+    if problem.loss_type == "correlation":
         raise ValueError(
             "loss_type correlation has no closed form: its objective is unbounded "
             "below unless the opponent is the data"
         )
-    exponent = 1.0 if loss_type == "logistic" else 0.5
-    advantages = exponent * (data.log_probs - opponent.log_probs)
-    return opponent_update(opponent, advantages, beta=beta)
+    if problem.history_weight > 0:
+        raise ValueError("history_weight > 0 has no closed form; use minimise_problem")
+    exponent = 1.0 if problem.loss_type == "logistic" else 0.5
+    return problem.policy(exponent * (problem.data.log_probs - problem.sampler.log_probs))
 
 
 @dataclass(frozen=True)
@@ -215,10 +262,9 @@ def minimise(
     Notes
     -----
     In the advantages :math:`f = \beta \log(p_\theta/p_t)` the normaliser cancels and the
-    objective is convex. Logistic and exponential: Newton's method from f = 0, scaled by the
-    Hessian's diagonal; the pairs y = y' are left out of the gradient, where they would cancel
-    and cost digits. It knows the penalties' derivatives and no closed form. Hinge: a shortest
-    path, see :func:`hinge_minimum`.
+    objective is convex. Logistic and exponential by :func:`newton` from f = 0, which knows no
+    closed form; hinge by a shortest path, :func:`hinge_minimum`, with the bound that its dual
+    proves, :func:`hinge_bound`.
 
     Examples
     --------
@@ -229,43 +275,76 @@ def minimise(
     >>> minimum.gap < 1e-20
     True
     """
-    require_same_shape(opponent=opponent, data=data)
-    require_beta(beta)
-    penalty_named(loss_type)
-    log_real, log_generated = data.log_probs.detach(), opponent.log_probs.detach()
-    steps, gradient = 0, torch.zeros_like(log_real)
+    problem = InnerProblem(
+        data=data, sampler=opponent, reference=opponent, beta=beta, loss_type=loss_type
+    )
     if loss_type == "hinge":
-        _, advantages = hinge_minimum(data, opponent)
-        gradient.fill_(math.nan)
-    elif loss_type == "correlation":
-        if not torch.equal(log_real, log_generated):
-            raise ValueError(
-                "loss_type correlation has no minimum: its objective is unbounded "
-                "below unless the opponent is the data"
-            )
-        advantages = torch.zeros_like(log_real)
-    elif log_real.shape[-1] == 1:  # one response: there is one policy
-        advantages = torch.zeros_like(log_real)
+        _, scores = hinge_minimum(data, opponent)
+        solution = Stationary(scores, torch.full_like(scores, math.nan), steps=0)
     else:
-        advantages, steps = _newton(log_real, log_generated, loss_type)
-        log_pull, _ = _log_derivatives(advantages, log_real, log_generated, loss_type)
-        gradient = beta * (log_pull.exp().sum(dim=-2) - log_pull.exp().sum(dim=-1))
-    policy = opponent_update(TabularPolicy(log_generated), advantages, beta=beta)
-    objective, gap = (
-        measure(policy, opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs)
-        for measure in (spin_objective, optimality_gap)
+        solution = _stationary(problem)
+    policy = problem.policy(solution.scores)
+    gap = optimality_gap(
+        policy, opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
     )
-    least = optimal_value(opponent, data, loss_type=loss_type, prompt_probs=prompt_probs)
-    return Minimum(
-        policy=policy,
-        objective=float(objective),
-        lower_bound=float(least),
-        gap=float(gap),
-        gradient_norm=float(
-            (prompt_weights(log_real.shape[0], prompt_probs)[:, None] * gradient).norm()
-        ),
-        steps=steps,
-    )
+    if loss_type == "hinge":
+        proven = hinge_bound(data, opponent, chain_potentials(data, opponent))
+        least = prompt_average(proven, prompt_probs)
+    else:
+        least = optimal_value(opponent, data, loss_type=loss_type, prompt_probs=prompt_probs)
+    return _minimum(problem, solution, least, gap, prompt_probs)
+
+
+def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = None) -> Minimum:
+    r"""Minimise any iteration's objective over all policies, and certify the minimum.
+
+    Parameters
+    ----------
+    problem : InnerProblem
+        SPIN's, a variant's or T-SPIN's inner problem.
+    prompt_probs : Tensor, shape (X,), optional
+        Distribution q(x) that objective, bound, gap and gradient are averaged over; uniform by
+        default.
+
+    Returns
+    -------
+    Minimum
+        The policy and its certificate, by :func:`certify`.
+
+    Raises
+    ------
+    ValueError
+        If `prompt_probs` is not a distribution, the objective is unbounded below (correlation),
+        or HiGHS resolves the hinge's weights no more.
+
+    Notes
+    -----
+    Logistic and exponential by :func:`newton`, hinge by :func:`hinge_programme`.
+
+    Examples
+    --------
+    >>> data, opponent = (TabularPolicy.random(1, 4, seed=seed) for seed in (0, 1))
+    >>> tspin = InnerProblem(
+    ...     data=data, sampler=opponent, reference=None, beta=1.0, initial=opponent,
+    ...     history_weight=0.1,
+    ... )
+    >>> minimise_problem(tspin).gap < 1e-20
+    True
+    """
+    log_weights = problem.log_pair_weights().detach()
+    if problem.loss_type == "hinge":
+        scores, flows = hinge_programme(log_weights)
+        solution = Stationary(scores, torch.full_like(scores, math.nan), steps=0)
+        proof = certify(log_weights, scores, loss_type="hinge", flows=flows)
+    elif problem.loss_type == "correlation":
+        solution = _stationary(problem)
+        value = problem.score_values(solution.scores)
+        proof = Certificate(lower_bound=value, gap=torch.zeros_like(value))
+    else:
+        solution = _stationary(problem)
+        proof = certify(log_weights, solution.scores, loss_type=problem.loss_type)
+    least, gap = (prompt_average(part, prompt_probs) for part in (proof.lower_bound, proof.gap))
+    return _minimum(problem, solution, least, gap, prompt_probs)
 
 
 def minimiser_update(
@@ -299,63 +378,78 @@ def minimiser_update(
     >>> minimiser_update(opponent, data, beta=1.0, loss_type="exponential").probs
     tensor([[0.6667, 0.3333]], dtype=torch.float64)
     """
-    return minimise(opponent, data, beta=beta, loss_type=loss_type).policy
+    return solve(
+        InnerProblem(
+            data=data, sampler=opponent, reference=opponent, beta=beta, loss_type=loss_type
+        )
+    )
 
 
-def _newton(log_real: Tensor, log_generated: Tensor, loss_type: str) -> tuple[Tensor, int]:
-    """Advantages (X, Y) that minimise the expected penalty, from 0, and the steps taken."""
-    advantages = torch.zeros_like(log_real)
-    furthest, steps = math.inf, 0
-    while steps < MAX_STEPS and furthest > STEP_TOLERANCE:
-        direction = _newton_direction(advantages, log_real, log_generated, loss_type)
-        reach = direction.amax(dim=-1, keepdim=True) - direction.amin(dim=-1, keepdim=True)
-        advantages = advantages + direction * (LARGEST_STEP / reach).clamp(max=1)
-        steps, before, furthest = steps + 1, furthest, float(reach.max())
-        if before < STALL and furthest > before / 2:  # quadratic no more: rounding is left
-            break
-    return advantages - advantages.mean(dim=-1, keepdim=True), steps
+def solve(problem: InnerProblem) -> TabularPolicy:
+    """Policy that minimises an iteration's objective, without a certificate.
+
+    Parameters
+    ----------
+    problem : InnerProblem
+        SPIN's, a variant's or T-SPIN's inner problem.
+
+    Returns
+    -------
+    TabularPolicy
+        The minimiser; all prompts at once.
+
+    Raises
+    ------
+    ValueError
+        As :func:`minimise_problem`.
+
+    Examples
+    --------
+    >>> data, opponent = (TabularPolicy.random(1, 4, seed=seed) for seed in (0, 1))
+    >>> problem = InnerProblem(data=data, sampler=opponent, reference=opponent, beta=1.0)
+    >>> torch.allclose(solve(problem).probs, data.probs)  # beta = 1: one step to the data
+    True
+    """
+    if problem.loss_type != "hinge":
+        return problem.policy(_stationary(problem).scores)
+    if problem.history_weight == 0:
+        return problem.policy(hinge_minimum(problem.data, problem.sampler)[1])
+    return problem.policy(hinge_programme(problem.log_pair_weights())[0])
 
 
-def _newton_direction(
-    advantages: Tensor, log_real: Tensor, log_generated: Tensor, loss_type: str
-) -> Tensor:
-    """Solve Hessian * direction = -gradient, scaled so that the Hessian's diagonal is 1."""
-    log_pull, log_curvature = _log_derivatives(advantages, log_real, log_generated, loss_type)
-    log_curvature = torch.logaddexp(log_curvature, log_curvature.mT)
-    log_scale = -torch.logsumexp(log_curvature, dim=-1, keepdim=True) / 2  # (X, Y, 1)
-    pulls = (log_pull + log_scale).exp()  # scaled by the row's response: each y is pulled up ...
-    pushes = (log_pull.mT + log_scale).exp()  # ... as real and pushed down as generated
-    negative_gradient = (pulls - pushes).sum(dim=-1, keepdim=True)
-    laplacian = -(log_curvature + log_scale + log_scale.mT).exp()
-    laplacian.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-    # Constants per prompt are free: the null vector, scaled, gets eigenvalue 1 instead of 0.
-    free = torch.softmax(-2 * log_scale, dim=-2).sqrt()  # unit norm
-    solution = torch.cholesky_solve(negative_gradient, _cholesky(laplacian + free @ free.mT))
-    return (log_scale.exp() * solution).squeeze(-1)
+def _stationary(problem: InnerProblem) -> Stationary:
+    """Where the gradient in the scores is zero, for the penalties that have one."""
+    if problem.loss_type != "correlation":
+        solution = newton(problem.log_pair_weights(), loss_type=problem.loss_type)
+        return replace(solution, gradient=problem.beta * solution.gradient)
+    # Linear in the scores: the slope, exactly 0 where the tables are equal.
+    gradient = problem.sampler.probs - problem.data.probs
+    if problem.history_weight > 0 and problem.initial is not None:
+        history = problem.initial.probs - problem.sampler.probs
+        gradient = gradient + problem.history_weight * history
+    gradient = gradient.detach()
+    if bool((gradient != 0).any()):
+        raise ValueError(
+            "loss_type correlation has no minimum: its objective is unbounded below unless the "
+            "opponent is the data; see descending_ray"
+        )
+    return Stationary(torch.zeros_like(gradient), problem.beta * gradient, steps=0)
 
 
-def _log_derivatives(
-    advantages: Tensor, log_real: Tensor, log_generated: Tensor, loss_type: str
-) -> tuple[Tensor, Tensor]:
-    """Log of P(y, y') |l'(margin)| and of P(y, y') l''(margin), each (X, Y, Y); y = y' left out."""
-    margins = advantages[:, :, None] - advantages[:, None, :]
-    log_weights = log_real[:, :, None] + log_generated[:, None, :]
-    log_weights.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
-    if loss_type == "exponential":
-        return log_weights - margins, log_weights - margins
-    # l' = -sigma(-t), l'' = sigma(t) sigma(-t); autograd's l'' is 0 from t = 37 on.
-    log_pull = log_weights + logsigmoid(-margins)
-    return log_pull, log_pull + logsigmoid(margins)
-
-
-def _cholesky(matrices: Tensor) -> Tensor:
-    """Cholesky factor; ridges grow from rounding until it exists: they slow Newton, no more."""
-    ridge = 0.0
-    while ridge <= 1:
-        eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
-        factor: Tensor
-        factor, info = torch.linalg.cholesky_ex(matrices + ridge * eye)
-        if not bool(info.any()):
-            return factor
-        ridge = max(100 * ridge, torch.finfo(matrices.dtype).eps * matrices.shape[-1])
-    raise AssertionError("a matrix whose diagonal is 1 or more, plus 1, has a Cholesky factor")
+def _minimum(
+    problem: InnerProblem,
+    solution: Stationary,
+    least: Tensor,
+    gap: Tensor,
+    prompt_probs: Tensor | None,
+) -> Minimum:
+    policy = problem.policy(solution.scores)
+    weights = prompt_weights(len(policy.log_probs), prompt_probs)[:, None]
+    return Minimum(
+        policy=policy,
+        objective=float(prompt_average(problem.values(policy), prompt_probs)),
+        lower_bound=float(least),
+        gap=float(gap),
+        gradient_norm=float((weights * solution.gradient).norm()),
+        steps=solution.steps,
+    )

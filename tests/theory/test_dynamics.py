@@ -7,7 +7,7 @@ from spin_theory import (
     TabularPolicy,
     js,
     kl,
-    minimiser_update,
+    minimiser,
     multiplier,
     play,
     predicted_policy,
@@ -37,13 +37,13 @@ def test_iterates_are_where_the_closed_form_predicts(loss_type, policies, betas)
 def test_playing_by_the_minimiser_gives_the_same_game(policies, beta):
     start, data = policies
     exact = play(start, data, beta=beta, iterations=3)
-    searched = play(start, data, beta=beta, iterations=3, update=minimiser_update)
+    searched = play(start, data, beta=beta, iterations=3, solver=minimiser)
     for left, right in zip(exact.policies, searched.policies, strict=True):
         assert tv(left, right).max() <= 1e-12
 
 
 def test_the_hinge_game_is_played_by_the_minimiser():
-    game = play(START, DATA, beta=1.0, iterations=2, loss_type="hinge", update=minimiser_update)
+    game = play(START, DATA, beta=1.0, iterations=2, loss_type="hinge", solver=minimiser)
     assert len(game.policies) == 3
 
 

@@ -204,7 +204,7 @@ def test_an_unnormalised_update_is_refused_and_would_be_seen():
 
 def test_theorem_5_4_says_no_where_the_minimiser_is_not_certified(monkeypatch):
     # an update that agrees with a minimiser that stopped too early proves nothing
-    monkeypatch.setattr("spin_theory.updates.MAX_STEPS", 3)
+    monkeypatch.setattr("spin_theory.newton.MAX_STEPS", 3)
     data, opponent = (TabularPolicy.random(1, 6, seed=seed) for seed in (0, 1))
     evidence = check_theorem_5_4(data, opponent, beta=1.0, update=minimiser_update)
     assert evidence.residual == 0

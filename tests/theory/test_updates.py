@@ -83,7 +83,7 @@ def test_certificates_bound_the_objective(policies, beta):
 
 
 def test_the_gradient_norm_is_that_of_the_objective_in_the_logits(monkeypatch):
-    monkeypatch.setattr("spin_theory.updates.MAX_STEPS", 1)  # stop where it is not zero
+    monkeypatch.setattr("spin_theory.newton.MAX_STEPS", 1)  # stop where it is not zero
     opponent, data = (TabularPolicy.random(2, 4, seed=seed, smallest=0.1) for seed in (0, 1))
     weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
     minimum = minimise(opponent, data, beta=2.0, prompt_probs=weights)

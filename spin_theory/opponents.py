@@ -1,0 +1,197 @@
+"""Whom the policy plays against: SPIN's last iterate, and the published variations on it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from spin_theory.policies import TabularPolicy, require_same_shape
+
+__all__ = [
+    "Opponent",
+    "OpponentRule",
+    "average_of_iterates",
+    "geometric_mixture",
+    "last_iterate",
+    "mixed_samples",
+    "without_reference",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Opponent:
+    """What the opponent contributes to one iteration.
+
+    Attributes
+    ----------
+    sampler : TabularPolicy, shape (X, Y)
+        Who generates y'.
+    reference : TabularPolicy, shape (X, Y), or None
+        Denominator of the log-ratios; None where the score is the log-prob itself.
+    """
+
+    sampler: TabularPolicy
+    reference: TabularPolicy | None
+
+
+OpponentRule = Callable[[Sequence[TabularPolicy]], Opponent]
+"""From all iterates so far, p_0 first, to the opponent."""
+
+
+def last_iterate(policies: Sequence[TabularPolicy]) -> Opponent:
+    """SPIN's opponent: the last iterate, as sampler and as denominator.
+
+    Parameters
+    ----------
+    policies : sequence of TabularPolicy
+        p_0, ..., p_t; at least one.
+
+    Returns
+    -------
+    Opponent
+        p_t twice.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> last_iterate([half]).sampler is half
+    True
+    """
+    return Opponent(sampler=policies[-1], reference=policies[-1])
+
+
+def without_reference(policies: Sequence[TabularPolicy]) -> Opponent:
+    """T-SPIN's opponent: the last iterate generates, and there is no denominator.
+
+    Parameters
+    ----------
+    policies : sequence of TabularPolicy
+        pi_0, ..., pi_t; at least one.
+
+    Returns
+    -------
+    Opponent
+        pi_t, and no reference.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> without_reference([half]).reference is None
+    True
+    """
+    return Opponent(sampler=policies[-1], reference=None)
+
+
+def mixed_samples(policies: Sequence[TabularPolicy], *, earlier: int = 1) -> Opponent:
+    """Let the last iterates generate together, as in the official runs of SPIN.
+
+    Parameters
+    ----------
+    policies : sequence of TabularPolicy
+        p_0, ..., p_t; at least one.
+    earlier : int, default 1
+        How many iterates before the last also generate, as far as there are any.
+
+    Returns
+    -------
+    Opponent
+        The average of p_t, ..., p_{t - earlier} generates; the denominator is p_t.
+
+    Raises
+    ------
+    ValueError
+        If `earlier` is negative.
+
+    Examples
+    --------
+    >>> policies = [TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.2, 0.6)]
+    >>> mixed_samples(policies).sampler.probs
+    tensor([[0.4000, 0.6000]], dtype=torch.float64)
+    """
+    if earlier < 0:
+        raise ValueError(f"earlier must be >= 0, got {earlier!r}")
+    return Opponent(sampler=_average(policies[-1 - earlier :]), reference=policies[-1])
+
+
+def average_of_iterates(policies: Sequence[TabularPolicy]) -> Opponent:
+    """Fictitious play: the average of all iterates, as sampler and as denominator.
+
+    Parameters
+    ----------
+    policies : sequence of TabularPolicy
+        p_0, ..., p_t; at least one.
+
+    Returns
+    -------
+    Opponent
+        The average of all, twice.
+
+    Notes
+    -----
+    The fictitious play of [1]_.
+
+    References
+    ----------
+    .. [1] Alami et al., "Investigating Regularization of Self-Play Language Models",
+       arXiv:2404.04291.
+
+    Examples
+    --------
+    >>> policies = [TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.2, 0.6)]
+    >>> average_of_iterates(policies).reference.probs
+    tensor([[0.4000, 0.6000]], dtype=torch.float64)
+    """
+    average = _average(policies)
+    return Opponent(sampler=average, reference=average)
+
+
+def geometric_mixture(policies: Sequence[TabularPolicy], *, base_weight: float = 0.5) -> Opponent:
+    r"""Opponent held near the initial policy by a geometric mixture.
+
+    Parameters
+    ----------
+    policies : sequence of TabularPolicy
+        p_0, ..., p_t; at least one.
+    base_weight : float, default 0.5
+        Weight w of the initial policy, in [0, 1], no unit.
+
+    Returns
+    -------
+    Opponent
+        :math:`\propto p_t^{1 - w} \, p_0^w`, as sampler and as denominator.
+
+    Raises
+    ------
+    ValueError
+        If `base_weight` is not in [0, 1].
+
+    Notes
+    -----
+    The regularised opponent of [1]_: a KL penalty towards p_0, inside the loss.
+
+    References
+    ----------
+    .. [1] Alami et al., "Investigating Regularization of Self-Play Language Models",
+       arXiv:2404.04291.
+
+    Examples
+    --------
+    >>> policies = [TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.5, 0.9)]
+    >>> geometric_mixture(policies).sampler.probs  # odds sqrt(1 * 9)
+    tensor([[0.7500, 0.2500]], dtype=torch.float64)
+    """
+    if not 0 <= base_weight <= 1:
+        raise ValueError(f"base_weight must be in [0, 1], got {base_weight!r}")
+    first, last = policies[0].log_probs, policies[-1].log_probs
+    mixture = TabularPolicy.from_logits((1 - base_weight) * last + base_weight * first)
+    return Opponent(sampler=mixture, reference=mixture)
+
+
+def _average(policies: Sequence[TabularPolicy]) -> TabularPolicy:
+    """Arithmetic mixture with equal weights."""
+    if len(policies) == 1:
+        return policies[0]
+    require_same_shape(**{f"p_{index}": policy for index, policy in enumerate(policies)})
+    tables = torch.stack([policy.log_probs for policy in policies])
+    return TabularPolicy(torch.logsumexp(tables, dim=0) - math.log(len(policies)))
