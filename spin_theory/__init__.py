@@ -1,12 +1,42 @@
 """The theory of self-play fine-tuning on tables: every number exact, every claim a check."""
 
 from spin_theory.certificates import Certificate, Ray, certify, descending_ray, hinge_programme
-from spin_theory.divergences import bhattacharyya, chi_square, entropy, js, kl, tv
+from spin_theory.divergences import bhattacharyya, chi_square, entropy, js, kl, renyi, tv
 from spin_theory.dynamics import Game, multiplier, play, predicted_policy
+from spin_theory.evidence import Evidence
+from spin_theory.families import (
+    check_fixed_point_is_sft,
+    check_log_linear_necessity,
+    check_quantised_necessity,
+)
+from spin_theory.game_claims import (
+    check_averaged_play,
+    check_geometric_mixture,
+    check_iterates,
+    check_mixing,
+    check_update_normaliser,
+    update_exists,
+)
 from spin_theory.hinge import chain_potentials, hinge_bound, hinge_minimum
 from spin_theory.inner_problems import InnerProblem
+from spin_theory.iteration_claims import (
+    check_first_step_is_sft,
+    check_likelihood_rises,
+    check_opponent_update,
+    check_start_value,
+)
 from spin_theory.languages import NoisySort
+from spin_theory.log_linear import LogLinearClass, RestrictedMinimum, minimise_within
 from spin_theory.losses import PENALTIES, sft_loss, spin_loss, tspin_loss
+from spin_theory.objective_claims import (
+    check_convexity,
+    check_degeneracy,
+    check_distance_bounds,
+    check_hinge_duality,
+    check_optimal_value,
+    check_unbounded,
+    pair_policies,
+)
 from spin_theory.objectives import optimal_value, optimality_gap, spin_objective, tspin_objective
 from spin_theory.opponents import (
     Opponent,
@@ -18,7 +48,9 @@ from spin_theory.opponents import (
     without_reference,
 )
 from spin_theory.pair_sums import dense_expected_penalty, expected_penalty
+from spin_theory.phase import PhaseDiagram, phase_diagram
 from spin_theory.policies import TabularPolicy
+from spin_theory.sampling import SampleComplexity, predicted_tv, sample_complexity, sampled_update
 from spin_theory.solvers import GradientSteps, Solver, exact, minimiser
 from spin_theory.stability import (
     Linearisation,
@@ -36,6 +68,12 @@ from spin_theory.theorems import (
     check_theorem_5_2,
     check_theorem_5_4,
 )
+from spin_theory.tspin_claims import (
+    check_tspin_fixed_point,
+    check_tspin_gradient,
+    check_tspin_opponent,
+    check_tspin_update,
+)
 from spin_theory.updates import (
     Minimum,
     closed_form,
@@ -46,20 +84,31 @@ from spin_theory.updates import (
     opponent_update,
     solve,
 )
-from spin_theory.witnesses import objective_drop_at_data
+from spin_theory.witnesses import (
+    check_witness_interval,
+    objective_drop_at_data,
+    objective_slope_at_zero,
+    penalty_slope,
+    witness_limit,
+)
 
 __all__ = [
     "PENALTIES",
     "Certificate",
+    "Evidence",
     "Game",
     "GradientSteps",
     "InnerProblem",
     "Linearisation",
+    "LogLinearClass",
     "Minimum",
     "NoisySort",
     "Opponent",
     "OpponentRule",
+    "PhaseDiagram",
     "Ray",
+    "RestrictedMinimum",
+    "SampleComplexity",
     "Solver",
     "TabularPolicy",
     "Theorem52Evidence",
@@ -68,8 +117,31 @@ __all__ = [
     "bhattacharyya",
     "certify",
     "chain_potentials",
+    "check_averaged_play",
+    "check_convexity",
+    "check_degeneracy",
+    "check_distance_bounds",
+    "check_first_step_is_sft",
+    "check_fixed_point_is_sft",
+    "check_geometric_mixture",
+    "check_hinge_duality",
+    "check_iterates",
+    "check_likelihood_rises",
+    "check_log_linear_necessity",
+    "check_mixing",
+    "check_opponent_update",
+    "check_optimal_value",
+    "check_quantised_necessity",
+    "check_start_value",
     "check_theorem_5_2",
     "check_theorem_5_4",
+    "check_tspin_fixed_point",
+    "check_tspin_gradient",
+    "check_tspin_opponent",
+    "check_tspin_update",
+    "check_unbounded",
+    "check_update_normaliser",
+    "check_witness_interval",
     "chi_square",
     "closed_form",
     "closed_form_update",
@@ -92,18 +164,27 @@ __all__ = [
     "linearise",
     "minimise",
     "minimise_problem",
+    "minimise_within",
     "minimiser",
     "minimiser_update",
     "mixed_samples",
     "mixing_multipliers",
     "multiplier",
     "objective_drop_at_data",
+    "objective_slope_at_zero",
     "observed_multipliers",
     "opponent_update",
     "optimal_value",
     "optimality_gap",
+    "pair_policies",
+    "penalty_slope",
+    "phase_diagram",
     "play",
     "predicted_policy",
+    "predicted_tv",
+    "renyi",
+    "sample_complexity",
+    "sampled_update",
     "sft_loss",
     "solve",
     "spin_loss",
@@ -111,5 +192,7 @@ __all__ = [
     "tspin_loss",
     "tspin_objective",
     "tv",
+    "update_exists",
     "without_reference",
+    "witness_limit",
 ]

@@ -1,22 +1,35 @@
-"""Command line: `spin-theory verify` checks the theorems, `spin-theory play` plays the game."""
+"""Command line: `spin-theory verify`, `spin-theory play` and `spin-theory phase`."""
 
 import argparse
 import json
 import math
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from spin_theory.dynamics import Game, play
+from spin_theory import opponents
+from spin_theory.dynamics import Game, multiplier, play
+from spin_theory.losses import PENALTIES
+from spin_theory.phase import PhaseDiagram, phase_diagram
+from spin_theory.plots import draw_game, draw_phase, require_plot
 from spin_theory.policies import TabularPolicy
+from spin_theory.solvers import OPTIMISERS, GradientSteps, Solver, exact, minimiser
+from spin_theory.stability import cycle_length, effective_beta
 from spin_theory.verification import Claim, verify
 
-FAILED, BAD_FLAGS = 1, 2
-LARGEST_INTEGER = 2**62
+FAILED, BAD_FLAGS, BROKEN_PIPE = 1, 2, 141
+LARGEST_SEED, LARGEST_TABLE = 2**62, 10**8
+RULES = {
+    "last": "SPIN: the last iterate",
+    "mixed": "the last iterate and --earlier before it generate",
+    "geometric": "geometric mixture with p_0, of weight --base-weight",
+    "average": "fictitious play: the average of all iterates",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
+    except BrokenPipeError:  # as `| head` leaves it; the interpreter's own flush must not fail too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (ValueError, OSError) as error:
         print(f"spin-theory {options.command}: {error}", file=sys.stderr)
         return BAD_FLAGS
@@ -40,30 +56,80 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="spin-theory", description="Self-play fine-tuning on tables, exactly.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    help_ = partial(argparse.ArgumentDefaultsHelpFormatter, width=100)
 
-    check = commands.add_parser("verify", help="check Theorems 5.2 and 5.4 on random tables")
-    check.add_argument("--instances", type=_positive, default=200, help="how many (default 200)")
-    check.add_argument("--seed", type=_seed, default=0, help="seed of the first (default 0)")
+    check = commands.add_parser(
+        "verify", help="check all claims on random tables", formatter_class=help_
+    )
+    check.add_argument("--instances", type=_positive, default=200, help="how many")
+    check.add_argument("--seed", type=_seed, default=0, help="seed of the first")
+    check.add_argument(
+        "--jobs", type=_positive, default=os.cpu_count() or 1, help="worker processes"
+    )
     check.add_argument("--json", action="store_true", help="print JSON instead of a table")
     check.set_defaults(run=_verify)
 
-    game = commands.add_parser("play", help="print KL and TV to the data by iteration")
-    game.add_argument("--prompts", type=_positive, default=1)
-    game.add_argument("--responses", type=_positive, default=8)
-    game.add_argument(
-        "--beta",
-        type=float,
-        nargs="+",
-        default=[1.0],
-        help="one for all iterations or one for each (default 1.0)",
+    game = commands.add_parser(
+        "play", help="play one game and print how far each iterate is", formatter_class=help_
     )
-    game.add_argument("--iterations", type=_positive, default=4)
-    game.add_argument("--loss-type", choices=("logistic", "exponential"), default="logistic")
-    game.add_argument("--smallest", type=float, default=1e-3, help="least probability drawn")
-    game.add_argument("--seed", type=_seed, default=0)
-    game.add_argument("--plot", type=Path, metavar="FILE", help="draw the KL to FILE as well")
+    _add_game_flags(game)
+    game.add_argument("--prompts", type=_positive, default=1, help="X")
+    game.add_argument(
+        "--beta", type=float, nargs="+", default=[1.0], help="one for all iterations, or one each"
+    )
+    game.add_argument(
+        "--solver",
+        choices=("exact", "minimiser", *OPTIMISERS),
+        default="exact",
+        help="closed form, certified search, or an optimiser's steps",
+    )
+    game.add_argument("--inner-steps", type=_positive, default=10, help="of the optimiser")
+    game.add_argument("--pairs", type=_positive, help="samples per prompt and iteration (all)")
     game.set_defaults(run=_play)
+
+    phase = commands.add_parser(
+        "phase", help="beta against inner steps: where games converge", formatter_class=help_
+    )
+    _add_game_flags(phase)
+    phase.add_argument(
+        "--betas", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0]
+    )
+    phase.add_argument(
+        "--inner-steps",
+        type=_steps,
+        nargs="+",
+        default=[1, 3, 10, 30, 100, 300, None],
+        help="of the optimiser; 'exact' is the closed form (default: 1 3 10 30 100 300 exact)",
+    )
+    phase.add_argument("--optimiser", choices=tuple(OPTIMISERS), default="gd")
+    phase.add_argument("--games", type=_positive, default=64, help="random games per cell")
+    phase.set_defaults(run=_phase)
     return parser
+
+
+def _add_game_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--algorithm", choices=("spin", "tspin"), default="spin", help="T-SPIN has no reference"
+    )
+    parser.add_argument("--loss-type", choices=tuple(PENALTIES), default="logistic")
+    parser.add_argument(
+        "--opponent",
+        choices=tuple(RULES),
+        default="last",
+        help="; ".join(f"{name}: {rule}" for name, rule in RULES.items()),
+    )
+    parser.add_argument("--earlier", type=_positive, default=1, help="of --opponent mixed")
+    parser.add_argument("--base-weight", type=float, default=0.5, help="of --opponent geometric")
+    parser.add_argument(
+        "--history-weight", type=float, default=0.0, help="of T-SPIN's history term, >= 0"
+    )
+    parser.add_argument("--responses", type=_positive, default=8, help="Y")
+    parser.add_argument("--iterations", type=_positive, default=10, help="of self-play")
+    parser.add_argument("--learning-rate", type=float, default=1.0, help="of the optimiser")
+    parser.add_argument("--smallest", type=float, default=1e-3, help="least probability drawn")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the tables and samples")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw to FILE as well")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _positive(text: str) -> int:
@@ -74,48 +140,45 @@ def _seed(text: str) -> int:
     return _integer(text, low=0)
 
 
+def _steps(text: str) -> int | None:
+    return None if text == "exact" else _integer(text, low=0)
+
+
 def _integer(text: str, *, low: int) -> int:
     """Read an integer flag from `low` up to what a generator takes as a seed."""
-    if not (text.isdecimal() and low <= int(text) <= LARGEST_INTEGER):
-        raise argparse.ArgumentTypeError(f"must be an integer, at least {low}, got {text!r}")
+    if not (text.isdecimal() and low <= int(text) <= LARGEST_SEED):
+        raise argparse.ArgumentTypeError(
+            f"must be an integer from {low} to {LARGEST_SEED}, got {text!r}"
+        )
     return int(text)
 
 
 def _verify(options: argparse.Namespace) -> int:
-    with _single_threaded(), _progress(range(options.instances)) as seeds:
-        claims = verify(seeds=(options.seed + index for index in seeds))
+    jobs = min(options.jobs, options.instances)
+    with _progress("instances") as track:
+        seeds = track(range(options.seed, options.seed + options.instances))
+        claims = verify(seeds=seeds, jobs=jobs)
     if options.json:
         print(json.dumps([asdict(claim) | {"holds": claim.holds} for claim in claims], indent=2))
     else:
-        print(_table(claims))
+        print(_claims_table(claims))
     return 0 if all(claim.holds for claim in claims) else FAILED
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Most tables are small: there, a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _progress(items: range) -> Iterator[Iterable[int]]:
-    """Show a bar on the terminal while the items are walked through, if rich is installed."""
+def _progress(description: str) -> Iterator[Callable[[Any], Any]]:
+    """Show a bar on the terminal while items are walked through, if rich is installed."""
     try:
         from rich.console import Console
         from rich.progress import Progress
     except ImportError:
-        yield items
+        yield list
         return
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        yield progress.track(items, description="instances")
+        yield partial(progress.track, description=description)
 
 
-def _table(claims: Sequence[Claim]) -> str:
+def _claims_table(claims: Sequence[Claim]) -> str:
     rows = [("claim", "instances", "worst residual", "tolerance", "verdict", "hardest instance")]
     rows += [
         (
@@ -129,55 +192,182 @@ def _table(claims: Sequence[Claim]) -> str:
         )
         for claim in claims
     ]
+    return _columns(rows)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out as a table under the first."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(max(lines, key=len)), *lines[1:]])
 
 
+def _rule(options: argparse.Namespace) -> opponents.OpponentRule:
+    if options.algorithm == "tspin":
+        if options.opponent != "last":
+            raise ValueError("--algorithm tspin plays against the last iterate: --opponent last")
+        return opponents.without_reference
+    rules: dict[str, opponents.OpponentRule] = {
+        "last": opponents.last_iterate,
+        "mixed": partial(opponents.mixed_samples, earlier=options.earlier),
+        "geometric": partial(opponents.geometric_mixture, base_weight=options.base_weight),
+        "average": opponents.average_of_iterates,
+    }
+    return rules[options.opponent]
+
+
+def _require_table(prompts: int, responses: int) -> None:
+    if prompts * responses > LARGEST_TABLE:
+        raise ValueError(
+            f"tables must have at most {LARGEST_TABLE} cells, got {prompts} x {responses}: "
+            "lower --responses"
+        )
+
+
 def _play(options: argparse.Namespace) -> int:
     if options.plot is not None:
-        _require_plot(options.plot)
+        require_plot(options.plot)
+    _require_table(options.prompts, options.responses)
     start, data = (
         TabularPolicy.random(
             options.prompts, options.responses, seed=seed, smallest=options.smallest
         )
         for seed in (options.seed, options.seed + 1)
     )
-    beta = options.beta[0] if len(options.beta) == 1 else options.beta
-    game = play(start, data, beta=beta, iterations=options.iterations, loss_type=options.loss_type)
-    print("iteration   beta  KL(data || policy)        TV")
-    for iteration, (nats, distance) in enumerate(zip(game.kl, game.tv, strict=True)):
-        used = f"{game.betas[iteration - 1]:6.3g}" if iteration else "     -"
-        print(f"{iteration:9d} {used}  {float(nats):18.6g}  {float(distance):8.2e}")
+    solver: Solver
+    if options.solver in OPTIMISERS:
+        solver = GradientSteps(
+            options.inner_steps, options.learning_rate, options.solver, options.pairs
+        )
+    elif options.pairs is not None:
+        raise ValueError(f"--pairs needs --solver {' or '.join(OPTIMISERS)}")
+    else:
+        solver = exact if options.solver == "exact" else minimiser
+    game = play(
+        start,
+        data,
+        beta=options.beta[0] if len(options.beta) == 1 else options.beta,
+        iterations=options.iterations,
+        loss_type=options.loss_type,
+        solver=solver,
+        opponent=_rule(options),
+        history_weight=options.history_weight,
+        seed=options.seed,
+    )
+    rows = _game_rows(game, options)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print(_game_table(rows))
+        print(_how_it_ends(game, options))
     if options.plot is not None:
-        _plot(game, options.plot)
+        draw_game(game).savefig(options.plot)
     return 0
 
 
-def _require_plot(path: Path) -> None:
-    """Refuse before any work is done: no matplotlib, no folder, or a format it does not know."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
-    formats = FigureCanvasAgg.get_supported_filetypes()
-    if path.suffix[1:] not in formats:
-        raise ValueError(f"--plot FILE must end in one of {', '.join(sorted(formats))}: {path}")
-    if not path.parent.is_dir():
-        raise ValueError(f"--plot FILE is in a folder that does not exist: {path.parent}")
+def _game_rows(game: Game, options: argparse.Namespace) -> list[dict[str, float | None]]:
+    """One row for each iterate: its distances, and the beta that it took in effect."""
+    has_multiplier = options.loss_type in ("logistic", "exponential")
+    rows: list[dict[str, float | None]] = []
+    for iteration, policy in enumerate(game.policies):
+        row: dict[str, float | None] = {
+            "iteration": iteration,
+            "beta": game.betas[iteration - 1] if iteration else None,
+            "effective_beta": None,
+            "kl": float(game.kl[iteration]),
+            "tv": float(game.tv[iteration]),
+        }
+        if iteration and has_multiplier and options.algorithm == "spin":
+            before = game.policies[iteration - 1]
+            found = effective_beta(before, policy, game.data, loss_type=options.loss_type)
+            mean = float(found.mean())
+            row["effective_beta"] = mean if math.isfinite(mean) else None
+        rows.append(row)
+    return rows
 
 
-def _plot(game: Game, path: Path) -> None:
-    from matplotlib.figure import Figure
+def _game_table(rows: Sequence[dict[str, float | None]]) -> str:
+    def cell(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
 
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(range(len(game.kl)), game.kl.numpy(), marker="o")
-    axes.set(xlabel="iteration", ylabel="KL(data || policy) [nats]")
-    # Zero is where self-play should end, and has no place on a logarithmic axis.
-    floor = min((float(v) for v in game.kl if v > 0), default=math.nan)
-    axes.set_yscale("symlog", linthresh=floor if floor < math.inf else 1.0)
-    figure.savefig(path)
+    lines = [("iteration", "beta", "effective beta", "KL(data || policy)", "TV")]
+    lines += [
+        (
+            cell(row["iteration"], "d"),
+            cell(row["beta"], ".4g"),
+            cell(row["effective_beta"], ".4g"),
+            cell(row["kl"], ".6g"),
+            cell(row["tv"], ".3e"),
+        )
+        for row in rows
+    ]
+    return _columns(lines)
+
+
+def _how_it_ends(game: Game, options: argparse.Namespace) -> str:
+    """One line on the multiplier that theory has for this game, and the cycle it ended in."""
+    period = cycle_length(game.policies)
+    cycle = {None: "no cycle yet", 1: "a fixed point"}.get(period, f"a cycle of {period}")
+    exactly = (
+        options.opponent == "last" and options.algorithm == "spin" and len(set(game.betas)) == 1
+    )
+    if not exactly or options.loss_type not in ("logistic", "exponential"):
+        return f"ends in: {cycle}"
+    factor = multiplier(beta=game.betas[0], loss_type=options.loss_type)
+    return f"ends in: {cycle}; exact multiplier of the log-ratio: {factor:.4g}"
+
+
+def _phase(options: argparse.Namespace) -> int:
+    if options.plot is not None:
+        require_plot(options.plot)
+    _require_table(options.games, options.responses)
+    with _progress("beta") as track:
+        diagram = phase_diagram(
+            betas=options.betas,
+            inner_steps=options.inner_steps,
+            learning_rate=options.learning_rate,
+            optimiser=options.optimiser,
+            iterations=options.iterations,
+            games=options.games,
+            responses=options.responses,
+            smallest=options.smallest,
+            loss_type=options.loss_type,
+            opponent=_rule(options),
+            history_weight=options.history_weight,
+            seed=options.seed,
+            track=track,
+        )
+    if options.json:
+        print(json.dumps(_phase_cells(diagram), indent=2))
+    else:
+        print("log10 of the last over the first TV from the data, mean over games")
+        print(_phase_table(diagram))
+    if options.plot is not None:
+        draw_phase(diagram).savefig(options.plot)
+    return 0
+
+
+def _phase_cells(diagram: PhaseDiagram) -> list[dict[str, float | None]]:
+    return [
+        {
+            "beta": beta,
+            "inner_steps": steps,
+            "change": float(diagram.change[row, column]),
+            "diverged": float(diagram.diverged[row, column]),
+        }
+        for row, beta in enumerate(diagram.betas)
+        for column, steps in enumerate(diagram.inner_steps)
+    ]
+
+
+def _phase_table(diagram: PhaseDiagram) -> str:
+    names = ["exact" if steps is None else str(steps) for steps in diagram.inner_steps]
+    rows = [("beta \\ inner steps", *names)]
+    rows += [
+        (f"{beta:.4g}", *(f"{value:+.2f}" for value in diagram.change[row].tolist()))
+        for row, beta in enumerate(diagram.betas)
+    ]
+    return _columns(rows)
 
 
 if __name__ == "__main__":

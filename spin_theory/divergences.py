@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = ["bhattacharyya", "chi_square", "entropy", "js", "kl", "tv"]
+__all__ = ["bhattacharyya", "chi_square", "entropy", "js", "kl", "renyi", "tv"]
 
 
 def kl(p: TabularPolicy, q: TabularPolicy) -> Tensor:
@@ -162,6 +162,40 @@ def bhattacharyya(p: TabularPolicy, q: TabularPolicy) -> Tensor:
     """
     require_same_shape(p=p, q=q)
     return torch.logsumexp((p.log_probs + q.log_probs) / 2, dim=-1).exp()
+
+
+def renyi(p: TabularPolicy, q: TabularPolicy, *, order: float) -> Tensor:
+    r"""Renyi divergence.
+
+    Parameters
+    ----------
+    p, q : TabularPolicy, shape (X, Y)
+        The two policies.
+    order : float
+        The order :math:`\alpha > 0`, not 1, where it would be :func:`kl`; no unit.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        :math:`\frac{1}{\alpha - 1} \log \sum_y p(y)^\alpha q(y)^{1 - \alpha}` per prompt, in
+        nats.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or `order` is not finite, > 0 and other than 1.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> renyi(TabularPolicy.from_probs([[0.75, 0.25]]), half, order=2.0)  # log(5/4)
+    tensor([0.2231], dtype=torch.float64)
+    """
+    require_same_shape(p=p, q=q)
+    if not 0 < order < math.inf or order == 1:
+        raise ValueError(f"order must be finite, > 0 and not 1, got {order!r}")
+    logs = q.log_probs + order * (p.log_probs - q.log_probs)
+    return torch.logsumexp(logs, dim=-1) / (order - 1)
 
 
 def entropy(p: TabularPolicy) -> Tensor:

@@ -34,8 +34,8 @@ class Stationary:
     steps: int
 
 
-def newton(log_weights: Tensor, *, loss_type: str) -> Stationary:
-    r"""Minimise an expected penalty over all scores, from scores 0.
+def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) -> Stationary:
+    r"""Minimise an expected penalty over all scores.
 
     Parameters
     ----------
@@ -44,6 +44,8 @@ def newton(log_weights: Tensor, *, loss_type: str) -> Stationary:
         minus infinity where a pair does not occur.
     loss_type : {'logistic', 'exponential'}
         The penalty :math:`\ell`.
+    start : Tensor, shape (X, Y), optional
+        Scores to start from, no unit; 0 by default.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def newton(log_weights: Tensor, *, loss_type: str) -> Stationary:
     log_weights = log_weights.detach().clone()
     log_weights.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
     prompts, responses = log_weights.shape[:2]
-    scores = log_weights.new_zeros(prompts, responses)
+    scores = log_weights.new_zeros(prompts, responses) if start is None else start.detach().clone()
     active = torch.arange(prompts if responses > 1 else 0)
     before, steps = log_weights.new_full((prompts,), math.inf), 0
     while steps < MAX_STEPS and len(active) > 0:

@@ -247,7 +247,7 @@ def fixed_point(
     """
     if not 0 < damping <= 1:
         raise ValueError(f"damping must be in (0, 1], got {damping!r}")
-    policy, moved = start, math.inf
+    policy, updated, moved = start, None, math.inf
     for _ in range(MOST_ITERATIONS):
         chosen = opponent([start, policy])
         updated = solve(
@@ -259,7 +259,8 @@ def fixed_point(
                 loss_type=loss_type,
                 initial=start,
                 history_weight=history_weight,
-            )
+            ),
+            start=updated,
         )
         moved = float(tv(updated, policy).max())
         if moved <= tolerance:

@@ -182,7 +182,7 @@ def closed_form(problem: InnerProblem) -> TabularPolicy:
     if problem.loss_type == "hinge":
         raise ValueError(
             "loss_type hinge has no closed form: its minimiser solves a linear "
-            "programme; use minimise"
+            "programme; use minimise (in a game: the solver minimiser)"
         )
     if problem.loss_type == "correlation":
         raise ValueError(
@@ -190,7 +190,10 @@ def closed_form(problem: InnerProblem) -> TabularPolicy:
             "below unless the opponent is the data"
         )
     if problem.history_weight > 0:
-        raise ValueError("history_weight > 0 has no closed form; use minimise_problem")
+        raise ValueError(
+            "history_weight > 0 has no closed form; use minimise_problem "
+            "(in a game: the solver minimiser)"
+        )
     exponent = 1.0 if problem.loss_type == "logistic" else 0.5
     return problem.policy(exponent * (problem.data.log_probs - problem.sampler.log_probs))
 
@@ -385,13 +388,15 @@ def minimiser_update(
     )
 
 
-def solve(problem: InnerProblem) -> TabularPolicy:
+def solve(problem: InnerProblem, *, start: TabularPolicy | None = None) -> TabularPolicy:
     """Policy that minimises an iteration's objective, without a certificate.
 
     Parameters
     ----------
     problem : InnerProblem
         SPIN's, a variant's or T-SPIN's inner problem.
+    start : TabularPolicy, shape (X, Y), optional
+        Where the search begins; by default where all scores are 0. The answer is the same.
 
     Returns
     -------
@@ -411,16 +416,17 @@ def solve(problem: InnerProblem) -> TabularPolicy:
     True
     """
     if problem.loss_type != "hinge":
-        return problem.policy(_stationary(problem).scores)
+        near = None if start is None else problem.scores(start)
+        return problem.policy(_stationary(problem, near).scores)
     if problem.history_weight == 0:
         return problem.policy(hinge_minimum(problem.data, problem.sampler)[1])
     return problem.policy(hinge_programme(problem.log_pair_weights())[0])
 
 
-def _stationary(problem: InnerProblem) -> Stationary:
+def _stationary(problem: InnerProblem, start: Tensor | None = None) -> Stationary:
     """Where the gradient in the scores is zero, for the penalties that have one."""
     if problem.loss_type != "correlation":
-        solution = newton(problem.log_pair_weights(), loss_type=problem.loss_type)
+        solution = newton(problem.log_pair_weights(), loss_type=problem.loss_type, start=start)
         return replace(solution, gradient=problem.beta * solution.gradient)
     # Linear in the scores: the slope, exactly 0 where the tables are equal.
     gradient = problem.sampler.probs - problem.data.probs

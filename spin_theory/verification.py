@@ -1,50 +1,20 @@
-"""Random instances of the theorems, checked and summarised claim by claim."""
+"""Random instances of all claims, checked and summarised claim by claim."""
 
 import math
-from collections.abc import Callable, Iterable
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
-from spin_theory.losses import PENALTIES
-from spin_theory.policies import TabularPolicy
-from spin_theory.theorems import (
-    TOLERANCE_5_2,
-    TOLERANCE_5_4,
-    Theorem52Evidence,
-    Theorem54Evidence,
-    check_theorem_5_2,
-    check_theorem_5_4,
-)
+from spin_theory.claims import Instance, all_claims, random_instance
 from spin_theory.updates import Update, closed_form_update
 
-__all__ = ["Claim", "Instance", "random_instance", "verify"]
+__all__ = ["Claim", "verify"]
 
-MOST_RESPONSES = 256
-SMALLEST = 1e-12  # probabilities are drawn log-uniformly from here to 1, then normalised
-LEAST_BETA, LARGEST_BETA = 0.1, 10.0
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One random instance: what `seed` stands for.
-
-    Attributes
-    ----------
-    seed : int
-        `spin-theory verify --instances 1 --seed SEED` is this instance.
-    responses : int
-        Y, from 2 to 256.
-    beta : float
-        From 0.1 to 10, no unit.
-    smallest : float
-        Smallest probability of data and opponent.
-    """
-
-    seed: int
-    responses: int
-    beta: float
-    smallest: float
+CHUNK = 8  # instances that a worker process takes at a time
 
 
 @dataclass(frozen=True)
@@ -80,121 +50,109 @@ class Claim:
         return self.failures == 0
 
 
-def random_instance(seed: int) -> tuple[Instance, TabularPolicy, TabularPolicy]:
-    """Draw data, opponent and beta.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    instance : Instance
-        Its size, beta and smallest probability. Y is log-uniform, with 256 in about one
-        instance of ten; beta is log-uniform.
-    data, opponent : TabularPolicy, shape (1, Y)
-        p_data and p_t, probabilities log-uniform down to 1e-12 before normalisation.
-
-    Examples
-    --------
-    >>> instance, data, opponent = random_instance(0)
-    >>> instance.responses == data.log_probs.shape[1] == opponent.log_probs.shape[1]
-    True
-    """
-    generator = torch.Generator().manual_seed(seed)
-    size, scale = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-    draws = torch.randint(2**62, (2,), generator=generator).tolist()
-    # Sizes above 256 are cut down to it: the largest tables are the hardest.
-    responses = min(MOST_RESPONSES, int(2 * (1.65 * MOST_RESPONSES / 2) ** size))
-    data, opponent = (
-        TabularPolicy.random(1, responses, seed=draw, smallest=SMALLEST) for draw in draws
-    )
-    instance = Instance(
-        seed=seed,
-        responses=responses,
-        beta=LEAST_BETA * (LARGEST_BETA / LEAST_BETA) ** scale,
-        smallest=math.exp(min(float(p.log_probs.min()) for p in (data, opponent))),
-    )
-    return instance, data, opponent
-
-
-Check = Callable[
-    [TabularPolicy, TabularPolicy, float, Update], Theorem52Evidence | Theorem54Evidence
-]
-
-
-def verify(*, seeds: Iterable[int], update: Update = closed_form_update) -> list[Claim]:
-    """Check Theorems 5.2 and 5.4 on the random instance of each seed.
+def verify(
+    *, seeds: Iterable[int], update: Update = closed_form_update, jobs: int = 1
+) -> list[Claim]:
+    """Check every claim on the random instance of each seed.
 
     Parameters
     ----------
     seeds : iterable of int
         Seeds of the instances; at least one.
     update : Update, default closed_form_update
-        What is claimed to be the minimiser.
+        What is claimed to be SPIN's minimiser.
+    jobs : int, default 1
+        Worker processes; 1 is this one.
 
     Returns
     -------
     list of Claim
-        Theorem 5.2 in both directions for every penalty, Theorem 5.4, and its counterpart for
-        the exponential penalty.
+        All claims of :func:`spin_theory.claims.all_claims`, in its order.
 
     Raises
     ------
     ValueError
-        If there is no seed.
+        If there is no seed or `jobs` < 1.
 
     Examples
     --------
     >>> all(claim.holds for claim in verify(seeds=range(2)))
     True
     """
-    checks = _checks()
-    residuals: dict[str, list[tuple[float, Instance]]] = {name: [] for name in checks}
-    failures = dict.fromkeys(checks, 0)
-    for seed in seeds:
-        instance, data, opponent = random_instance(seed)
-        for name, check in checks.items():
-            evidence = check(data, opponent, instance.beta, update)
-            residual = math.inf if math.isnan(evidence.residual) else evidence.residual
-            residuals[name].append((residual, instance))
-            failures[name] += not evidence.holds
+    if not jobs >= 1:
+        raise ValueError(f"jobs must be >= 1, got {jobs!r}")
+    outcomes = [outcome for chunk in _checked(_chunks(seeds), update, jobs) for outcome in chunk]
+    if not outcomes:
+        raise ValueError("seeds must hold at least one, got none")
     claims = []
-    for name, found in residuals.items():
-        if not found:
-            raise ValueError("seeds must hold at least one, got none")
-        worst, hardest = max(found, key=lambda pair: pair[0])
+    for name in outcomes[0].residuals:
+        hardest = max(outcomes, key=lambda outcome: outcome.residuals[name])
         claims.append(
             Claim(
                 name=name,
-                instances=len(found),
-                failures=failures[name],
-                worst_residual=worst,
-                tolerance=TOLERANCE_5_4 if "closed form" in name else TOLERANCE_5_2,
-                hardest=hardest,
+                instances=len(outcomes),
+                failures=sum(name in outcome.failed for outcome in outcomes),
+                worst_residual=hardest.residuals[name],
+                tolerance=hardest.tolerances[name],
+                hardest=hardest.instance,
             )
         )
     return claims
 
 
-def _checks() -> dict[str, Check]:
-    def sufficiency(loss_type: str) -> Check:
-        return lambda data, _, beta, __: check_theorem_5_2(
-            data, data, loss_type=loss_type, betas=(beta,)
-        )
+@dataclass(frozen=True)
+class _Outcome:
+    """All claims on one instance."""
 
-    def necessity(loss_type: str) -> Check:
-        return lambda data, opponent, _, __: check_theorem_5_2(data, opponent, loss_type=loss_type)
+    instance: Instance
+    residuals: dict[str, float]
+    tolerances: dict[str, float]
+    failed: frozenset[str]
 
-    def closed_form(loss_type: str) -> Check:
-        return lambda data, opponent, beta, update: check_theorem_5_4(
-            data, opponent, beta=beta, loss_type=loss_type, update=update
-        )
 
-    return (
-        {f"5.2 sufficiency, {loss_type}": sufficiency(loss_type) for loss_type in PENALTIES}
-        | {f"5.2 necessity, {loss_type}": necessity(loss_type) for loss_type in PENALTIES}
-        | {"5.4 closed form, logistic": closed_form("logistic")}
-        | {"closed form, exponential": closed_form("exponential")}
+def _chunks(seeds: Iterable[int]) -> Iterator[list[int]]:
+    iterator = iter(seeds)
+    while chunk := list(islice(iterator, CHUNK)):
+        yield chunk
+
+
+def _checked(chunks: Iterable[list[int]], update: Update, jobs: int) -> Iterator[list[_Outcome]]:
+    """Outcomes chunk by chunk, in order, here or in worker processes."""
+    if jobs == 1:
+        for chunk in chunks:
+            yield _check(chunk, update)
+        return
+    # Spawned: a forked torch may hang in the threads that it has not got.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        pending = []
+        for chunk in chunks:
+            pending.append(pool.submit(_check, chunk, update))
+            if len(pending) > 2 * jobs:  # so that a bar around the seeds shows what is done
+                yield pending.pop(0).result()
+        for future in pending:
+            yield future.result()
+
+
+def _check(seeds: list[int], update: Update) -> list[_Outcome]:
+    """Check all claims on the instances of some seeds, in one thread: most tables are small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [_outcome(seed, update) for seed in seeds]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _outcome(seed: int, update: Update) -> _Outcome:
+    draw = random_instance(seed)
+    evidence = {name: check(draw, update) for name, check in all_claims().items()}
+    return _Outcome(
+        instance=draw.instance,
+        residuals={
+            name: math.inf if math.isnan(found.residual) else found.residual
+            for name, found in evidence.items()
+        },
+        tolerances={name: found.tolerance for name, found in evidence.items()},
+        failed=frozenset(name for name, found in evidence.items() if not found.holds),
     )

@@ -1,12 +1,31 @@
 """Witnesses of Theorem 5.2: at which beta the data have a lower objective than the opponent."""
 
+import math
+from collections.abc import Callable
+
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
+from spin_theory.divergences import kl, tv
+from spin_theory.evidence import Evidence
 from spin_theory.losses import penalty_named, require_beta
+from spin_theory.objectives import average_penalty, spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
 
-__all__ = ["objective_drop_at_data"]
+__all__ = [
+    "check_witness_interval",
+    "objective_drop_at_data",
+    "objective_slope_at_zero",
+    "penalty_slope",
+    "witness_limit",
+]
+
+LEAST_BETA, LARGEST_BETA = 1e-300, 1e300
+"""Where the search for the end of the witnesses gives up."""
+
+LIMIT_TOLERANCE = 1e-6
+"""Relative, of an end found by bracketing: near it the drop vanishes within rounding."""
 
 
 def objective_drop_at_data(
@@ -82,3 +101,241 @@ def _odd_and_even(margins: Tensor, loss_type: str) -> tuple[Tensor, Tensor]:
     if loss_type == "exponential":  # -sinh t + (cosh t - 1)
         return -torch.sinh(margins), 2 * torch.sinh(margins / 2).square()
     return -margins, torch.zeros_like(margins)  # hinge and correlation are 1 - t here
+
+
+def objective_slope_at_zero(
+    policy: TabularPolicy, opponent: TabularPolicy, data: TabularPolicy, *, loss_type: str
+) -> Tensor:
+    r"""How fast the objective at a policy falls with beta, at beta = 0.
+
+    Parameters
+    ----------
+    policy, opponent, data : TabularPolicy, shape (X, Y)
+        p_theta, p_t and p_data.
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}
+        The penalty :math:`\ell`.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        :math:`\ell'(0) \, E_{p_{data}, p_t} [r(y) - r(y')]` per prompt with :math:`r = \log
+        p_\theta/p_t`; at p_theta = p_data that is :math:`\ell'(0) [KL(p_{data} \| p_t) + KL(p_t
+        \| p_{data})]`. Negative: small beta are witnesses.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or `loss_type` is unknown.
+
+    Examples
+    --------
+    >>> p, q = (TabularPolicy.from_probs([[a, 1 - a]]) for a in (0.5, 0.8))
+    >>> objective_slope_at_zero(p, q, p, loss_type="correlation")  # -0.3 * log 4
+    tensor([-0.4159], dtype=torch.float64)
+    """
+    require_same_shape(policy=policy, opponent=opponent, data=data)
+    log_ratios = policy.log_probs - opponent.log_probs
+    return penalty_slope(loss_type) * ((data.probs - opponent.probs) * log_ratios).sum(dim=-1)
+
+
+def penalty_slope(loss_type: str) -> float:
+    """Differentiate a penalty at margin 0.
+
+    Parameters
+    ----------
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}
+        The penalty.
+
+    Returns
+    -------
+    float
+        l'(0), below 0, no unit.
+
+    Raises
+    ------
+    ValueError
+        If `loss_type` is unknown.
+
+    Examples
+    --------
+    >>> penalty_slope("logistic")
+    -0.5
+    """
+    at_zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(penalty_named(loss_type)(at_zero), at_zero)
+    return float(slope)
+
+
+def witness_limit(
+    opponent: TabularPolicy,
+    data: TabularPolicy,
+    *,
+    loss_type: str = "logistic",
+    policy: TabularPolicy | None = None,
+    prompt_probs: Tensor | None = None,
+) -> float:
+    r"""End of the interval (0, lambda*) of the witnesses of Theorem 5.2.
+
+    Parameters
+    ----------
+    opponent, data : TabularPolicy, shape (X, Y)
+        p_t and p_data, not equal.
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
+        The penalty.
+    policy : TabularPolicy, shape (X, Y), optional
+        Whose objective is compared with the opponent's; p_data by default.
+    prompt_probs : Tensor, shape (X,), optional
+        Distribution q(x) of the prompts; uniform by default.
+
+    Returns
+    -------
+    float
+        lambda*: below it the policy has a smaller objective than theta_t, beyond it not; 0 if
+        never, infinite if the objective is still smaller at 1e300.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, `loss_type` is unknown, or `prompt_probs` is not a distribution.
+
+    Notes
+    -----
+    The objective at a fixed policy is convex in beta and l(0) at beta = 0, so the witnesses are
+    an interval from 0. It can be huge: the end is bracketed by doubling in log space. For p_data:
+    1 for exponential, above 2 for logistic, e or more for hinge, infinite for correlation.
+
+    Examples
+    --------
+    >>> opponent, data = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    >>> round(witness_limit(opponent, data, loss_type="exponential"), 9)
+    1.0
+    """
+    require_same_shape(opponent=opponent, data=data)
+    drop = _drop(opponent, data, loss_type, policy, prompt_probs)
+    if loss_type == "correlation":  # linear in beta
+        return math.inf if drop(1.0) > 0 else 0.0
+    low = 0.5
+    while not drop(low) > 0:
+        low = low**2 if low < 1e-3 else low / 2
+        if low < LEAST_BETA:
+            return 0.0
+    high, factor = 2 * low, 2.0
+    while drop(high) > 0:
+        low, factor = high, factor**2 if high > 1e3 else factor
+        high = min(high * factor, LARGEST_BETA)
+        if low == LARGEST_BETA:
+            return math.inf
+    root = brentq(
+        lambda log_beta: drop(math.exp(log_beta)),
+        math.log(low),
+        math.log(high),
+        xtol=1e-13,
+        maxiter=500,
+    )
+    return math.exp(root)
+
+
+def _drop(
+    opponent: TabularPolicy,
+    data: TabularPolicy,
+    loss_type: str,
+    policy: TabularPolicy | None,
+    prompt_probs: Tensor | None,
+) -> Callable[[float], float]:
+    """How far the objective falls from theta_t to the policy, as a function of beta."""
+    at_zero = float(penalty_named(loss_type)(torch.zeros((), dtype=torch.float64)))
+
+    def at_policy(beta: float) -> float:
+        scores = beta * ((policy or data).log_probs - opponent.log_probs)
+        values = average_penalty(scores, data.log_probs, opponent.log_probs, loss_type=loss_type)
+        return at_zero - float(prompt_average(values, prompt_probs))
+
+    def at_data(beta: float) -> float:
+        drop = float(
+            objective_drop_at_data(
+                opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
+            )
+        )
+        return -math.inf if math.isnan(drop) else drop  # an exponential has overflown
+
+    def finite(beta: float) -> float:
+        drop = at_data(beta) if policy is None else at_policy(beta)
+        return max(drop, -LARGEST_BETA)
+
+    return finite
+
+
+def check_witness_interval(
+    data: TabularPolicy,
+    opponent: TabularPolicy,
+    *,
+    loss_type: str = "logistic",
+    tolerance: float = LIMIT_TOLERANCE,
+) -> Evidence:
+    r"""Check how large the beta of Theorem 5.2's necessity may be, and that all others do too.
+
+    Parameters
+    ----------
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data and p_t, not equal.
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
+        The penalty :math:`\ell`.
+    tolerance : float, default 1e-6
+        What the residual may be.
+
+    Returns
+    -------
+    Evidence
+        Residual: how far lambda* is from 1 (exponential), or below 2 (logistic) or e (hinge),
+        relative to it; infinite for a finite one of correlation; the asymmetry of the
+        exponential objective about beta = 1/2; the error of the derivative at beta = 0; and
+        that of the gradient at theta_t, :math:`\beta \ell'(0) (p_{data} - p_t)`, which vanishes
+        for no beta: in a tabular class theta_t is not even stationary. `limit` is lambda*.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, the two are equal, or `loss_type` is unknown.
+
+    Notes
+    -----
+    Derived; [1]_ proves that some beta is a witness.
+
+    References
+    ----------
+    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
+       Language Models", ICML 2024, arXiv:2401.01335v3.
+
+    Examples
+    --------
+    >>> data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    >>> check_witness_interval(data, opponent).holds
+    True
+    """
+    if float(tv(data, opponent).max()) == 0:
+        raise ValueError("opponent must differ from data: where they agree there is no witness")
+    limit = witness_limit(opponent, data, loss_type=loss_type)
+    least = {"logistic": 2.0, "hinge": math.e, "exponential": 1.0, "correlation": math.inf}
+    if math.isinf(least[loss_type]):
+        errors = [0.0 if math.isinf(limit) else math.inf]
+    else:
+        errors = [max(0.0, least[loss_type] - limit) / least[loss_type]]
+    drop = _drop(opponent, data, loss_type, None, None)
+    if loss_type == "exponential":
+        errors += [abs(limit - 1), abs(drop(0.3) - drop(0.7)) / (1 + abs(drop(0.3)))]
+    slope = objective_slope_at_zero(data, opponent, data, loss_type=loss_type)
+    sizes = kl(data, opponent) + kl(opponent, data)
+    expected_slope = penalty_slope(loss_type) * sizes
+    errors.append(float((slope - expected_slope).abs().max() / sizes.max()))
+    small = 1e-9 / (1 + float(sizes.max()))
+    errors.append(abs(drop(small) / small + float(expected_slope.mean())) / float(sizes.mean()))
+    logits = opponent.log_probs.clone().requires_grad_()
+    value = spin_objective(
+        TabularPolicy.from_logits(logits), opponent, data, beta=3.0, loss_type=loss_type
+    )
+    (gradient,) = torch.autograd.grad(value, logits)
+    pull = data.probs - opponent.probs
+    expected = 3.0 * penalty_slope(loss_type) * pull / len(logits)
+    errors.append(float((gradient - expected).norm() / 3.0))
+    numbers = {"limit": limit, "slope": float(slope.mean()), "gradient": float(gradient.norm())}
+    return Evidence(max(errors), tolerance, numbers)

@@ -4,7 +4,8 @@ import pytest
 
 from spin_theory import closed_form_update
 from spin_theory.__main__ import main
-from spin_theory.verification import random_instance, verify
+from spin_theory.claims import all_claims, random_instance
+from spin_theory.verification import verify
 
 
 def wrong_update(opponent, data, *, beta, loss_type="logistic"):
@@ -13,7 +14,7 @@ def wrong_update(opponent, data, *, beta, loss_type="logistic"):
 
 def test_all_claims_hold_on_random_instances():
     claims = verify(seeds=range(8))
-    assert len(claims) == 10
+    assert [claim.name for claim in claims] == list(all_claims())
     for claim in claims:
         assert claim.holds, claim
         assert claim.instances == 8
@@ -27,7 +28,7 @@ def test_a_wrong_update_fails_the_claims_about_it_and_no_others():
 
 
 def test_instances_span_the_domain():
-    instances = [random_instance(seed)[0] for seed in range(300)]
+    instances = [random_instance(seed).instance for seed in range(300)]
     sizes = [instance.responses for instance in instances]
     assert min(sizes) == 2
     assert max(sizes) == 256
@@ -35,6 +36,10 @@ def test_instances_span_the_domain():
     assert min(instance.beta for instance in instances) < 0.12
     assert max(instance.beta for instance in instances) > 8
     assert min(instance.smallest for instance in instances) < 1e-12
+
+
+def test_worker_processes_find_what_one_process_finds():
+    assert verify(seeds=range(5), jobs=2) == verify(seeds=range(5))
 
 
 def test_verify_without_seeds_is_refused():
@@ -46,13 +51,14 @@ def test_the_verify_command_prints_a_table_and_returns_zero(capsys):
     assert main(["verify", "--instances", "2", "--seed", "7"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["claim", "instances"]
-    assert len(lines) == 12
+    assert len(lines) == 2 + len(all_claims())
     assert all("holds" in line and "seed" in line for line in lines[2:])
 
 
 def test_the_verify_command_returns_one_when_a_claim_fails(capsys, monkeypatch):
     monkeypatch.setattr(
-        "spin_theory.__main__.verify", lambda *, seeds: verify(seeds=seeds, update=wrong_update)
+        "spin_theory.__main__.verify",
+        lambda *, seeds, jobs: verify(seeds=seeds, jobs=jobs, update=wrong_update),
     )
     assert main(["verify", "--instances", "1", "--json"]) == 1
     claims = {claim["name"]: claim for claim in json.loads(capsys.readouterr().out)}
@@ -72,8 +78,13 @@ def test_the_hardest_instance_is_repeated_by_its_seed(capsys):
 def test_the_play_command_prints_one_line_per_iterate(capsys):
     assert main(["play", "--beta", "0.1", "0.1", "5", "--iterations", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
-    assert lines[-1].split()[:2] == ["3", "5"]
+    assert [line.split()[:2] for line in lines[2:6]] == [
+        ["0", "-"],
+        ["1", "0.1"],
+        ["2", "0.1"],
+        ["3", "5"],
+    ]
+    assert lines[6].startswith("ends in:")
 
 
 def test_the_play_command_draws(tmp_path):

@@ -1,0 +1,103 @@
+"""Figures of the command line: a game, and a phase diagram. Needs matplotlib."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spin_theory.dynamics import Game
+from spin_theory.phase import PhaseDiagram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_game", "draw_phase", "require_plot"]
+
+
+def require_plot(path: Path) -> None:
+    """Refuse before any work is done: no matplotlib, no folder, or a format it does not know.
+
+    Parameters
+    ----------
+    path : Path
+        Where the figure is to go.
+
+    Raises
+    ------
+    ValueError
+        With what to do about it.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+    except ImportError:
+        raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix[1:] not in formats:
+        raise ValueError(f"--plot FILE must end in one of {', '.join(sorted(formats))}: {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--plot FILE is in a folder that does not exist: {path.parent}")
+
+
+def draw_game(game: Game) -> "Figure":
+    """Draw the divergence of each iterate from the data.
+
+    Parameters
+    ----------
+    game : Game
+        What was played.
+
+    Returns
+    -------
+    Figure
+        KL(data || policy) in nats by iteration, from 0 up on a logarithmic axis.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(range(len(game.kl)), game.kl.numpy(), marker="o", markersize=3)
+    axes.set(xlabel="iteration", ylabel="KL(data || policy) [nats]")
+    # Zero is where self-play should end, and has no place on a logarithmic axis.
+    floor = min((float(v) for v in game.kl if v > 0), default=math.nan)
+    axes.set_yscale("symlog", linthresh=floor if floor < math.inf else 1.0)
+    return figure
+
+
+def draw_phase(diagram: PhaseDiagram) -> "Figure":
+    """Draw where games approach the data, by beta and inner steps.
+
+    Parameters
+    ----------
+    diagram : PhaseDiagram
+        What was played.
+
+    Returns
+    -------
+    Figure
+        Change of the total variation distance in decades: blue towards the data, red away; the
+        share of games that ended further away stands in each cell where it is not 0.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = diagram.change.shape
+    figure = Figure(figsize=(1.6 + 0.55 * columns, 1.2 + 0.35 * rows), layout="constrained")
+    axes = figure.add_subplot()
+    reach = max(1.0, min(4.0, float(diagram.change.abs().max())))
+    image = axes.imshow(
+        diagram.change.numpy(),
+        cmap="RdBu_r",
+        vmin=-reach,
+        vmax=reach,
+        origin="lower",
+        aspect="auto",
+    )
+    names = ["exact" if steps is None else str(steps) for steps in diagram.inner_steps]
+    axes.set_xticks(range(columns), names)
+    axes.set_yticks(range(rows), [f"{beta:.3g}" for beta in diagram.betas])
+    axes.set(xlabel="inner steps", ylabel="beta")
+    for row in range(rows):
+        for column in range(columns):
+            share = float(diagram.diverged[row, column])
+            if share > 0:
+                axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=6)
+    figure.colorbar(image, label="log10 of last over first TV")
+    return figure
