@@ -12,6 +12,7 @@ __all__ = ["Stationary", "log_pulls", "newton"]
 MAX_STEPS = 2000  # Newton takes about one step per nat of log-ratio: 59 at probabilities of 1e-12
 LARGEST_STEP = 3.0  # of a margin in one step, in nats; undamped steps stay below it in practice
 STEP_TOLERANCE = 1e-10  # of a margin, in nats; convergence is quadratic, so the next is rounding
+CACHED_PAIRS = 2**15  # that prompts are solved together for: what stays in a core's cache
 STALL = 1e-3  # nats; a step below it that does not halve the last one moves by rounding alone
 
 
@@ -66,24 +67,42 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
     >>> newton(weights.log(), loss_type="logistic").scores  # +- log(0.8/0.2) / 2
     tensor([[ 0.6931, -0.6931]], dtype=torch.float64)
     """
-    log_weights = log_weights.detach().clone()
-    log_weights.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
     prompts, responses = log_weights.shape[:2]
-    scores = log_weights.new_zeros(prompts, responses) if start is None else start.detach().clone()
+    if start is None:
+        start = log_weights.new_zeros(prompts, responses)
+    rows = max(1, CACHED_PAIRS // responses**2)
+    parts = [
+        _newton(weights.detach().clone(), scores.detach().clone(), loss_type)
+        for weights, scores in zip(log_weights.split(rows), start.split(rows), strict=True)
+    ]
+    return Stationary(
+        scores=torch.cat([part.scores for part in parts]),
+        gradient=torch.cat([part.gradient for part in parts]),
+        steps=max(part.steps for part in parts),
+    )
+
+
+def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
+    """Minimise for some prompts; the tensors are overwritten."""
+    log_weights.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
+    prompts, responses = scores.shape
     active = torch.arange(prompts if responses > 1 else 0)
     before, steps = log_weights.new_full((prompts,), math.inf), 0
+    kept = log_weights  # of the active prompts
+    both = torch.logaddexp(kept, kept.mT)
     while steps < MAX_STEPS and len(active) > 0:
-        direction = _direction(scores[active], log_weights[active], loss_type)
+        direction = _direction(scores[active], kept, both, loss_type)
         reach = direction.amax(dim=-1) - direction.amin(dim=-1)
         scores[active] += direction * (LARGEST_STEP / reach).clamp(max=1)[:, None]
         last = before[active]
         stalled = (last < STALL) & (reach > last / 2)  # quadratic no more: rounding is left
         before[active] = reach
-        active = active[(reach > STEP_TOLERANCE) & ~stalled]
+        unfinished = (reach > STEP_TOLERANCE) & ~stalled
+        if not bool(unfinished.all()):
+            active, kept, both = active[unfinished], kept[unfinished], both[unfinished]
         steps += 1
     scores -= scores.mean(dim=-1, keepdim=True)
-    pulls, _ = log_pulls(scores, log_weights, loss_type)
-    pulls = pulls.exp()
+    pulls = log_pulls(scores, log_weights, loss_type)[0].exp()
     return Stationary(scores, pulls.sum(dim=-2) - pulls.sum(dim=-1), steps)
 
 
@@ -107,15 +126,25 @@ def log_pulls(scores: Tensor, log_weights: Tensor, loss_type: str) -> tuple[Tens
     margins = scores[:, :, None] - scores[:, None, :]
     if loss_type == "exponential":
         return log_weights - margins, log_weights - margins
-    # l' = -sigma(-t), l'' = sigma(t) sigma(-t); autograd's l'' is 0 from t = 37 on.
-    log_pull = log_weights + logsigmoid(-margins)
-    return log_pull, log_pull + logsigmoid(margins)
+    # l' = -sigma(-t), l'' = sigma(t) sigma(-t), log sigma(t) = t + log sigma(-t); autograd's l''
+    # is 0 from t = 37 on.
+    slope = logsigmoid(-margins)
+    log_pull = log_weights + slope
+    return log_pull, log_pull + (slope + margins)
 
 
-def _direction(scores: Tensor, log_weights: Tensor, loss_type: str) -> Tensor:
-    """Solve Hessian * direction = -gradient, scaled so that the Hessian's diagonal is 1."""
-    log_pull, log_curvature = log_pulls(scores, log_weights, loss_type)
-    log_curvature = torch.logaddexp(log_curvature, log_curvature.mT)
+def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type: str) -> Tensor:
+    """Solve Hessian * direction = -gradient, scaled so that the Hessian's diagonal is 1.
+
+    `log_both` is the log of W + W^T, (X, Y, Y).
+    """
+    if loss_type == "logistic":  # l'' is even, so that W and W^T share it
+        margins = scores[:, :, None] - scores[:, None, :]
+        slope = logsigmoid(-margins)
+        log_pull, log_curvature = log_weights + slope, log_both + (2 * slope + margins)
+    else:
+        log_pull, log_curvature = log_pulls(scores, log_weights, loss_type)
+        log_curvature = torch.logaddexp(log_curvature, log_curvature.mT)
     log_scale = -torch.logsumexp(log_curvature, dim=-1, keepdim=True) / 2  # (X, Y, 1)
     pulls = (log_pull + log_scale).exp()  # scaled by the row's response: each y is pulled up ...
     pushes = (log_pull.mT + log_scale).exp()  # ... as real and pushed down as generated

@@ -335,7 +335,7 @@ def _logistic_gap(margins: Tensor, log_odds: Tensor, log_weights: Tensor) -> Ten
     )
     # log(P + Q) = log P + log(1 + Q/P)
     weights = (log_weights + penalty(log_odds)).exp() / 2
-    return weights * torch.where(excess.abs() <= 1, close, far)
+    return weights * torch.where(excess.abs() <= 1, close, far).clamp(min=0)  # but for rounding
 
 
 def _exponential_gap(margins: Tensor, log_odds: Tensor, log_weights: Tensor) -> Tensor:
