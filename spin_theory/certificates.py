@@ -4,7 +4,6 @@ An expected penalty is a sum of convex functions of differences of scores, so it
 problem: every circulation, found by whomever, gives a number that no policy can go below.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,15 +16,16 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from spin_theory.losses import penalty_named
-from spin_theory.newton import log_pulls
 from spin_theory.policies import TabularPolicy, require_same_shape
 
 __all__ = ["Certificate", "Ray", "certify", "descending_ray", "hinge_programme"]
 
 Matrix = NDArray[np.float64]
 
-LEAST_ROOM = 1e-300
-"""Room of an edge that has none left, so that a spanning tree always exists."""
+LEAST_EASE = 1e-300
+"""Of an edge whose flow cannot change, so that a spanning tree always exists."""
+PASSES = 3
+"""Corrections of the flows: after the first only rounding is left to correct."""
 
 
 @dataclass(frozen=True)
@@ -111,23 +111,33 @@ def certify(
     penalty_named(loss_type)
     if loss_type == "correlation":
         raise ValueError("loss_type correlation has no lower bound; see descending_ray")
-    if flows is None:
-        if loss_type == "hinge":
-            raise ValueError("loss_type hinge needs flows; see hinge_programme")
-        flows = log_pulls(scores, log_weights, loss_type)[0].exp()
+    if flows is None and loss_type == "hinge":
+        raise ValueError("loss_type hinge needs flows; see hinge_programme")
     weights = log_weights.exp()
-    capacity = torch.full_like(weights, math.inf) if loss_type == "exponential" else weights
-    pairs = zip(flows.numpy(), capacity.numpy(), weights.numpy(), strict=True)
-    balanced = torch.from_numpy(np.stack([_balance(*matrices) for matrices in pairs]))
-    shift = balanced - flows  # exact where it is small, and what the gap is made of
     margins = scores[:, :, None] - scores[:, None, :]
-    bounds, gaps = _DUALS[loss_type](margins, weights, flows, shift)
+    capacity = weights
+    if loss_type == "exponential":  # no best flow is above the value at scores 0
+        capacity = torch.where(weights > 0, weights.sum(dim=(-2, -1), keepdim=True), 0.0)
+    if flows is not None:
+        used = torch.minimum(flows.clamp(min=0), capacity)
+        room = capacity - used
+    elif loss_type == "exponential":
+        used = torch.minimum((log_weights - margins).exp(), capacity)
+        room = capacity - used
+    else:  # W - used, with the digits that it has where the flow nearly fills the capacity
+        used, room = weights * torch.sigmoid(-margins), weights * torch.sigmoid(margins)
+    safe = torch.minimum(weights, weights.mT) / 2
+    matrices = zip(used.numpy(), room.numpy(), safe.numpy(), strict=True)
+    smooth = loss_type != "hinge"
+    balanced = [_balance(*each, smooth=smooth) for each in matrices]
+    used, room, shift = (torch.from_numpy(np.stack(part)) for part in zip(*balanced, strict=True))
+    bounds, gaps = _DUALS[loss_type](margins, weights, used, room, shift)
     off_diagonal = ~torch.eye(scores.shape[-1], dtype=torch.bool)
     own = weights.diagonal(dim1=-2, dim2=-1)  # the margin of a response with itself is 0
     at_zero = (own * penalty_named(loss_type)(torch.zeros_like(own))).sum(dim=-1)
     return Certificate(
         lower_bound=(bounds * off_diagonal).sum(dim=(-2, -1)) + at_zero,
-        gap=(gaps * off_diagonal).sum(dim=(-2, -1)),
+        gap=(gaps.clamp(min=0) * off_diagonal).sum(dim=(-2, -1)),  # below 0 by rounding alone
     )
 
 
@@ -207,40 +217,38 @@ def descending_ray(data: TabularPolicy, opponent: TabularPolicy) -> Ray:
 
 
 def _logistic_dual(
-    margins: Tensor, weights: Tensor, flows: Tensor, shift: Tensor
+    margins: Tensor, weights: Tensor, used: Tensor, room: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
     """W h(u), and W KL(Ber(u) || Ber(sigma(-t))), of each pair."""
-    # The scores' own shares of the weight, and the distance from them: it may be all rounding.
     low, high = weights * torch.sigmoid(-margins), weights * torch.sigmoid(margins)
-    off = shift + (flows - low)
-    used, left = (low + off).clamp(min=0), (high - off).clamp(min=0)
+    off = shift + (used - low)  # from the scores' own share, exact where it is small
+    used, left = (used + shift).clamp(min=0), (room - shift).clamp(min=0)
     bounds = -used * _log_share(used, left) - left * _log_share(left, used)
     near = used * torch.log1p(off / low) + left * torch.log1p(-off / high)
     far = -bounds - used * logsigmoid(-margins) - left * logsigmoid(margins)
-    gaps = torch.where(off.abs() <= torch.minimum(low, high) / 2, near, far)
+    gaps = torch.where(off.abs() < torch.minimum(low, high) / 2, near, far)
     return _where_counted(weights, bounds), _where_counted(weights, gaps)
 
 
 def _exponential_dual(
-    margins: Tensor, weights: Tensor, flows: Tensor, shift: Tensor
+    margins: Tensor, weights: Tensor, used: Tensor, room: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
     """W h(u), and W times the Fenchel-Young loss of u and t, of each pair."""
-    used = (flows + shift).clamp(min=0)
-    bounds = used - torch.xlogy(used, used / weights)
-    pulls = weights * torch.exp(-margins)
-    off = shift + (flows - pulls)
+    pulls = (weights.log() - margins).exp()
+    off = shift + (used - pulls)
+    used = (used + shift).clamp(min=0)
+    entropy = torch.xlogy(used, used / weights)
     near = used * torch.log1p(off / pulls) - off
-    far = torch.xlogy(used, used / weights) + used * margins - off
-    gaps = torch.where(off.abs() <= pulls / 2, near, far)
-    return _where_counted(weights, bounds), _where_counted(weights, gaps)
+    gaps = torch.where(off.abs() < pulls / 2, near, entropy + used * margins - off)
+    return _where_counted(weights, used - entropy), _where_counted(weights, gaps)
 
 
 def _hinge_dual(
-    margins: Tensor, weights: Tensor, flows: Tensor, shift: Tensor
+    margins: Tensor, weights: Tensor, used: Tensor, room: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
     """x, and W max(0, 1 - t) - x (1 - t), of each pair."""
-    used = flows + shift
-    return used, weights * (1 - margins).clamp(min=0) - used * (1 - margins)
+    used, left = (used + shift).clamp(min=0), (room - shift).clamp(min=0)
+    return used, left * (1 - margins).clamp(min=0) + used * (margins - 1).clamp(min=0)
 
 
 def _log_share(part: Tensor, other: Tensor) -> Tensor:
@@ -259,43 +267,60 @@ _DUALS = {"logistic": _logistic_dual, "exponential": _exponential_dual, "hinge":
 """Bounds and gaps of all pairs by penalty."""
 
 
-def _balance(flows: Matrix, capacity: Matrix, weights: Matrix) -> Matrix:
-    """Nearest thing to the flows (Y, Y) that is a circulation within the capacities."""
-    flows = np.clip(flows, 0.0, capacity)
-    np.fill_diagonal(flows, 0.0)
-    flows = _corrected(flows, capacity)
-    safe = np.minimum(weights, weights.T) / 2
-    np.fill_diagonal(safe, 0.0)
-    share = 0.0  # the least part of `safe` that brings all flows into their domain
-    for excess, room in ((-flows, safe), (flows - capacity, capacity - safe)):
-        outside = excess > 0
-        if outside.any():
-            share = max(share, float((excess[outside] / (excess + room)[outside]).max()))
-    return (1 - share) * flows + share * safe
+def _balance(
+    flows: Matrix, room: Matrix, safe: Matrix, *, smooth: bool
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Flows and room (Y, Y), and the change of both that makes the flows a circulation."""
+    flows, room, safe = (matrix * (1 - np.eye(len(flows))) for matrix in (flows, room, safe))
+    shift = np.zeros_like(flows)
+    for _ in range(PASSES):
+        up, down = room - shift, flows + shift
+        if smooth:  # what a change costs: its square over this, to within a factor of 2
+            up = down = np.minimum(up, down)
+        shift = shift + _correction(flows + shift, up, down)
+        share = 0.0  # the least part of `safe` that brings all flows into their domain
+        for excess, limit in ((-flows - shift, safe), (shift - room, room + flows - safe)):
+            outside = excess > 0
+            part = excess[outside] / (excess[outside] + limit[outside])
+            share = float(part.max(initial=share))
+        mixed = (1 - share) * (flows + shift) + share * safe
+        mixed_room = (1 - share) * (room - shift) + share * (room + flows - safe)
+        shift = (1 - share) * shift + share * (safe - flows)
+        far = np.abs(shift) > np.minimum(flows, room) / 2  # small beside it: kept apart, exact
+        if share == 0 and not far.any():
+            break
+        flows, room = np.where(far, mixed, flows), np.where(far, mixed_room, room)
+        shift = np.where(far, 0.0, shift)
+    return flows, room, shift
 
 
-def _corrected(flows: Matrix, capacity: Matrix) -> Matrix:
-    """Flows (Y, Y) that balance at each response, changed along a spanning tree."""
+def _correction(flows: Matrix, up: Matrix, down: Matrix) -> Matrix:
+    """Change along a spanning tree after which flows (Y, Y) balance at each response.
+
+    `up` and `down` say how easily each flow is raised and lowered.
+    """
+    change = np.zeros_like(flows)
     if len(flows) == 1:
-        return flows
-    flows = flows.copy()
-    spare = np.maximum(np.where(np.isinf(capacity), flows, capacity - flows), 0.0)
-    more, less = np.maximum(spare, flows.T), np.maximum(flows, spare.T)  # net flow from i to j
-    room = np.maximum(np.minimum(more, less), LEAST_ROOM)
-    np.fill_diagonal(room, 0.0)
-    tree = minimum_spanning_tree(np.divide(1.0, room, out=np.zeros_like(room), where=room > 0))
+        return change
+    more, less = np.maximum(up, down.T), np.maximum(down, up.T)  # net flow from i to j
+    ease = np.maximum(np.minimum(more, less), LEAST_EASE)
+    np.fill_diagonal(ease, 0.0)
+    tree = minimum_spanning_tree(np.divide(1.0, ease, out=np.zeros_like(ease), where=ease > 0))
     order, parents = breadth_first_order(tree, 0, directed=False)
-    surplus = (flows - flows.T).sum(axis=1)  # outflow minus inflow
+    net = flows - flows.T
     for node in order[:0:-1]:
-        parent, change = parents[node], surplus[node]
-        tail, head = (parent, node) if change > 0 else (node, parent)
-        change = abs(change)  # to be added to the net flow from tail to head
-        if spare[tail, head] >= flows[head, tail]:
-            flows[tail, head] += change
+        parent = parents[node]
+        # What leaves the branch, over the edges that leave it: flows within may be far larger.
+        surplus = net[node].sum()
+        tail, head = (parent, node) if surplus > 0 else (node, parent)
+        if up[tail, head] >= down[head, tail]:
+            change[tail, head] += abs(surplus)
         else:
-            flows[head, tail] -= change
-        surplus[parent] += surplus[node]
-    return flows
+            change[head, tail] -= abs(surplus)
+        net[parent] += net[node]
+        net[:, parent] += net[:, node]
+        net[node], net[:, node], net[parent, parent] = 0.0, 0.0, 0.0
+    return change
 
 
 def _largest_circulation(weights: Matrix) -> tuple[Matrix, Matrix]:
