@@ -1,9 +1,10 @@
 """What a check returns: whether the claim held, by how much, and the numbers it rests on."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Evidence"]
+__all__ = ["Evidence", "largest_error"]
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,25 @@ class Evidence:
     def holds(self) -> bool:
         """Whether the residual is within its tolerance; nan is not."""
         return self.residual <= self.tolerance
+
+
+def largest_error(errors: Iterable[float]) -> float:
+    """Make a residual of errors: the largest, but nan if one is nan, which `max` may pass over.
+
+    Parameters
+    ----------
+    errors : iterable of float
+        Each in the unit of the residual; one below 0 is none.
+
+    Returns
+    -------
+    float
+        At least 0, or nan.
+
+    Examples
+    --------
+    >>> largest_error([0.5, float("nan")]), largest_error([-1.0])
+    (nan, 0.0)
+    """
+    found = [0.0, *errors]
+    return math.nan if any(map(math.isnan, found)) else max(found)

@@ -180,6 +180,7 @@ def check_first_step_is_sft(
     spread = torch.autograd.grad((table * (data.probs + opponent.probs)).sum(), theta)[0]
     slope = penalty_slope(loss_type)
     size = beta * (sft.norm() + spread.norm() + _largest_score(log_probs, theta))
+    size = size + torch.finfo(torch.float64).tiny  # of one response, all scores are zero
     residual = float((gradient - beta * slope * sft).norm() / size)
     return Evidence(
         residual,

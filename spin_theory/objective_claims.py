@@ -8,10 +8,10 @@ from torch import Tensor
 
 from spin_theory.certificates import certify, descending_ray, hinge_programme
 from spin_theory.divergences import bhattacharyya, js, tv
-from spin_theory.evidence import Evidence
+from spin_theory.evidence import Evidence, largest_error
 from spin_theory.hinge import chain_potentials, hinge_bound, hinge_minimum
 from spin_theory.inner_problems import InnerProblem
-from spin_theory.losses import penalty_named
+from spin_theory.losses import penalty_named, spin_loss
 from spin_theory.objectives import optimality_gap, spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
 from spin_theory.updates import minimise
@@ -164,7 +164,7 @@ def check_optimal_value(
     """
     found = minimise(opponent, data, beta=beta, loss_type=loss_type)
     pairs, swapped = pair_policies(data, opponent)
-    errors = [max(0.0, found.lower_bound - found.objective)]
+    errors = [found.lower_bound - found.objective]
     if loss_type == "logistic":
         least = prompt_average(math.log(2) - js(pairs, swapped), None)
     elif loss_type == "exponential":
@@ -174,7 +174,7 @@ def check_optimal_value(
         least = prompt_average(values, None)
         cheap = prompt_average(1 - tv(pairs, swapped), None)
         tight = data.log_probs.shape[1] <= 2
-        errors.append(abs(float(cheap - least)) if tight else max(0.0, float(cheap - least)))
+        errors.append(abs(float(cheap - least)) if tight else float(cheap - least))
         order = (data.log_probs - opponent.log_probs).argsort(dim=-1)
         errors.append(float((-advantages.gather(-1, order).diff(dim=-1)).clamp(min=0).sum()))
     errors.append(abs(found.objective - float(least)))
@@ -183,7 +183,9 @@ def check_optimal_value(
         for measure in (spin_objective, optimality_gap)
     )
     errors.append(abs(value - float(least) - gap) / (1 + value))
-    return Evidence(max(errors), tolerance, {"minimum": found.objective, "gap": found.gap})
+    return Evidence(
+        largest_error(errors), tolerance, {"minimum": found.objective, "gap": found.gap}
+    )
 
 
 def check_distance_bounds(
@@ -229,7 +231,7 @@ def check_distance_bounds(
     False
     """
     pairs, swapped = pair_policies(data, opponent)
-    if margins.flatten(1).shape != pairs.log_probs.shape:
+    if tuple(margins.shape) != (*data.log_probs.shape, data.log_probs.shape[1]):
         raise ValueError(f"margins must have shape (X, Y, Y), got {tuple(margins.shape)}")
     losses = penalty_named("logistic")(margins.flatten(1))
     meter = math.log(2) - (pairs.probs * losses).sum(dim=-1)
@@ -302,7 +304,15 @@ def check_degeneracy(
     penalty = penalty_named(loss_type)
     scores = beta * (other.log_probs - data.log_probs)
     at_zero = float(penalty(torch.zeros((), dtype=torch.float64)))
-    errors = [float((penalty(scores - scores) - at_zero).abs().max())]  # y' = y
+    on_equal_strings = spin_loss(
+        policy_real_logps=other.log_probs,
+        policy_generated_logps=other.log_probs,
+        opponent_real_logps=data.log_probs,
+        opponent_generated_logps=data.log_probs,
+        beta=beta,
+        loss_type=loss_type,
+    )
+    errors = [float((on_equal_strings - at_zero).abs().max())]
     at_data, value = (
         float(spin_objective(policy, data, data, beta=beta, loss_type=loss_type))
         for policy in (data, other)
@@ -322,8 +332,8 @@ def check_degeneracy(
         errors.append(
             abs(float(spin_objective(flat, data, data, beta=beta, loss_type="hinge")) - 1)
         )
-        errors.append(max(0.0, -rise))
-    return Evidence(max(errors), tolerance, {"rise": rise})
+        errors.append(-rise)
+    return Evidence(largest_error(errors), tolerance, {"rise": rise})
 
 
 def check_hinge_duality(
@@ -390,7 +400,7 @@ def check_unbounded(
     -------
     Evidence
         Residual: error of the objective at the policy that the ray predicts to be at -depth,
-        relative to it. `slope` is the ray's.
+        relative to depth and the scores it takes. `slope` is the ray's.
 
     Raises
     ------
@@ -410,5 +420,6 @@ def check_unbounded(
         data=data, sampler=opponent, reference=opponent, beta=beta, loss_type="correlation"
     )
     policy = problem.policy(ray.direction * ((1 + depth) / ray.slope)[:, None])
-    errors = (problem.values(policy) + depth).abs() / depth
+    size = depth + problem.scores(policy).abs().amax(dim=-1)
+    errors = (problem.values(policy) + depth).abs() / size
     return Evidence(float(errors.max()), tolerance, {"slope": float(ray.slope.min())})
