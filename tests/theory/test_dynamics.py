@@ -1,17 +1,28 @@
+from functools import partial
+from itertools import pairwise
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spin_theory import (
+    GradientSteps,
+    InnerProblem,
     TabularPolicy,
+    average_of_iterates,
+    geometric_mixture,
+    hinge_minimum,
     js,
     kl,
     minimiser,
+    mixed_samples,
     multiplier,
     play,
     predicted_policy,
+    solve,
     tv,
+    without_reference,
 )
 from tests.strategies import BETAS, log_policies
 
@@ -45,6 +56,175 @@ def test_playing_by_the_minimiser_gives_the_same_game(policies, beta):
 def test_the_hinge_game_is_played_by_the_minimiser():
     game = play(START, DATA, beta=1.0, iterations=2, loss_type="hinge", solver=minimiser)
     assert len(game.policies) == 3
+
+
+def test_the_hinge_game_steps_by_the_best_chains_advantages():
+    game = play(START, DATA, beta=2.0, iterations=2, loss_type="hinge", solver=minimiser)
+    for before, after in pairwise(game.policies):
+        _, advantages = hinge_minimum(DATA, before)
+        expected = TabularPolicy.from_logits(before.log_probs + advantages / 2)
+        assert tv(after, expected).max() <= 1e-14
+
+
+@given(policies=log_policies(count=2, max_responses=4), betas=st.lists(BETAS, max_size=3))
+def test_a_tspin_game_minimises_its_own_objective_each_time(policies, betas):
+    start, data = policies
+    weights = [0.0, 0.1, 0.3][: len(betas)]
+    game = play(
+        start,
+        data,
+        beta=betas,
+        iterations=len(betas),
+        solver=minimiser,
+        opponent=without_reference,
+        history_weight=weights,
+    )
+    assert game.history_weights == tuple(weights)
+    for index, beta in enumerate(betas):
+        problem = InnerProblem(
+            data=data,
+            sampler=game.policies[index],
+            reference=None,
+            beta=beta,
+            initial=start,
+            history_weight=weights[index],
+        )
+        assert torch.equal(game.policies[index + 1].log_probs, solve(problem).log_probs)
+
+
+@given(policies=log_policies(count=2), alpha=st.floats(0.3, 5.0))
+def test_tspin_without_history_inverts_the_last_iterate(policies, alpha):
+    # pi_{t+1} is (p_data/pi_t)^(1/alpha): twice, at alpha = 1, is where it began
+    start, data = policies
+    game = play(start, data, beta=alpha, iterations=1, opponent=without_reference)
+    logits = (data.log_probs - start.log_probs) / alpha
+    assert tv(game.policies[1], TabularPolicy.from_logits(logits)).max() <= 1e-13
+    twice = play(start, data, beta=1.0, iterations=2, opponent=without_reference)
+    assert tv(twice.policies[2], start).max() <= 1e-13
+
+
+@given(
+    policies=log_policies(count=2),
+    beta=st.floats(0.6, 5.0),
+    weight=st.floats(0.0, 1.0),
+    iterations=st.integers(0, 6),
+)
+def test_the_geometric_mixture_moves_log_ratios_affinely(policies, beta, weight, iterations):
+    # r_{t+1} = m [(1 - w) r_t + w r_0], r = log p_t/p_data up to constants
+    start, data = policies
+    game = play(
+        start,
+        data,
+        beta=beta,
+        iterations=iterations,
+        opponent=partial(geometric_mixture, base_weight=weight),
+    )
+    first = share = 1.0  # r_t as a multiple of r_0
+    for _ in range(iterations):
+        share = multiplier(beta=beta) * ((1 - weight) * share + weight * first)
+    logits = data.log_probs + share * (start.log_probs - data.log_probs)
+    assert tv(game.policies[-1], TabularPolicy.from_logits(logits)).max() <= 1e-12
+
+
+@given(policies=log_policies(count=2), beta=st.floats(0.8, 5.0), weight=st.floats(0.1, 1.0))
+def test_the_geometric_mixture_rests_where_its_affine_map_does(policies, beta, weight):
+    # r* = m w r_0 / (1 - m (1 - w)), not the data unless m = 0
+    start, data = policies
+    rule = partial(geometric_mixture, base_weight=weight)
+    m = multiplier(beta=beta)
+    share = m * weight / (1 - m * (1 - weight))
+    logits = data.log_probs + share * (start.log_probs - data.log_probs)
+    rest = TabularPolicy.from_logits(logits)
+    game = play(start, data, beta=beta, iterations=150, opponent=rule)
+    assert tv(game.policies[-1], rest).max() <= 1e-12
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.8, 2.0, 4.0])  # at 1 each iterate after p_0 is p_data
+def test_fictitious_play_closes_in_by_the_power_of_one_over_beta(beta):
+    start = TabularPolicy.from_logits(DATA.log_probs + 0.01 * (START.log_probs - DATA.log_probs))
+    game = play(start, DATA, beta=beta, iterations=400, opponent=average_of_iterates)
+    # near the data iteration t multiplies the average's distance by 1 - (1/beta)/(t + 1)
+    assert (game.tv[400] / game.tv[200]).item() == pytest.approx(2 ** (-1 / beta), rel=0.02)
+
+
+@pytest.mark.parametrize("beta", [0.2, 0.3, 0.45])
+def test_fictitious_play_comes_near_where_spin_diverges(beta):
+    game = play(START, DATA, beta=beta, iterations=300, opponent=average_of_iterates)
+    assert game.tv[300] < 1e-3 < game.tv[0]
+    assert game.tv[300] < game.tv[100]
+
+
+def test_the_published_schedule_of_spin_by_the_closed_form():
+    # lambda 0.1 three times and then 5.0: multipliers (-9)^3 * 0.8 = -583.2
+    near = TabularPolicy.from_logits(DATA.log_probs + 1e-3 * START.log_probs)
+    betas = [0.1, 0.1, 0.1, 5.0]
+    game = play(near, DATA, beta=betas, iterations=4)
+    assert tv(game.policies[4], predicted_policy(near, DATA, betas=betas)).max() <= 1e-12
+    logits = DATA.log_probs - 0.5832 * START.log_probs
+    assert tv(game.policies[4], TabularPolicy.from_logits(logits)).max() <= 1e-11
+
+
+@pytest.mark.parametrize("opponent", [mixed_samples, average_of_iterates, geometric_mixture])
+@given(policies=log_policies(count=2, max_prompts=4, max_responses=4), beta=st.floats(0.6, 5.0))
+def test_prompts_at_once_are_games_one_by_one(opponent, policies, beta):
+    start, data = policies
+    together = play(start, data, beta=beta, iterations=3, opponent=opponent)
+    for row in range(len(data.log_probs)):
+        first, target = (TabularPolicy(table.log_probs[row : row + 1]) for table in policies)
+        alone = play(first, target, beta=beta, iterations=3, opponent=opponent)
+        assert together.by_prompt(tv)[:, row].tolist() == pytest.approx(
+            alone.tv.tolist(), rel=1e-9, abs=1e-13
+        )
+
+
+def test_the_same_seed_plays_the_same_game():
+    solver = GradientSteps(steps=3, learning_rate=0.5, pairs=8)
+    one, other, third = (
+        play(START, DATA, beta=1.0, iterations=3, solver=solver, seed=seed).policies[-1].log_probs
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, other)
+    assert not torch.equal(one, third)
+
+
+def test_each_iteration_draws_anew():
+    solver = GradientSteps(steps=1, learning_rate=1.0, pairs=1)
+    # at p_t = p_data a draw moves the policy unless y = y': never twice the same way
+    game = play(DATA, DATA, beta=1.0, iterations=6, solver=solver)
+    moves = [
+        (after.log_probs - before.log_probs).sign() for before, after in pairwise(game.policies)
+    ]
+    assert len({tuple(move.flatten().tolist()) for move in moves}) > 2
+
+
+def test_inexact_iterations_start_from_the_last_policy():
+    solver = GradientSteps(steps=1, learning_rate=0.1)
+    game = play(START, DATA, beta=1.0, iterations=2, solver=solver)
+    # the gradient at the opponent is -(p_data - p_t)/2, in each iteration
+    for before, after in pairwise(game.policies):
+        logits = before.log_probs + 0.05 * (DATA.probs - before.probs)
+        assert tv(after, TabularPolicy.from_logits(logits)).max() <= 1e-14
+
+
+@example(iteration=0)
+@given(iteration=st.integers(0, 3))
+def test_a_refusal_names_its_iteration(iteration):
+    with pytest.raises(ValueError, match=f"iteration {iteration}: history_weight > 0 has no"):
+        play(
+            START,
+            DATA,
+            beta=1.0,
+            iterations=4,
+            opponent=without_reference,
+            history_weight=[0.0] * iteration + [0.1] * (4 - iteration),
+        )
+
+
+def test_the_correlation_game_is_refused_where_it_has_no_minimum():
+    with pytest.raises(ValueError, match="iteration 0: loss_type correlation has no minimum"):
+        play(START, DATA, beta=1.0, iterations=2, loss_type="correlation", solver=minimiser)
+    rests = play(DATA, DATA, beta=1.0, iterations=2, loss_type="correlation", solver=minimiser)
+    assert (rests.tv <= 1e-15).all()
 
 
 def test_beta_one_reaches_the_data_in_one_step():
@@ -106,6 +286,8 @@ def test_a_schedule_sets_the_beta_of_each_iteration():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="a number or 3 of them, got 2"):
         play(START, DATA, beta=[1.0, 1.0], iterations=3)
+    with pytest.raises(ValueError, match="history_weight must be a number or 3 of them, got 1"):
+        play(START, DATA, beta=1.0, iterations=3, history_weight=[0.1])
     with pytest.raises(ValueError, match="iterations must be >= 0"):
         play(START, DATA, beta=1.0, iterations=-1)
     with pytest.raises(ValueError, match="beta must be"):
