@@ -8,15 +8,16 @@ import torch
 
 from spin_theory.divergences import renyi, tv
 from spin_theory.dynamics import Game, multiplier, play, predicted_policy
-from spin_theory.evidence import Evidence
+from spin_theory.evidence import Evidence, largest_error
 from spin_theory.opponents import average_of_iterates, geometric_mixture, mixed_samples
-from spin_theory.policies import TabularPolicy
+from spin_theory.policies import TabularPolicy, require_same_shape
 from spin_theory.solvers import Solver, exact
 from spin_theory.stability import (
     linearise,
     mixing_multipliers,
     observed_multipliers,
 )
+from spin_theory.updates import Update, closed_form_update
 
 __all__ = [
     "check_averaged_play",
@@ -65,8 +66,8 @@ def check_iterates(
     -------
     Evidence
         Residual: the largest total variation distance over iterations and prompts of played
-        and predicted iterate, divided by the largest power of the log-ratio so far, where that
-        is above 1.
+        and predicted iterate, divided by what the multipliers make of rounding: the largest
+        product of consecutive ones so far, where that is above 1.
 
     Raises
     ------
@@ -86,14 +87,16 @@ def check_iterates(
     game = play(
         start, data, beta=list(betas), iterations=len(betas), loss_type=loss_type, solver=solver
     )
-    worst, power, largest = 0.0, 1.0, 1.0
+    power, product, largest, errors = 1.0, 1.0, 1.0, []
     for iteration, policy in enumerate(game.policies):
         if iteration:
-            power *= multiplier(beta=betas[iteration - 1], loss_type=loss_type)
-            largest = max(largest, abs(power))
+            factor = multiplier(beta=betas[iteration - 1], loss_type=loss_type)
+            power *= factor
+            product = max(1.0, product * abs(factor))  # rounding of an iteration is amplified too
+            largest = max(largest, product)
         predicted = predicted_policy(start, data, betas=betas[:iteration], loss_type=loss_type)
-        worst = max(worst, float(tv(policy, predicted).max()) / largest)
-    return Evidence(worst, tolerance, {"power": power})
+        errors.append(float(tv(policy, predicted).max()) / largest)
+    return Evidence(largest_error(errors), tolerance, {"power": power})
 
 
 def check_mixing(
@@ -154,7 +157,7 @@ def check_mixing(
         errors.append(float(spread.abs().max()) / size)
     observed = abs(observed_multipliers(game.policies[1:], data, order=2)[0])
     numbers = {"predicted": predicted, "linearised": linear.spectral_radius, "observed": observed}
-    return Evidence(max(errors), tolerance, numbers)
+    return Evidence(largest_error(errors), tolerance, numbers)
 
 
 def check_geometric_mixture(
@@ -221,16 +224,16 @@ def check_geometric_mixture(
         opponent=rule,
     )
     m = multiplier(beta=beta, loss_type=loss_type)
-    power, worst, largest = 1.0, 0.0, 1.0
+    power, largest, errors = 1.0, 1.0, []
     log_ratio = start.log_probs - data.log_probs
     for policy in game.policies[1:]:
         power = m * ((1 - base_weight) * power + base_weight)
         largest = max(largest, abs(power))
         predicted = TabularPolicy.from_logits(data.log_probs + power * log_ratio)
-        worst = max(worst, float(tv(policy, predicted).max()) / largest)
+        errors.append(float(tv(policy, predicted).max()) / largest)
     slope = m * (1 - base_weight)
     limit = m * base_weight / (1 - slope) if slope != 1 else math.nan
-    return Evidence(worst, tolerance, {"multiplier": slope, "limit": limit})
+    return Evidence(largest_error(errors), tolerance, {"multiplier": slope, "limit": limit})
 
 
 def check_averaged_play(
@@ -298,6 +301,7 @@ def check_update_normaliser(
     opponent: TabularPolicy,
     *,
     beta: float,
+    update: Update = closed_form_update,
     tolerance: float = TOLERANCE,
 ) -> Evidence:
     r"""Check that the exact update's normaliser is a Renyi divergence.
@@ -308,14 +312,17 @@ def check_update_normaliser(
         p_data and p_t.
     beta : float
         Pull towards the opponent, > 0, no unit, not 1.
+    update : Update, default closed_form_update
+        What is claimed to have this normaliser.
     tolerance : float, default 1e-12
         What the residual may be.
 
     Returns
     -------
     Evidence
-        Residual: error of :math:`\log Z`, relative to the size of its exponents. On infinitely
-        many responses the update exists where this divergence is finite: :func:`update_exists`.
+        Residual: largest error over responses of :math:`\log Z`, by which the update is short
+        of its exponent, relative to the exponents' size. On infinitely many responses the
+        update exists where this divergence is finite: :func:`update_exists`.
 
     Raises
     ------
@@ -333,12 +340,14 @@ def check_update_normaliser(
     >>> check_update_normaliser(data, opponent, beta=0.1).holds
     True
     """
+    require_same_shape(data=data, opponent=opponent)
     exponents = (data.log_probs - opponent.log_probs) / beta
-    log_normaliser = torch.logsumexp(opponent.log_probs + exponents, dim=-1)
+    updated = update(opponent, data, beta=beta, loss_type="logistic")
+    log_normaliser = opponent.log_probs + exponents - updated.log_probs  # of any response
     order = 1 / beta
     divergence = renyi(data, opponent, order=order)
-    size = 1 + exponents.abs().amax(dim=-1)
-    error = (log_normaliser - (order - 1) * divergence).abs() / size
+    size = 1 + exponents.abs().amax(dim=-1, keepdim=True)
+    error = (log_normaliser - (order - 1) * divergence[:, None]).abs() / size
     return Evidence(float(error.max()), tolerance, {"log_normaliser": float(log_normaliser.max())})
 
 

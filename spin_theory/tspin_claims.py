@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from spin_theory.divergences import entropy, kl, tv
-from spin_theory.evidence import Evidence
+from spin_theory.evidence import Evidence, largest_error
 from spin_theory.inner_problems import InnerProblem
 from spin_theory.iteration_claims import LogProbs
 from spin_theory.losses import penalty_named, require_beta
@@ -172,10 +172,14 @@ def check_tspin_gradient(
     True
     """
     require_beta(beta)
+    if not 0 <= history_weight < math.inf:
+        raise ValueError(f"history_weight must be finite and >= 0, got {history_weight!r}")
     theta = parameters.detach().clone().requires_grad_()
+    policy = TabularPolicy(log_probs(theta))
+    require_same_shape(policy=policy, opponent=opponent, initial=initial, data=data)
     if gradient is None:
         value = tspin_objective(
-            TabularPolicy(log_probs(theta)),
+            policy,
             opponent,
             initial,
             data,
@@ -186,7 +190,7 @@ def check_tspin_gradient(
         (claimed,) = torch.autograd.grad(value, theta)
     else:
         claimed = gradient(theta.detach())
-    table = log_probs(theta.detach())
+    table = policy.log_probs.detach()
     rows: Tensor = jacobian(log_probs, theta.detach())  # type: ignore[no-untyped-call]
     pulls = beta * _slopes(beta * (table[:, :, None] - table[:, None, :]), loss_type)
     current = data.probs[:, :, None] * opponent.probs[:, None, :] * pulls
@@ -268,7 +272,7 @@ def check_tspin_update(
     minimum = minimise_problem(problem)
     distance = float(tv(update(problem), minimum.policy).max())
     numbers = {"gap": minimum.gap, "objective": minimum.objective}
-    return Evidence(max(distance, minimum.gap), tolerance, numbers)
+    return Evidence(largest_error([distance, minimum.gap]), tolerance, numbers)
 
 
 def check_tspin_fixed_point(
@@ -358,6 +362,6 @@ def check_tspin_fixed_point(
         expected = TabularPolicy.from_logits(data.log_probs / (1 + scale))
         errors += [float(tv(point, expected).max()), abs(radius - 1 / scale) * scale]
     elif data.log_probs.shape[-1] > 1:
-        errors.append(max(0.0, radius * scale - 1))
+        errors.append(radius * scale - 1)
     numbers = {"spectral_radius": radius, "tv": float(tv(point, data).max())}
-    return Evidence(max(errors), tolerance, numbers)
+    return Evidence(largest_error(errors), tolerance, numbers)
