@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from spin_theory.divergences import kl
-from spin_theory.evidence import Evidence
+from spin_theory.evidence import Evidence, largest_error
 from spin_theory.log_linear import LogLinearClass, Vector, as_vector, minimise_within, trust_newton
 from spin_theory.objectives import spin_objective
-from spin_theory.policies import TabularPolicy
+from spin_theory.policies import TabularPolicy, require_same_shape
 from spin_theory.witnesses import penalty_slope, witness_limit
 
 __all__ = [
@@ -67,7 +67,8 @@ def check_log_linear_necessity(
     Raises
     ------
     ValueError
-        If shapes differ, a beta is not > 0, or `loss_type` is unknown.
+        If shapes differ, the two policies are equal, a beta is not > 0, none is given, or
+        `loss_type` is unknown.
 
     Notes
     -----
@@ -83,6 +84,10 @@ def check_log_linear_necessity(
     """
     data, opponent = family.policy(real), family.policy(start)
     both = float((kl(data, opponent) + kl(opponent, data)).mean())
+    if not both > 0:
+        raise ValueError("real and start must be the parameters of different policies")
+    if not betas:
+        raise ValueError("betas must hold at least one value, got none")
     errors = []
     for beta in betas:
         theta = start.detach().clone().requires_grad_()
@@ -93,7 +98,7 @@ def check_log_linear_necessity(
         errors.append(abs(float(gradient @ (real - start)) - expected) / size)
         if not expected < 0:
             errors.append(math.inf)
-    return Evidence(max(errors), tolerance, {"slope": penalty_slope(loss_type) * both})
+    return Evidence(largest_error(errors), tolerance, {"slope": penalty_slope(loss_type) * both})
 
 
 def check_fixed_point_is_sft(
@@ -147,6 +152,8 @@ def check_fixed_point_is_sft(
     (True, True)
     """
     features = family.features
+    origin = np.zeros(features.shape[-1])
+    require_same_shape(data=data, family=family.policy(torch.from_numpy(origin)))
 
     def negative_likelihood(theta: Vector) -> float:
         table = family.log_probs(torch.from_numpy(theta))
@@ -161,7 +168,6 @@ def check_fixed_point_is_sft(
         centred = features - torch.einsum("xy,xyd->xd", probs, features)[:, None]
         return as_vector(torch.einsum("xy,xyd,xye->de", probs, centred, centred) / len(probs))
 
-    origin = np.zeros(features.shape[-1])
     theta = torch.from_numpy(trust_newton(negative_likelihood, excess_means, covariance, origin))
     found = minimise_within(family, theta, data, beta=beta, loss_type=loss_type)
     start = theta.clone().requires_grad_()
@@ -172,7 +178,7 @@ def check_fixed_point_is_sft(
         float(gradient.norm() / (beta * features.abs().max())),
         float(kl(opponent, found.policy).max()),
     ]
-    return Evidence(max(errors), tolerance, {"misfit": float(kl(data, opponent).mean())})
+    return Evidence(largest_error(errors), tolerance, {"misfit": float(kl(data, opponent).mean())})
 
 
 def check_quantised_necessity(
@@ -206,8 +212,8 @@ def check_quantised_necessity(
     Raises
     ------
     ValueError
-        If `spacing` is not > 0, `reach` < 1, or `loss_type` is correlation, whose witnesses
-        have no end.
+        If `spacing` is not finite and > 0, `reach` < 1, a grid point has the policy of
+        another, or `loss_type` is correlation, whose witnesses have no end.
 
     Notes
     -----
@@ -222,8 +228,8 @@ def check_quantised_necessity(
     >>> evidence.holds, round(evidence.numbers["limit"], 2)
     (True, 2.18)
     """
-    if not spacing > 0:
-        raise ValueError(f"spacing must be > 0, got {spacing!r}")
+    if not 0 < spacing < math.inf:
+        raise ValueError(f"spacing must be finite and > 0, got {spacing!r}")
     if reach < 1:
         raise ValueError(f"reach must be >= 1, got {reach!r}")
     if loss_type == "correlation":
@@ -232,6 +238,9 @@ def check_quantised_necessity(
     grid = [torch.tensor(step, dtype=torch.float64) * spacing for step in steps if any(step)]
     members = [family.policy(theta) for theta in grid]
     opponent = family.policy(torch.zeros(family.features.shape[-1], dtype=torch.float64))
+    tables = torch.stack([policy.log_probs for policy in [opponent, *members]])
+    if len(torch.unique(tables, dim=0)) < len(tables):
+        raise ValueError("features must give no two grid points the same policy, and did")
     failures, limits = 0, []
     for data in members:
 

@@ -66,7 +66,17 @@ class LogLinearClass:
         -------
         Tensor, shape (X, Y)
             In nats.
+
+        Raises
+        ------
+        ValueError
+            If the parameters are not one for each feature.
         """
+        if parameters.shape != self.features.shape[-1:]:
+            raise ValueError(
+                f"parameters must have shape ({self.features.shape[-1]},), "
+                f"got {tuple(parameters.shape)}"
+            )
         return torch.log_softmax(self.features @ parameters, dim=-1)
 
     def policy(self, parameters: Tensor) -> TabularPolicy:

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from spin_theory.divergences import kl, tv
-from spin_theory.evidence import Evidence
+from spin_theory.evidence import Evidence, largest_error
 from spin_theory.losses import penalty_named, require_beta
 from spin_theory.objectives import average_penalty, spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
@@ -210,7 +210,7 @@ def witness_limit(
     >>> round(witness_limit(opponent, data, loss_type="exponential"), 9)
     1.0
     """
-    require_same_shape(opponent=opponent, data=data)
+    require_same_shape(opponent=opponent, data=data, policy=policy or data)
     drop = _drop(opponent, data, loss_type, policy, prompt_probs)
     if loss_type == "correlation":  # linear in beta
         return math.inf if drop(1.0) > 0 else 0.0
@@ -221,10 +221,10 @@ def witness_limit(
             return 0.0
     high, factor = 2 * low, 2.0
     while drop(high) > 0:
+        if high == LARGEST_BETA:
+            return math.inf
         low, factor = high, factor**2 if high > 1e3 else factor
         high = min(high * factor, LARGEST_BETA)
-        if low == LARGEST_BETA:
-            return math.inf
     root = brentq(
         lambda log_beta: drop(math.exp(log_beta)),
         math.log(low),
@@ -277,7 +277,8 @@ def check_witness_interval(
     Parameters
     ----------
     data, opponent : TabularPolicy, shape (X, Y)
-        p_data and p_t, not equal.
+        p_data and p_t, further apart than about 1e-8 in total variation: below, the rounding
+        of KL counts.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     tolerance : float, default 1e-6
@@ -319,7 +320,7 @@ def check_witness_interval(
     if math.isinf(least[loss_type]):
         errors = [0.0 if math.isinf(limit) else math.inf]
     else:
-        errors = [max(0.0, least[loss_type] - limit) / least[loss_type]]
+        errors = [(least[loss_type] - limit) / least[loss_type]]
     drop = _drop(opponent, data, loss_type, None, None)
     if loss_type == "exponential":
         errors += [abs(limit - 1), abs(drop(0.3) - drop(0.7)) / (1 + abs(drop(0.3)))]
@@ -338,4 +339,4 @@ def check_witness_interval(
     expected = 3.0 * penalty_slope(loss_type) * pull / len(logits)
     errors.append(float((gradient - expected).norm() / 3.0))
     numbers = {"limit": limit, "slope": float(slope.mean()), "gradient": float(gradient.norm())}
-    return Evidence(max(errors), tolerance, numbers)
+    return Evidence(largest_error(errors), tolerance, numbers)
