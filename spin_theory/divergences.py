@@ -178,7 +178,7 @@ def renyi(p: TabularPolicy, q: TabularPolicy, *, order: float) -> Tensor:
     -------
     Tensor, shape (X,)
         :math:`\frac{1}{\alpha - 1} \log \sum_y p(y)^\alpha q(y)^{1 - \alpha}` per prompt, in
-        nats.
+        nats. Rounding grows like one over the distance of the order from 1.
 
     Raises
     ------
@@ -194,8 +194,14 @@ def renyi(p: TabularPolicy, q: TabularPolicy, *, order: float) -> Tensor:
     require_same_shape(p=p, q=q)
     if not 0 < order < math.inf or order == 1:
         raise ValueError(f"order must be finite, > 0 and not 1, got {order!r}")
-    logs = q.log_probs + order * (p.log_probs - q.log_probs)
-    return torch.logsumexp(logs, dim=-1) / (order - 1)
+    log_ratios = p.log_probs - q.log_probs
+    far = torch.logsumexp(q.log_probs + order * log_ratios, dim=-1)
+    # Where the two are close: sum q [r^order - 1 - order (r - 1)], of terms of one sign.
+    limit = 0.5 / max(1.0, order)
+    near = log_ratios.clamp(-limit, limit)
+    excess = q.probs * (torch.expm1(order * near) - order * torch.expm1(near))
+    is_near = log_ratios.abs().amax(dim=-1) <= limit
+    return torch.where(is_near, torch.log1p(excess.sum(dim=-1)), far) / (order - 1)
 
 
 def entropy(p: TabularPolicy) -> Tensor:

@@ -94,8 +94,8 @@ def phase_diagram(
     Raises
     ------
     ValueError
-        If a parameter is out of its range, or None is among the steps of a penalty or game
-        without a closed form.
+        If a parameter is out of its range, there are no betas or no steps, or None is among the
+        steps of a penalty or game without a closed form.
 
     Examples
     --------
@@ -103,6 +103,8 @@ def phase_diagram(
     >>> (diagram.change[1] < 0).tolist(), diagram.diverged[0].tolist()  # exact: |m| = 7/3
     ([True, True], [0.0, 1.0])
     """
+    if not (betas and inner_steps):
+        raise ValueError(f"betas and inner_steps must hold one each, got {betas}, {inner_steps}")
     start, data = (
         TabularPolicy.random(games, responses, seed=seed + k, smallest=smallest) for k in (0, 1)
     )
@@ -126,7 +128,7 @@ def phase_diagram(
                 history_weight=history_weight,
             )
             floor = torch.finfo(torch.float64).eps  # a game that is there has no logarithm
-            change.append((last.clamp(min=floor) / first).log10().mean())
+            change.append((last.clamp(min=floor) / first.clamp(min=floor)).log10().mean())
             diverged.append((last > first).double().mean())
     shape = (len(betas), len(inner_steps))
     return PhaseDiagram(
@@ -138,11 +140,15 @@ def phase_diagram(
 
 
 def _last_distance(start: TabularPolicy, data: TabularPolicy, **rules: object) -> Tensor:
-    """Distance (X,) of the last iterate from the data; 1 if log-probs outgrew float64."""
+    """Distance (X,) of the last iterate from the data; 1 where log-probs outgrew float64."""
     try:
         game = play(start, data, **rules)  # type: ignore[arg-type]  # passed on as they came
     except ValueError as error:
-        if "finite" not in str(error):
+        if "log_probs must be finite" not in str(error):
             raise
-        return torch.full((len(data.log_probs),), 1.0, dtype=torch.float64)
+        if len(data.log_probs) == 1:
+            return torch.ones(1, dtype=torch.float64)
+        rows = zip(start.log_probs, data.log_probs, strict=True)
+        alone = [(TabularPolicy(one[None]), TabularPolicy(other[None])) for one, other in rows]
+        return torch.cat([_last_distance(one, other, **rules) for one, other in alone])
     return tv(data, game.policies[-1])

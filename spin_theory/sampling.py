@@ -135,7 +135,7 @@ def sample_complexity(
     Raises
     ------
     ValueError
-        As :func:`sampled_update`, or if `draws` < 1.
+        As :func:`sampled_update`, or if `draws` < 1 or `pairs` is empty.
 
     Examples
     --------
@@ -146,6 +146,8 @@ def sample_complexity(
     """
     if not draws >= 1:
         raise ValueError(f"draws must be >= 1, got {draws!r}")
+    if not pairs:
+        raise ValueError("pairs must hold at least one number, got none")
     generator = torch.Generator().manual_seed(seed)
     exact = closed_form_update(opponent, data, beta=beta).probs
     means, deviations, failures = [], [], []

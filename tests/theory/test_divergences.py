@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 from hypothesis import example, given
+from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from spin_theory import TabularPolicy, bhattacharyya, chi_square, entropy, js, kl, tv
+from spin_theory import TabularPolicy, bhattacharyya, chi_square, entropy, js, kl, renyi, tv
 from tests.strategies import log_policies
 
 P = TabularPolicy.from_probs([[0.5, 0.5]])
@@ -105,3 +106,94 @@ def test_divergences_are_differentiable(divergence):
 def test_different_shapes_are_refused(divergence):
     with pytest.raises(ValueError, match=r"p \(1, 2\), q \(1, 1\)"):
         divergence(P, TabularPolicy.from_probs([[1.0]]))
+
+
+ORDERS = st.one_of(st.floats(0.01, 0.9), st.floats(1.1, 100.0))
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (2.0, math.log(0.5**2 / 0.2 + 0.5**2 / 0.8)),
+        (0.5, -2 * math.log(math.sqrt(0.1) + math.sqrt(0.4))),
+        (3.0, math.log(0.5**3 / 0.2**2 + 0.5**3 / 0.8**2) / 2),
+    ],
+)
+def test_renyi_by_hand(order, expected):
+    assert renyi(P, Q, order=order).item() == pytest.approx(expected, rel=1e-14)
+
+
+@given(policies=log_policies(count=2))
+def test_renyi_of_order_two_is_chi_square_and_of_one_half_the_overlap(policies):
+    p, q = policies
+    two, half = (renyi(p, q, order=order) for order in (2.0, 0.5))
+    torch.testing.assert_close(two, torch.log1p(chi_square(p, q)), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(half, -2 * bhattacharyya(p, q).log(), rtol=1e-12, atol=1e-14)
+
+
+@given(policies=log_policies(count=2), orders=st.tuples(ORDERS, ORDERS))
+def test_renyi_is_nonnegative_and_rises_with_its_order(policies, orders):
+    p, q = policies
+    low, high = (renyi(p, q, order=order) for order in sorted(orders))
+    slack = 1e-13 * (1 + high)
+    assert (low >= -slack).all()
+    assert (low <= high + slack).all()
+
+
+@given(policies=log_policies(count=2), order=st.floats(0.01, 0.99))
+def test_renyi_is_skew_symmetric_below_order_one(policies, order):
+    p, q = policies
+    one, other = (1 - order) * renyi(p, q, order=order), order * renyi(q, p, order=1 - order)
+    torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
+
+
+@given(policies=log_policies(count=2))
+def test_renyi_nears_kl_as_its_order_nears_one(policies):
+    p, q = policies
+    below, above = (renyi(p, q, order=order) for order in (1 - 1e-6, 1 + 1e-6))
+    assert (below <= kl(p, q) + 1e-9).all()
+    assert (kl(p, q) <= above + 1e-9).all()
+
+
+def test_renyi_of_nearly_equal_policies_keeps_its_digits():
+    # order/2 Var_p(direction) size^2 + O(size^3), here 1e-18: the logarithm of a sum rounds at
+    # 1e-16, and gave multiples of that
+    p = TabularPolicy.random(1, 8, seed=0, smallest=0.01)
+    direction = torch.randn(1, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    size = 1e-9
+    q = TabularPolicy.from_logits(p.log_probs + size * direction)
+    mean = (p.probs * direction).sum()
+    variance = (p.probs * (direction - mean).square()).sum().item()
+    for order in (0.5, 3.0, 10.0):
+        expected = 0.5 * order * variance * size**2
+        assert renyi(p, q, order=order).item() == pytest.approx(expected, rel=1e-4, abs=0)
+
+
+@given(policies=log_policies(count=1), order=ORDERS)
+def test_renyi_of_a_policy_from_itself_is_zero(policies, order):
+    (p,) = policies
+    assert (renyi(p, p, order=order) == 0).all()
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.2, 0.3, 5.0])
+@pytest.mark.parametrize("order", [0.3, 2.0, 5.0])
+def test_renyi_is_differentiable_near_and_far(order, size):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, generator=generator, dtype=torch.float64)
+    other = logits + size * torch.randn(2, 4, generator=generator, dtype=torch.float64)
+
+    def of_logits(a, b):
+        return renyi(TabularPolicy.from_logits(a), TabularPolicy.from_logits(b), order=order)
+
+    assert gradcheck(of_logits, (logits.requires_grad_(), other.requires_grad_()))
+
+
+@pytest.mark.parametrize("order", [0.0, -1.0, 1.0, math.inf, math.nan])
+def test_an_order_that_is_none_is_refused(order):
+    with pytest.raises(ValueError, match="order must be finite"):
+        renyi(P, Q, order=order)
+
+
+def test_renyi_of_different_shapes_is_refused():
+    with pytest.raises(ValueError, match=r"p \(1, 2\), q \(1, 1\)"):
+        renyi(P, TabularPolicy.from_probs([[1.0]]), order=2.0)
