@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 from spin_theory import TabularPolicy, objectives, optimal_value, spin_objective, tspin_objective
 from spin_theory.logistic_sums import logistic_pair_sum
 from spin_theory.pair_sums import dense_expected_penalty, expected_penalty
+from spin_theory.window_sums import running_sums, running_sums_of_the_others, sorted_order
 from tests.strategies import LOSS_TYPES
 
 RELATIVE = 1e-12  # of the sum of what is added up: the promise; 2e-14 is usual
@@ -41,6 +42,9 @@ def draw_table(*, prompts, responses, reach, smallest, shape, seed):
         real[:, 0], generated[:, -1] = -smallest, -smallest
     elif shape == "both have it on the same response":
         real[:, 0], generated[:, 0] = -smallest, -smallest
+    elif shape == "islands":  # clusters far apart, of scores with more digits than the distance
+        islands = torch.randint(-2, 3, scores.shape, generator=generator)
+        scores = islands.double() * reach + scores * (20.0 / max(1.0, reach))
     elif shape == "ladder":  # real and generated at opposite ends, each step far from the next
         steps = torch.linspace(0, 1, responses, dtype=torch.float64)
         scores, real, generated = (steps.expand(prompts, -1) * s for s in (reach, -smallest, 0.0))
@@ -53,6 +57,7 @@ SHAPES = [
     "ties",
     "one response has the mass",
     "both have it on the same response",
+    "islands",
     "ladder",
 ]
 TABLES = st.fixed_dictionaries(
@@ -120,6 +125,26 @@ def test_it_still_is_with_4096_responses(loss_type, reach, smallest, shape):
     assert_fast_is_dense(tables, loss_type)
 
 
+@pytest.mark.parametrize("reach", [1e9, 1e12, 1e300])
+@pytest.mark.parametrize("shape", ["spread", "islands", "ladder"])
+def test_scores_far_sparser_than_the_responses_keep_their_digits(reach, shape):
+    tables = draw_table(prompts=2, responses=1000, reach=reach, smallest=-30.0, shape=shape, seed=3)
+    assert_fast_is_dense(tables, "logistic")
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("scales", [range(-60, -20), range(-20, 2), range(2, 60)])
+def test_the_kink_of_the_hinge_is_where_the_margin_of_a_pair_rounds_to_it(sign, scales):
+    upper = double([sign * 2.0**k * (1 + j * 2**-52) for k in scales for j in (-1, 0, 1, 2, 3)])
+    lower = [upper - 1 + j * 2**-54 for j in range(-5, 6)]  # ... which rounds to 1 up to 2^-53
+    for end in (math.inf, -math.inf):  # and the next numbers
+        lower.append(torch.nextafter(upper - 1, double(end)))
+        lower.append(torch.nextafter(lower[-1], double(end)))
+    scores = torch.cat([upper, *lower])[None]
+    equal = torch.zeros_like(scores).log_softmax(dim=-1)
+    assert_fast_is_dense((scores, equal, equal), "hinge")
+
+
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @example(
     tables=draw_table(
@@ -146,7 +171,7 @@ def test_the_dense_gradient_leaves_the_pair_of_y_with_itself_out(loss_type, tabl
 @given(tables=TABLES, shift=st.integers(-(10**6), 10**6))
 def test_a_shift_of_all_scores_changes_nothing(loss_type, tables, shift):
     scores, log_real, log_generated = tables
-    scores = (scores.clamp(max=500) * 1024).round() / 1024  # the shift is then exact
+    scores = (scores.clamp(-250, 250) * 1024).round() / 1024  # the shift is then exact
     before, gradient = value_and_gradient(
         expected_penalty, (scores, log_real, log_generated), loss_type
     )
@@ -181,7 +206,7 @@ def test_one_response_has_the_penalty_at_zero_and_no_gradient(loss_type):
         expected_penalty, (certain + 7, certain, certain), loss_type
     )
     expected = math.log(2) if loss_type == "logistic" else 1.0
-    assert values.item() == pytest.approx(expected, rel=1e-13)
+    assert values.item() == pytest.approx(expected, rel=1e-13, abs=0.0)
     assert gradient.item() == 0.0
 
 
@@ -201,7 +226,7 @@ def test_the_gradient_keeps_its_digits_where_one_response_has_all_the_mass(loss_
 def test_penalties_that_have_nearly_died_keep_their_digits(margin):
     scores, top, bottom = double([[margin, 0.0]]), double([[1.0, 0.0]]), double([[0.0, 1.0]])
     values, gradient = logistic_pair_sum(scores, top, bottom)
-    assert values.item() == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-13)
+    assert values.item() == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-13, abs=0.0)
     slope = 1 / (1 + math.exp(margin))
     torch.testing.assert_close(gradient, double([[-slope, slope]]), rtol=1e-13, atol=0.0)
 
@@ -213,7 +238,7 @@ def test_the_exponential_sum_is_infinite_only_where_it_exceeds_float64():
         return value_and_gradient(expected_penalty, tables, "exponential")
 
     values, gradient = of([0.0, -800.0])  # (1 + 1)(1/2 + 1/2 exp(-800)); a pair has exp(800)
-    assert values.item() == pytest.approx(1.0, rel=1e-12)
+    assert values.item() == pytest.approx(1.0, rel=1e-12, abs=0.0)
     torch.testing.assert_close(gradient, double([[0.5, -0.5]]), rtol=1e-12, atol=0.0)
     values, gradient = of([0.0, 720.0])  # exp(720)/2
     assert values.item() == math.inf
@@ -225,7 +250,7 @@ def test_the_correlation_sum_keeps_its_digits_where_nearly_all_pairs_are_at_its_
     certain, rare = math.log1p(-1e-9), math.log(1e-9)
     tables = double([[1.0, 0.0]]), double([[certain, rare]]), double([[rare, certain]])
     value = expected_penalty(*tables, loss_type="correlation").item()
-    assert value == pytest.approx(2e-9, rel=1e-12)
+    assert value == pytest.approx(2e-9, rel=1e-12, abs=0.0)
 
 
 @given(tables=TABLES)
@@ -275,6 +300,43 @@ def test_memory_is_linear_in_the_responses(loss_type, reach):
     if loss_type != "exponential":
         assert values.isfinite().all()
         assert gradient.sum().abs() <= RELATIVE * gradient.abs().sum()
+
+
+@given(
+    rows=st.integers(1, 40).flatmap(
+        lambda size: st.lists(
+            st.lists(st.floats(-1e9, 1e9), min_size=size, max_size=size), min_size=1, max_size=4
+        )
+    )
+)
+@example(rows=[[0.0, -0.0, 5e-324, -5e-324, -1.0, -2.0, 1.0, 2.0]]).via("signs of the bits")
+def test_the_order_sorts_every_row(rows):
+    scores = double(rows)
+    assert torch.equal(scores.gather(-1, sorted_order(scores)), scores.sort(dim=-1).values)
+
+
+def test_many_rows_are_sorted_as_few_are():
+    scores = torch.randn(300, 301, generator=torch.Generator().manual_seed(0)).double()
+    assert torch.equal(scores.gather(-1, sorted_order(scores)), scores.sort(dim=-1).values)
+
+
+@given(size=st.integers(1, 70), exponents=st.lists(st.integers(-300, 300), min_size=70))
+def test_window_sums_are_those_of_a_loop(size, exponents):
+    weights = [2.0**exponent for exponent in exponents[:size]]
+    lasts = sorted(max(i, (i * 7 + exponents[0]) % size) for i in range(size))
+    sums = running_sums(double([weights]))
+    others = running_sums_of_the_others(double([weights]), torch.tensor([lasts]))
+    for i, last in enumerate(lasts):
+        assert sums[0, i].item() == pytest.approx(math.fsum(weights[: i + 1]), rel=1e-14, abs=0.0)
+        expected = math.fsum(weights[:i] + weights[i + 1 : last + 1])
+        assert others[0, i].item() == pytest.approx(expected, rel=1e-14, abs=0.0)
+
+
+def test_a_million_equal_weights_are_added_to_fourteen_digits():
+    weights = torch.full((1, 10**6), 1e-6, dtype=torch.float64)
+    counts = torch.arange(1, 10**6 + 1, dtype=torch.float64)
+    # one after the other they would be off by 8e-12
+    assert (running_sums(weights)[0] / counts * 1e6 - 1).abs().max() <= 3e-14
 
 
 def test_bad_tables_are_refused():
