@@ -12,8 +12,12 @@ from torch.autograd.function import FunctionCtx
 
 from spin_theory.logistic_sums import logistic_pair_sum
 from spin_theory.losses import penalty_named
+from spin_theory.window_sums import running_sums, running_sums_of_the_others, sorted_order
 
 __all__ = ["dense_expected_penalty", "expected_penalty"]
+
+CHUNK = 2**16
+"""Responses worked on together, so that what is used again is still in the cache."""
 
 
 def expected_penalty(
@@ -46,7 +50,8 @@ def expected_penalty(
     Notes
     -----
     The inner sum of (4.7) of [1]_, and of both terms of (7) of [2]_. Memory O(Y). Exponential and
-    correlation factorise, O(Y); hinge sorts, O(Y log Y); logistic by :func:`logistic_pair_sum`.
+    correlation factorise, O(Y); hinge and logistic sort, O(Y log Y), and then add up from below and
+    from above (logistic by :func:`logistic_pair_sum`), whatever the range of the scores.
     Rounding is relative to the sum itself, as no step subtracts what it has added; that of a
     gradient to the terms :math:`y \neq y'` that it sums. The exponential penalty works in log
     space: infinite only where the sum is.
@@ -145,7 +150,7 @@ class _PairSum(torch.autograd.Function):
         scores, gradient = ctx.saved_tensors  # type: ignore[attr-defined]
         gradient = _LastDerivative.apply(scores, gradient)  # type: ignore[no-untyped-call]
         # A sum that overflows where nobody asks for it must not make 0 * inf.
-        chained = torch.where(outer[:, None] == 0, 0.0, outer[:, None] * gradient)
+        chained = (outer[:, None] * gradient).masked_fill_(outer[:, None] == 0, 0.0)
         return chained, None, None, None
 
 
@@ -179,17 +184,28 @@ def _exponential_sum(
     # From the response that counts most, so that a shift of all scores costs no digits.
     anchor = (log_real - scores).argmax(dim=-1, keepdim=True)
     shifted = scores - scores.gather(-1, anchor)
-    log_real, log_generated = log_real - shifted, log_generated + shifted
-    totals = [logs.logsumexp(dim=-1, keepdim=True) for logs in (log_real, log_generated)]
-    log_value = totals[0] + totals[1]
-    shares = [log_real - totals[0], log_generated - totals[1]]
-    # d/df_y: sum of the pairs (y', y) minus sum of the pairs (y, y'), y' != y
-    rise = shares[1] + _log_of_the_others(shares[0])
-    fall = shares[0] + _log_of_the_others(shares[1])
-    excess = torch.where(rise == fall, 0.0, rise - fall)  # one response: both -inf
-    log_size = torch.maximum(rise, fall) + torch.log(-torch.expm1(-excess.abs()))
-    gradient = excess.sign() * (log_value + log_size).exp()
-    return log_value.exp().squeeze(-1), torch.where(excess == 0, 0.0, gradient)
+    log_real, log_generated = log_real - shifted, shifted.add_(log_generated)
+    places = torch.cat([anchor, log_generated.argmax(dim=-1, keepdim=True)], dim=-1)  # (X, 2)
+    log_reals, others_real = _log_sums(log_real, places[:, :1], places)
+    log_generateds, others_generated = _log_sums(log_generated, places[:, 1:], places)
+    # d/df_y: sum of the pairs (y', y) minus sum of the pairs (y, y'). The pair (y, y) is in both
+    # and is left out only where it is more than half of a sum: elsewhere it costs no digits.
+    others_real += log_generated.gather(-1, places)
+    others_generated += log_real.gather(-1, places)
+    rise = log_generated.add_(log_reals).scatter_(-1, places, others_real)
+    fall = log_real.add_(log_generateds).scatter_(-1, places, others_generated)
+    excess, even = rise - fall, rise == fall  # one response: both -inf
+    size = torch.maximum(rise, fall, out=rise).exp_()
+    gradient = excess.abs().neg_().expm1_().copysign_(excess).mul_(size).masked_fill_(even, 0.0)
+    return (log_reals + log_generateds).exp().squeeze(-1), gradient
+
+
+def _log_sums(logs: Tensor, heaviest: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Log of the sum of exp(logs) (X, 1), and without each of some places, (X, 2)."""
+    rest = logs.scatter(-1, heaviest, -math.inf).logsumexp(dim=-1, keepdim=True)
+    log_sum = torch.logaddexp(rest, logs.gather(-1, heaviest))
+    others = log_sum + torch.log1p(-(logs.gather(-1, places) - log_sum).exp())
+    return log_sum, torch.where(places == heaviest, rest, others)
 
 
 def _correlation_sum(
@@ -197,96 +213,83 @@ def _correlation_sum(
 ) -> tuple[Tensor, Tensor]:
     """Sum of p_y q_y' (1 - f_y + f_y'): values (X,) and gradient (X, Y)."""
     real, generated = log_real.exp(), log_generated.exp()
-    mass_real, mass_generated = (part.sum(dim=-1, keepdim=True) for part in (real, generated))
-    real_centre, generated_centre = _centre(scores, real), _centre(scores, generated)
+    places = torch.cat([part.argmax(dim=-1, keepdim=True) for part in (real, generated)], dim=-1)
+    mass_real, others_real = _sums(real, places[:, :1], places)
+    mass_generated, others_generated = _sums(generated, places[:, 1:], places)
+    real_centre = _centre(scores, real, mass_real, places[:, :1])
+    generated_centre = _centre(scores, generated, mass_generated, places[:, 1:])
     values = (
         mass_real * mass_generated * (1 - (real_centre - generated_centre))
-        - mass_generated * (real * (scores - real_centre)).sum(dim=-1, keepdim=True)
-        + mass_real * (generated * (scores - generated_centre)).sum(dim=-1, keepdim=True)
+        - mass_generated * (scores - real_centre).mul_(real).sum(dim=-1, keepdim=True)
+        + mass_real * (scores - generated_centre).mul_(generated).sum(dim=-1, keepdim=True)
     ).squeeze(-1)
-    return values, generated * _sum_of_the_others(real) - real * _sum_of_the_others(generated)
+    # The pair of y with itself is in both products, and left out where it would cost digits.
+    others_real *= generated.gather(-1, places)
+    others_generated *= real.gather(-1, places)
+    gradient = generated.mul_(mass_real).sub_(real.mul_(mass_generated))
+    return values, gradient.scatter_(-1, places, others_real - others_generated)
 
 
-def _centre(scores: Tensor, weights: Tensor) -> Tensor:
+def _sums(weights: Tensor, heaviest: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of a row's weights (X, 1), and without each of some places, (X, 2)."""
+    rest = weights.scatter(-1, heaviest, 0.0).sum(dim=-1, keepdim=True)
+    mass = rest + weights.gather(-1, heaviest)
+    return mass, torch.where(places == heaviest, rest, mass - weights.gather(-1, places))
+
+
+def _centre(scores: Tensor, weights: Tensor, mass: Tensor, heaviest: Tensor) -> Tensor:
     """Weighted mean of scores (X, Y), or the score with more than half of the weight: (X, 1)."""
-    mass = weights.sum(dim=-1, keepdim=True)
-    largest, heaviest = weights.max(dim=-1, keepdim=True)
     mean = (weights * scores).sum(dim=-1, keepdim=True) / mass
-    return torch.where(largest > mass / 2, scores.gather(-1, heaviest), mean)
+    dominant = weights.gather(-1, heaviest) > mass / 2
+    return torch.where(dominant, scores.gather(-1, heaviest), mean)
 
 
 def _hinge_sum(scores: Tensor, log_real: Tensor, log_generated: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of p_y q_y' max(0, 1 - f_y + f_y'): values (X,) and gradient (X, Y)."""
-    ranked, order = scores.sort(dim=-1)
-    real, generated = log_real.exp().gather(-1, order), log_generated.exp().gather(-1, order)
-    responses = scores.shape[-1]
-    # Sorted, y' counts from `first` on: the others are more than 1 below. All terms are >= 0.
+    order = sorted_order(scores)
+    ranked = scores.gather(-1, order)
+    real, generated = log_real.gather(-1, order).exp_(), log_generated.gather(-1, order).exp_()
+    # Sorted, y' counts for y from `first` on, as the others are more than 1 below ...
     first = _first_within_one(ranked)
-    gaps = ranked.diff(dim=-1)
-    mass = _suffix_sums(generated)
-    lift = torch.cat([_suffix_sums(gaps * mass[:, 1:]), torch.zeros_like(mass[:, :1])], dim=-1)
-    short = 1 - (ranked - ranked.gather(-1, first))  # of the margin to the lowest that counts
-    values = (real * (lift.gather(-1, first) + mass.gather(-1, first) * short)).sum(dim=-1)
-    # y counts for y' up to `last`: the mirror image of `first`.
-    last = responses - 1 - _first_within_one(-ranked.flip(dims=(-1,))).flip(dims=(-1,))
-    here = torch.arange(responses, device=scores.device).expand_as(order)
-    after = torch.cat([mass[:, 1:], torch.zeros_like(mass[:, :1])], dim=-1)
-    before = torch.cat([torch.zeros_like(mass[:, :1]), real.cumsum(dim=-1)[:, :-1]], dim=-1)
-    pull = _window_sums(generated, first, here - first) + after
-    push = _window_sums(real, here + 1, last - here) + before
-    gradient = torch.empty_like(scores).scatter_(-1, order, generated * push - real * pull)
-    return values, gradient
+    # ... so that y counts for y' up to `last`. All terms are >= 0.
+    last = _running_counts(first).sub_(1)
+    mass = running_sums(real)
+    lift = torch.zeros_like(ranked)
+    torch.mul(ranked.diff(dim=-1), mass[:, :-1], out=lift[:, 1:])
+    costs = ranked.gather(-1, last).neg_().add_(ranked).add_(1)  # of the highest y that counts
+    costs.mul_(mass.gather(-1, last)).add_(running_sums(lift).gather(-1, last))
+    values = costs.mul_(generated).sum(dim=-1)
+    del mass, lift, costs
+    push = running_sums_of_the_others(real, last)
+    # Seen from above, y' counts up to `first`.
+    first = first.flip(dims=(-1,)).neg_().add_(scores.shape[-1] - 1)
+    pull = running_sums_of_the_others(generated.flip(dims=(-1,)), first).flip(dims=(-1,))
+    gradient = generated.mul_(push).sub_(real.mul_(pull))
+    return values, torch.empty_like(scores).scatter_(-1, order, gradient)
 
 
 def _first_within_one(ranked: Tensor) -> Tensor:
-    """First of the sorted scores (X, Y) that is not more than 1 below each, by bisection.
+    """First of the sorted scores (X, Y) that is not more than 1 below each.
 
-    With the rounding of the margin that the pair's own loss has, so that ties at the kink agree.
+    With the rounding of the margin that the pair's own loss has, so that ties at the kink agree:
+    1 + 2^-53 still rounds to 1.
     """
-    responses = ranked.shape[-1]
-    first = torch.zeros_like(ranked, dtype=torch.long)
-    step = 1 << responses.bit_length()
-    while step := step >> 1:
-        trial = first + step
-        below = ranked.gather(-1, (trial - 1).clamp(max=responses - 1))
-        further = (trial <= responses) & (ranked - below > 1)
-        first = torch.where(further, trial, first)
-    return first
+    up, down = ranked.new_tensor(math.inf), ranked.new_tensor(-math.inf)
+    first = []
+    for part in torch.split(ranked, CHUNK, dim=-1):
+        lowest = (part - 1).sub_(2**-53).nextafter_(down)
+        for _ in range(2):  # the lowest to count is this number, or one of the next two
+            lowest = torch.where(part - lowest > 1, lowest.nextafter(up), lowest)
+        first.append(torch.searchsorted(ranked, lowest))
+    return torch.cat(first, dim=-1)
 
 
-def _window_sums(values: Tensor, start: Tensor, length: Tensor) -> Tensor:
-    """Sum values (X, Y) over [start, start + length), adding blocks of 1, 2, 4, ... only."""
-    responses = values.shape[-1]
-    total, size = torch.zeros_like(values), 1
-    blocks = values  # sums over [i, i + size)
-    while size <= responses:
-        taken = (length & size) > 0
-        block = blocks.gather(-1, start.clamp(max=responses - 1))
-        total = total + torch.where(taken, block, 0.0)
-        start = torch.where(taken, start + size, start)
-        blocks = torch.cat([blocks[:, :-size] + blocks[:, size:], blocks[:, -size:]], dim=-1)
-        size *= 2
-    return total
-
-
-def _suffix_sums(values: Tensor) -> Tensor:
-    return values.flip(dims=(-1,)).cumsum(dim=-1).flip(dims=(-1,))
-
-
-def _sum_of_the_others(weights: Tensor) -> Tensor:
-    """Sum of a row's weights (X, Y) without each itself, to full accuracy."""
-    heaviest = weights.argmax(dim=-1, keepdim=True)
-    others = weights.sum(dim=-1, keepdim=True) - weights  # loses digits above half the sum
-    rest = weights.scatter(-1, heaviest, 0.0).sum(dim=-1, keepdim=True)
-    return others.scatter(-1, heaviest, rest)
-
-
-def _log_of_the_others(log_shares: Tensor) -> Tensor:
-    """Log of the sum of a row's shares (X, Y) without each itself; the shares sum to one."""
-    heaviest = log_shares.argmax(dim=-1, keepdim=True)
-    others = torch.log1p(-log_shares.exp().scatter(-1, heaviest, 0.0))
-    rest = log_shares.scatter(-1, heaviest, -math.inf).logsumexp(dim=-1, keepdim=True)
-    return others.scatter(-1, heaviest, rest)
+def _running_counts(places: Tensor) -> Tensor:
+    """How many of a row's places (X, Y), each in [0, Y), are at most 0, 1, ..., Y - 1."""
+    prompts, responses = places.shape
+    rows = torch.arange(prompts, device=places.device)[:, None] * responses
+    counts = torch.bincount((rows + places).flatten(), minlength=places.numel())
+    return counts.view(prompts, responses).cumsum_(dim=-1)
 
 
 _SUMS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
