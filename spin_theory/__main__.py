@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
+        sys.stdout.flush()  # while a closed pipe can still be caught
     except BrokenPipeError:  # as `| head` leaves it; the interpreter's own flush must not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
@@ -174,7 +175,11 @@ def _progress(description: str) -> Iterator[Callable[[Any], Any]]:
     except ImportError:
         yield list
         return
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    if not console.is_terminal:  # there rich leaves an empty line
+        yield list
+        return
+    with Progress(console=console, transient=True) as progress:
         yield partial(progress.track, description=description)
 
 

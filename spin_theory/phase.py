@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from spin_theory.divergences import tv
 from spin_theory.dynamics import play
+from spin_theory.losses import require_beta
 from spin_theory.opponents import OpponentRule, last_iterate
 from spin_theory.policies import TabularPolicy
 from spin_theory.solvers import GradientSteps, Solver, exact
@@ -108,25 +110,29 @@ def phase_diagram(
     start, data = (
         TabularPolicy.random(games, responses, seed=seed + k, smallest=smallest) for k in (0, 1)
     )
+    solvers: list[Solver] = [
+        exact
+        if steps is None
+        else GradientSteps(steps=steps, learning_rate=learning_rate, optimiser=optimiser)
+        for steps in inner_steps
+    ]
+    last_distance = partial(
+        _last_distance,
+        start,
+        data,
+        loss_type=loss_type,
+        opponent=opponent,
+        history_weight=history_weight,
+    )
+    for beta in betas:  # what would be refused late, before the work
+        require_beta(beta)
+        if exact in solvers:
+            last_distance(beta=beta, iterations=min(1, iterations), solver=exact)
     first = tv(data, start)
     change, diverged = [], []
     for beta in track(betas):
-        for steps in inner_steps:
-            solver: Solver = (
-                exact
-                if steps is None
-                else GradientSteps(steps=steps, learning_rate=learning_rate, optimiser=optimiser)
-            )
-            last = _last_distance(
-                start,
-                data,
-                beta=beta,
-                iterations=iterations,
-                loss_type=loss_type,
-                solver=solver,
-                opponent=opponent,
-                history_weight=history_weight,
-            )
+        for solver in solvers:
+            last = last_distance(beta=beta, iterations=iterations, solver=solver)
             floor = torch.finfo(torch.float64).eps  # a game that is there has no logarithm
             change.append((last.clamp(min=floor) / first.clamp(min=floor)).log10().mean())
             diverged.append((last > first).double().mean())

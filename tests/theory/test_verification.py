@@ -1,6 +1,8 @@
 import json
+import math
 
 import pytest
+import torch
 
 from spin_theory import closed_form_update
 from spin_theory.__main__ import main
@@ -129,3 +131,20 @@ def test_values_that_make_no_game_exit_with_two_and_one_line(flags, capsys):
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1
     assert captured.out == ""
+
+
+def test_a_residual_that_is_nan_fails_its_claim(monkeypatch):
+    monkeypatch.setattr(
+        "spin_theory.objective_claims.optimality_gap", lambda *_, **__: torch.tensor(math.nan)
+    )
+    claims = {claim.name: claim for claim in verify(seeds=range(2))}
+    broken = claims["least value, logistic"]
+    assert not broken.holds
+    assert broken.failures == 2
+    assert broken.worst_residual == math.inf
+    assert claims["5.2 necessity, logistic"].holds
+
+
+def test_verify_with_no_worker_is_refused():
+    with pytest.raises(ValueError, match="jobs must be >= 1"):
+        verify(seeds=range(1), jobs=0)

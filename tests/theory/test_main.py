@@ -1,0 +1,218 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from spin_theory.__main__ import main
+
+SMALL = ["--iterations", "2", "--responses", "3"]
+PLAY, PHASE = ["play", *SMALL], ["phase", *SMALL, "--betas", "0.3", "1", "--games", "2"]
+
+
+def lines_of(capsys):
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out.splitlines()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--prompts", "3", "--seed", "7", "--smallest", "0.1"],
+        ["--beta", "0.5", "2"],
+        ["--loss-type", "exponential"],
+        ["--solver", "minimiser"],
+        ["--solver", "minimiser", "--loss-type", "hinge"],
+        ["--solver", "gd", "--inner-steps", "3", "--learning-rate", "0.3"],
+        ["--solver", "adam", "--loss-type", "hinge"],
+        ["--solver", "rmsprop", "--loss-type", "correlation"],
+        ["--solver", "gd", "--pairs", "5", "--prompts", "2"],
+        ["--opponent", "mixed", "--earlier", "2"],
+        ["--opponent", "geometric", "--base-weight", "0.25"],
+        ["--opponent", "average"],
+        ["--opponent", "mixed", "--solver", "minimiser", "--history-weight", "0.1"],
+        ["--algorithm", "tspin"],
+        ["--algorithm", "tspin", "--solver", "minimiser", "--history-weight", "0.1"],
+        ["--algorithm", "tspin", "--solver", "gd", "--history-weight", "0.1", "--pairs", "9"],
+        ["--algorithm", "tspin", "--solver", "minimiser", "--loss-type", "hinge"],
+        ["--responses", "1"],
+    ],
+)
+def test_every_game_that_makes_sense_is_played(flags, capsys):
+    assert main([*PLAY, *flags]) == 0
+    table = lines_of(capsys)
+    assert len(table) == 2 + 3 + 1  # head, rule, p_0 to p_2, how it ends
+    assert table[-1].startswith("ends in:")
+    assert main([*PLAY, *flags, "--json"]) == 0
+    rows = json.loads("\n".join(lines_of(capsys)))
+    assert [row["iteration"] for row in rows] == [0, 1, 2]
+    assert all(row["tv"] >= 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--inner-steps", "1", "exact"],
+        ["--inner-steps", "0", "2", "--optimiser", "adam", "--learning-rate", "0.1"],
+        ["--inner-steps", "1", "--optimiser", "rmsprop", "--loss-type", "hinge"],
+        ["--inner-steps", "1", "--loss-type", "correlation"],
+        ["--inner-steps", "exact", "--loss-type", "exponential", "--seed", "3"],
+        ["--inner-steps", "1", "exact", "--opponent", "mixed", "--earlier", "2"],
+        ["--inner-steps", "exact", "--opponent", "geometric", "--base-weight", "1"],
+        ["--inner-steps", "exact", "--opponent", "average"],
+        ["--inner-steps", "1", "exact", "--algorithm", "tspin"],
+        ["--inner-steps", "2", "--algorithm", "tspin", "--history-weight", "0.1"],
+        ["--inner-steps", "1", "exact", "--responses", "1"],
+        ["--inner-steps", "exact", "--iterations", "400"],
+    ],
+)
+def test_every_diagram_that_makes_sense_is_computed(flags, capsys):
+    steps = flags[1 : next((k for k in range(1, len(flags)) if flags[k][:2] == "--"), None)]
+    assert main([*PHASE, *flags]) == 0
+    head, names, _, *rows = lines_of(capsys)
+    assert head.startswith("log10")
+    assert names.split()[-len(steps) :] == steps
+    assert [row.split()[0] for row in rows] == ["0.3", "1"]
+    assert main([*PHASE, *flags, "--json"]) == 0
+    cells = json.loads("\n".join(lines_of(capsys)))
+    expected = [None if step == "exact" else int(step) for step in steps]
+    assert [(cell["beta"], cell["inner_steps"]) for cell in cells] == [
+        (beta, step) for beta in (0.3, 1.0) for step in expected
+    ]
+    assert all(0 <= cell["diverged"] <= 1 for cell in cells)
+
+
+def test_the_effective_beta_of_exact_play_is_the_beta(capsys):
+    assert main([*PLAY, "--beta", "0.7", "--json"]) == 0
+    rows = json.loads("\n".join(lines_of(capsys)))
+    assert rows[0]["effective_beta"] is None
+    assert [row["effective_beta"] for row in rows[1:]] == pytest.approx([0.7, 0.7])
+
+
+@pytest.mark.parametrize("beta", ["0.5", "1"])
+def test_the_end_of_a_game_is_named(beta, capsys):
+    assert main(["play", "--beta", beta, "--iterations", "12"]) == 0
+    end = {"0.5": "a cycle of 2; exact multiplier of the log-ratio: -1", "1": "a fixed point"}
+    assert lines_of(capsys)[-1].startswith(f"ends in: {end[beta]}")
+
+
+@pytest.mark.parametrize("command", [PLAY, [*PHASE, "--inner-steps", "1", "exact"]])
+@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_plot_writes_a_figure(command, suffix, magic, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"figure.{suffix}"
+    assert main([*command, "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(magic)
+    assert lines_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        # negative betas and nan came back as a diagram
+        (["phase", "--games", "2", "--betas", "-1", "--inner-steps", "1"], "beta must be finite"),
+        (["phase", "--games", "2", "--betas", "nan", "--inner-steps", "1"], "beta must be finite"),
+        (["phase", "--games", "2", "--history-weight", "nan"], "history_weight must be finite"),
+        (["phase", "--games", "2", "--history-weight", "0.1"], "no closed form"),
+        (["phase", "--games", "2", "--loss-type", "hinge"], "no closed form"),
+        (["phase", "--games", "2", "--learning-rate", "0"], "learning_rate must be > 0"),
+        (["phase", "--games", "2", "--smallest", "0"], "smallest must be"),
+        (["phase", "--games", "100000000", "--responses", "2"], "at most 100000000 cells"),
+        (["phase", "--plot", "figure.nothing"], "must end in one of"),
+        (["phase", "--algorithm", "tspin", "--opponent", "mixed"], "--opponent last"),
+        (["play", "--algorithm", "tspin", "--opponent", "average"], "--opponent last"),
+        (["play", "--pairs", "5"], "--pairs needs --solver"),
+        (["play", "--pairs", "5", "--solver", "minimiser"], "--pairs needs --solver"),
+        (["play", "--loss-type", "correlation"], "no closed form"),
+        (["play", "--loss-type", "correlation", "--solver", "minimiser"], "no minimum"),
+        (["play", "--history-weight", "0.1"], "no closed form"),
+        (["play", "--solver", "minimiser", "--history-weight", "-1"], "history_weight must be"),
+        (["play", "--opponent", "geometric", "--base-weight", "2"], "base_weight must be"),
+        (["play", "--solver", "gd", "--learning-rate", "nan"], "learning_rate must be"),
+        (["play", "--solver", "gd", "--learning-rate", "inf"], "log_probs must be finite"),
+    ],
+)
+def test_flags_that_make_no_game_exit_with_two_and_one_line(flags, message, capsys):
+    assert main(flags) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"spin-theory {flags[0]}: ")
+    assert message in line
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["play", "--solver", "newton"],
+        ["play", "--opponent", "first"],
+        ["play", "--algorithm", "dpo"],
+        ["play", "--earlier", "0"],
+        ["play", "--pairs", "0"],
+        ["play", "--inner-steps", "exact"],
+        ["phase", "--inner-steps", "-1"],
+        ["phase", "--inner-steps", "many"],
+        ["phase", "--inner-steps"],
+        ["phase", "--betas"],
+        ["phase", "--games", "0"],
+        ["phase", "--solver", "gd"],
+        ["phase", "--prompts", "2"],
+        ["phase", "--optimiser", "sgd"],
+        ["verify", "--jobs", "0"],
+        ["verify", "--seed", "-1"],
+        ["verify", "--plot", "figure.png"],
+    ],
+)
+def test_flags_that_do_not_parse_exit_with_two_and_one_line(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(flags)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("command", ["verify", "play", "phase"])
+def test_help_names_every_flag(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "--seed" in capsys.readouterr().out
+
+
+def run(flags, *, stdout, unbuffered=False):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    if unbuffered:
+        environment["PYTHONUNBUFFERED"] = "1"
+    return subprocess.run(
+        [sys.executable, "-m", "spin_theory", *flags],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_pipe_that_is_closed_early_gives_no_traceback(unbuffered):
+    # what `| head` leaves; buffered, all was written by the interpreter as it ended: exit 120
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = run([*PLAY, "--json"], stdout=writer, unbuffered=unbuffered)
+    finally:
+        os.close(writer)
+    assert ran.stderr == ""
+    assert ran.returncode == 141
+
+
+def test_the_module_is_a_command_that_exits_as_main_does():
+    ran = run([*PLAY, "--json"], stdout=subprocess.PIPE)
+    assert ran.returncode == 0
+    assert len(json.loads(ran.stdout)) == 3
+    ran = run(["phase", "--betas", "-1", "--games", "1"], stdout=subprocess.PIPE)
+    assert ran.returncode == 2
+    assert len(ran.stderr.splitlines()) == 1
