@@ -42,6 +42,14 @@ LOGPS = "spin_train/logps.py"
 OBJECTIVE = "spin_train/objective.py"
 BATCHING = "spin_train/batching.py"
 TRAINER = "spin_train/trainer.py"
+INNER = "spin_theory/inner_problems.py"
+NEWTON = "spin_theory/newton.py"
+CERTIFICATES = "spin_theory/certificates.py"
+CHAIN = "spin_theory/hinge.py"
+OPPONENTS = "spin_theory/opponents.py"
+SOLVERS = "spin_theory/solvers.py"
+DYNAMICS = "spin_theory/dynamics.py"
+STABILITY = "spin_theory/stability.py"
 
 TESTS = {
     LOSSES: ["tests/theory/test_losses.py", "tests/train/test_objective.py"],
@@ -49,6 +57,14 @@ TESTS = {
     OBJECTIVE: ["tests/train/test_objective.py"],
     BATCHING: ["tests/train/test_batching.py"],
     TRAINER: ["tests/train/test_trainer.py"],
+    INNER: ["tests/theory/test_inner_problems.py"],
+    NEWTON: ["tests/theory/test_newton.py"],
+    CERTIFICATES: ["tests/theory/test_certificates.py"],
+    CHAIN: ["tests/theory/test_hinge.py"],
+    OPPONENTS: ["tests/theory/test_opponents.py"],
+    SOLVERS: ["tests/theory/test_solvers.py"],
+    DYNAMICS: ["tests/theory/test_dynamics.py"],
+    STABILITY: ["tests/theory/test_stability.py"],
 }
 
 _MARGIN = "penalty(beta * (real_log_ratio - generated_log_ratio))"
@@ -237,6 +253,91 @@ MUTANTS = [
         TRAINER,
         "(policy_logps - opponent_logps).abs()",
         "(policy_logps - opponent_logps)",
+    ),
+    Mutant(
+        "inner: sampler for data",
+        INNER,
+        "scores, self.data.log_probs, self.sampler.log_probs",
+        "scores, self.sampler.log_probs, self.data.log_probs",
+    ),
+    Mutant("inner: beta of the policy", INNER, "logits = scores / self.beta", "logits = scores"),
+    Mutant(
+        "inner: history's direction",
+        INNER,
+        "self.sampler.log_probs[:, :, None] + self.initial.log_probs[:, None, :]",
+        "self.initial.log_probs[:, :, None] + self.sampler.log_probs[:, None, :]",
+    ),
+    Mutant("Newton: own pairs", NEWTON, "fill_(-math.inf)", "clone()"),
+    Mutant("Newton: one step", NEWTON, "MAX_STEPS = 2000", "MAX_STEPS = 1"),
+    Mutant(
+        "certificate: no repair",
+        CERTIFICATES,
+        "        shift = (1 - share) * shift",
+        "        share = 0.0\n        shift = (1 - share) * shift",
+    ),
+    Mutant(
+        "certificate: correction's sign", CERTIFICATES, "if surplus > 0 else", "if surplus < 0 else"
+    ),
+    Mutant("certificate: branches forgotten", CERTIFICATES, "net[parent] += net[node]", "pass"),
+    Mutant("certificate: one pass", CERTIFICATES, "PASSES = 3", "PASSES = 1"),
+    Mutant("certificate: own pairs dropped", CERTIFICATES, " + at_zero,", ","),
+    Mutant("bound: violation once", CHAIN, "- responses * violation", "- violation"),
+    Mutant("bound: no violation", CHAIN, "- responses * violation", ""),
+    Mutant(
+        "mixing: wrong reference",
+        OPPONENTS,
+        "policies[-1 - earlier :]), reference=policies[-1])",
+        "policies[-1 - earlier :]), reference=policies[0])",
+    ),
+    Mutant(
+        "mixing: all iterates",
+        OPPONENTS,
+        "_average(policies[-1 - earlier :])",
+        "_average(policies)",
+    ),
+    Mutant(
+        "mixture: weights swapped",
+        OPPONENTS,
+        "(1 - base_weight) * last + base_weight * first",
+        "(1 - base_weight) * first + base_weight * last",
+    ),
+    Mutant("steps: history dropped", SOLVERS, "if problem.history_weight > 0:", "if False:"),
+    Mutant(
+        "steps: proto of the data",
+        SOLVERS,
+        "(problem.data, problem.sampler, initial)",
+        "(problem.data, problem.sampler, problem.data)",
+    ),
+    Mutant("game: first beta always", DYNAMICS, "beta=betas[iteration]", "beta=betas[0]"),
+    Mutant(
+        "game: history of the last iterate", DYNAMICS, "initial=start,", "initial=policies[-1],"
+    ),
+    Mutant(
+        "game: steps from the start",
+        DYNAMICS,
+        "start=policies[-1], generator",
+        "start=start, generator",
+    ),
+    Mutant(
+        "linearised: reference forgotten",
+        STABILITY,
+        "step = carried.flatten(1) + moved_scores",
+        "step = moved_scores",
+    ),
+    Mutant(
+        "linearised: curvature one-sided", STABILITY, "curvature = curvature + curvature.T", "pass"
+    ),
+    Mutant(
+        "effective beta: exponential's half",
+        STABILITY,
+        "(1 - multiplier(beta=1.0, loss_type=loss_type)) / share",
+        "1 / share",
+    ),
+    Mutant(
+        "fixed point: undamped",
+        STABILITY,
+        "(1 - damping) * policy.log_probs + damping * updated.log_probs",
+        "updated.log_probs",
     ),
 ]
 
