@@ -221,7 +221,7 @@ def predicted_tv(opponent: TabularPolicy, data: TabularPolicy, *, beta: float) -
     inverse = torch.linalg.pinv(hessian, hermitian=True)
     covariance = inverse @ noise @ inverse / beta**2  # of the log-probs, up to a constant
     probs = closed_form_update(opponent, data, beta=beta).probs[0]
-    jacobian = probs.diag() - probs[:, None] * probs[None, :]
+    jacobian = _laplacian(probs[:, None] * probs[None, :] / 2)  # of the softmax
     variances = (jacobian @ covariance @ jacobian).diagonal()
     expected: Tensor = (2 / math.pi * variances).clamp(min=0).sqrt().sum() / 2
     return expected

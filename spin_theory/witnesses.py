@@ -214,24 +214,24 @@ def witness_limit(
     drop = _drop(opponent, data, loss_type, policy, prompt_probs)
     if loss_type == "correlation":  # linear in beta
         return math.inf if drop(1.0) > 0 else 0.0
-    low = 0.5
-    while not drop(low) > 0:
-        low = low**2 if low < 1e-3 else low / 2
-        if low < LEAST_BETA:
+
+    def at(log_beta: float) -> float:  # of the logarithm alone: its exp is rounded
+        return drop(math.exp(log_beta))
+
+    step = math.log(2)
+    low = -step
+    while not at(low) > 0:
+        low, step = low - step, 2 * step
+        if low < math.log(LEAST_BETA):
             return 0.0
-    high, factor = 2 * low, 2.0
-    while drop(high) > 0:
-        if high == LARGEST_BETA:
+    step = math.log(2)
+    high = low + step
+    while at(high) > 0:
+        if high == math.log(LARGEST_BETA):
             return math.inf
-        low, factor = high, factor**2 if high > 1e3 else factor
-        high = min(high * factor, LARGEST_BETA)
-    root = brentq(
-        lambda log_beta: drop(math.exp(log_beta)),
-        math.log(low),
-        math.log(high),
-        xtol=1e-13,
-        maxiter=500,
-    )
+        low, step = high, 2 * step
+        high = min(high + step, math.log(LARGEST_BETA))
+    root = brentq(at, low, high, xtol=1e-13, maxiter=500)
     return math.exp(root)
 
 

@@ -30,6 +30,16 @@ ONE_PROMPT_EQUAL = (
     TabularPolicy.from_probs([[0.5, 0.5], [0.9, 0.1]]),
     TabularPolicy.from_probs([[0.5, 0.5], [0.2, 0.8]]),
 )
+AT_A_POWER_OF_TWO = tuple(
+    TabularPolicy.from_logits(torch.tensor(rows, dtype=torch.float64))
+    for rows in (
+        [
+            [-1.4970402694148492e-10, -22.622361183316208],
+            [-2.1834032270318753, -0.11952421397035182],
+        ],
+        [[-1.3132616875182228, -0.31326168751822286], [-1.2343179103418822, -0.34394658771004616]],
+    )
+)
 DUPLICATES = (
     TabularPolicy.from_probs([[0.25, 0.25, 0.25, 0.25]]),
     TabularPolicy.from_probs([[0.4, 0.4, 0.1, 0.1]]),
@@ -127,10 +137,10 @@ def test_the_limit_with_prompt_probs_is_where_their_average_ends(loss_type, tabl
 
 
 @pytest.mark.parametrize("loss_type", FINITE)
-@given(
-    tables=log_policies(count=2, min_responses=2),
-    share=st.floats(0.01, 0.5),
+@example(tables=AT_A_POWER_OF_TWO, share=0.125).via(
+    "exponential: the limit is 8, where the drop is noise, and exp(log(8)) is not 8"
 )
+@given(tables=log_policies(count=2, min_responses=2), share=st.floats(0.01, 0.5))
 def test_a_policy_half_as_far_is_a_witness_up_to_twice_the_beta(loss_type, tables, share):
     data, opponent = tables
     assume(tv(data, opponent).min() > 1e-2)
@@ -185,7 +195,7 @@ def test_the_slope_at_zero_is_the_objectives(loss_type, tables):
         for step in (beta, 2 * beta)
     )
     margins = 2 * (policy.log_probs - opponent.log_probs).abs().max().item()
-    assert (moved - start) / beta == pytest.approx(slope.mean().item(), abs=1e-7 * (1 + margins**2))
+    assert (moved - start) / beta == pytest.approx(slope.mean().item(), abs=2e-7 * (1 + margins**2))
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
