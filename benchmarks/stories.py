@@ -36,7 +36,7 @@ SETTINGS = {
     "sft": {"epochs": 2, "learning_rate": 3e-4},
     "control": True,
     "generation": {"max_new_tokens": 160, "batch_size": 64},
-    "training": {"batch_size": 16, "micro_batch_size": 8},
+    "training": {"batch_size": 16},
     "zero_stage": 2,
     "ranks": 2,
 }

@@ -9,7 +9,10 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 `data`             rows to token ids; the one renderer; held-out split
 `records`          the record of a prompt and its responses, as Parquet
 `generation`       the opponent plays
-`batching`         examples to micro-batches
+`batching`         examples to micro-batches of a token budget
+`packing`          groups in one row: each prompt once, no padding
+`attention`        attention within such a row, responses blind to each other
+`head`             log-probs without logits
 `logps`            summed log-probs of responses; scoring and training
 `objective`        which loss of which roles, with its weights
 `trainer`          `SpinTrainer`, a `transformers.Trainer`

@@ -33,12 +33,12 @@ _MANAGED_ARGUMENTS = {
     "data_seed": "seed",
     "deepspeed": "zero_stage",
     "eval_strategy": "data.held_out (evaluation follows every iteration)",
-    "gradient_accumulation_steps": "training.batch_size and training.micro_batch_size",
+    "gradient_accumulation_steps": "training.batch_size and training.micro_batch_tokens",
     "learning_rate": "learning_rate at the top level",
     "max_steps": "epochs at the top level",
     "num_train_epochs": "epochs at the top level",
     "output_dir": "output_dir at the top level",
-    "per_device_train_batch_size": "training.batch_size and training.micro_batch_size",
+    "per_device_train_batch_size": "training.batch_size and training.micro_batch_tokens",
     "resume_from_checkpoint": "nothing: the same command resumes",
     "save_strategy": "training.save_steps",
     "save_total_limit": "nothing: the last complete checkpoint is kept",
@@ -46,7 +46,7 @@ _MANAGED_ARGUMENTS = {
     "train_sampling_strategy": "nothing: the order follows from the seed",
     "ignore_data_skip": "nothing: resuming goes on where it stopped",
     "save_only_model": "nothing: resuming needs all of a checkpoint",
-    "auto_find_batch_size": "training.micro_batch_size",
+    "auto_find_batch_size": "training.micro_batch_tokens",
     "remove_unused_columns": "nothing: there are none",
     "accelerator_config": "nothing: the run shares its batches out itself",
     "fsdp": "zero_stage",
@@ -58,6 +58,7 @@ _FREE_KEYS = {
     "ranks",
     "zero_stage",
     "training.micro_batch_size",
+    "training.micro_batch_tokens",
     "training.save_steps",
     "training.logging_steps",
     "training.report_to",
@@ -120,9 +121,11 @@ class TrainingConfig(BaseModel):
 
     batch_size: int = Field(default=64, ge=1)
     """Pairs (SPIN), triplets (T-SPIN) or rows (SFT) per optimiser step over all ranks."""
-    micro_batch_size: int = Field(default=4, ge=1)
-    """Of these, how many one rank takes through the model at once; changes memory, not meaning
-    (in bfloat16 the order of rounding)."""
+    micro_batch_tokens: int = Field(default=4096, ge=1)
+    """Of these, how many tokens one rank takes through the model at once, a prompt counted once; a
+    longer example goes alone. Changes memory, not meaning (but the order of rounding)."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """How many examples at most, whatever their tokens; null is no limit."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations; with bfloat16 DeepSpeed keeps float32 master weights."""
     optim: str = "rmsprop"

@@ -82,7 +82,7 @@ def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
         "sft": {"epochs": 4, "learning_rate": 1e-3},
         "control": True,
         "generation": {"max_new_tokens": 12, "batch_size": 200},
-        "training": {"batch_size": 32, "micro_batch_size": 32, "save_steps": 100},
+        "training": {"batch_size": 32, "save_steps": 100},
         "zero_stage": 2,
         "ranks": ranks,
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from spin_train.batching import examples_of
+from spin_train.batching import examples_of, token_runs
 from spin_train.logps import response_logps
 from spin_train.objective import Objective
 from spin_train.records import Record
@@ -16,7 +16,7 @@ __all__ = ["held_out_sums", "summarise"]
 
 @torch.inference_mode()
 def held_out_sums(
-    model: Any, records: Sequence[Record], objective: Objective, *, batch_size: int
+    model: Any, records: Sequence[Record], objective: Objective, *, tokens: int
 ) -> dict[str, list[float]]:
     """Values of each held-out example, for one rank's share of them.
 
@@ -28,8 +28,8 @@ def held_out_sums(
         Scored by the opponent, unless the objective is SFT.
     objective : Objective
         What it was trained on.
-    batch_size : int
-        Examples taken through the model at once.
+    tokens : int
+        Taken through the model at once, a prompt counted once.
 
     Returns
     -------
@@ -39,12 +39,11 @@ def held_out_sums(
     values: dict[str, list[float]] = {}
     examples = examples_of(records, objective)
     roles = len(objective.roles)
-    for start in range(0, len(examples), batch_size):
-        batch = examples[start : start + batch_size]
-        policy = response_logps(model, [example.group for example in batch]).view(-1, roles)
-        policy = policy.double()
+    stored = iter([example.opponent_logps for example in examples])
+    for run in token_runs([example.group for example in examples], tokens):
+        policy = response_logps(model, run).view(-1, roles).double()
         opponent = torch.tensor(
-            [example.opponent_logps for example in batch], dtype=torch.float64, device=policy.device
+            [next(stored) for _ in run], dtype=torch.float64, device=policy.device
         )
         columns = {"loss": objective(policy, opponent)}
         for role, column in zip(objective.roles, policy.unbind(1), strict=True):

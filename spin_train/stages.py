@@ -14,7 +14,7 @@ from transformers import TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from spin_train.artifacts import RunDirectory, write_json
-from spin_train.batching import MicroBatches, examples_of
+from spin_train.batching import MicroBatches, examples_of, token_runs
 from spin_train.checkpoints import RunCallback, latest_complete, remove_checkpoints
 from spin_train.config import Config
 from spin_train.data import Renderer, prepare
@@ -37,6 +37,8 @@ from spin_train.trainer import SpinTrainer, collate
 __all__ = ["StageRunner"]
 
 SPLITS = ("train", "held_out")
+# Tokens taken through the model at once, in training micro-batches: scoring keeps no activations.
+_SCORING = 4
 
 
 @dataclass(frozen=True)
@@ -167,19 +169,14 @@ class StageRunner:
 
     @torch.inference_mode()
     def _scored(self, model: Any, records: Sequence[Record]) -> list[Record]:
-        scored = []
-        size = self.config.training.micro_batch_size
-        for start in range(0, len(records), size):
-            chunk = records[start : start + size]
-            groups = [
-                Group(record.prompt_ids, [response.ids for response in record.responses])
-                for record in chunk
-            ]
-            logps = iter(response_logps(model, groups).tolist())
-            scored += [
-                record.with_logps([next(logps) for _ in record.responses]) for record in chunk
-            ]
-        return scored
+        groups = [
+            Group(record.prompt_ids, [response.ids for response in record.responses])
+            for record in records
+        ]
+        tokens = _SCORING * self.config.training.micro_batch_tokens
+        runs = [response_logps(model, run) for run in token_runs(groups, tokens)]
+        logps = iter(torch.cat(runs).tolist())
+        return [record.with_logps([next(logps) for _ in record.responses]) for record in records]
 
     def _with_samples(
         self, records: Sequence[Record], split: str, index: int, iteration: int
@@ -210,6 +207,7 @@ class StageRunner:
         batches = MicroBatches(
             examples_of(records, objective),
             batch_size=config.training.batch_size,
+            micro_batch_tokens=config.training.micro_batch_tokens,
             micro_batch_size=config.training.micro_batch_size,
             ranks=self.ranks.size,
             epochs=epochs,
@@ -324,7 +322,7 @@ class StageRunner:
             "logging_nan_inf_filter": False,
             "dataloader_pin_memory": not on_cpu,
         }
-        known = {"batch_size", "micro_batch_size", "dtype"}
+        known = {"batch_size", "micro_batch_size", "micro_batch_tokens", "dtype"}
         given = {key: value for key, value in training.model_dump().items() if key not in known}
         try:
             return TrainingArguments(**{"report_to": "none", **managed, **given})
@@ -342,8 +340,8 @@ class StageRunner:
             records = [record for shard in shards for record in read_records(shard)]
         mine = records[self.ranks.rank :: self.ranks.size]
         model = self._load(policy)
-        size = self.config.training.micro_batch_size
-        values = held_out_sums(model, mine, objective, batch_size=size) if mine else {}
+        tokens = _SCORING * self.config.training.micro_batch_tokens
+        values = held_out_sums(model, mine, objective, tokens=tokens) if mine else {}
         gathered = self.ranks.gather(values)
         if self.ranks.is_first:
             names = {name: None for part in gathered for name in part}

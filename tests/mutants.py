@@ -39,6 +39,9 @@ class Mutant:
 
 LOSSES = "spin_theory/losses.py"
 LOGPS = "spin_train/logps.py"
+PACKING = "spin_train/packing.py"
+ATTENTION = "spin_train/attention.py"
+HEAD = "spin_train/head.py"
 OBJECTIVE = "spin_train/objective.py"
 BATCHING = "spin_train/batching.py"
 TRAINER = "spin_train/trainer.py"
@@ -54,6 +57,9 @@ STABILITY = "spin_theory/stability.py"
 TESTS = {
     LOSSES: ["tests/theory/test_losses.py", "tests/train/test_objective.py"],
     LOGPS: ["tests/train/test_logps.py"],
+    PACKING: ["tests/train/test_packing.py", "tests/train/test_logps.py"],
+    ATTENTION: ["tests/train/test_attention.py"],
+    HEAD: ["tests/train/test_head.py", "tests/train/test_logps.py"],
     OBJECTIVE: ["tests/train/test_objective.py"],
     BATCHING: ["tests/train/test_batching.py"],
     TRAINER: ["tests/train/test_trainer.py"],
@@ -72,7 +78,7 @@ _CURRENT = "current_advantage = policy_real_logps - policy_generated_logps"
 _HISTORY = "historical_advantage = policy_generated_logps - policy_proto_logps"
 _REAL = "real_log_ratio = policy_real_logps - opponent_real_logps"
 _GENERATED = "generated_log_ratio = policy_generated_logps - opponent_generated_logps"
-_IN_RESPONSE = "(targets >= starts[:, None]) & (targets < lengths[:, None])"
+_OWN_OR_PROMPT = "(response[key] == response[query]) | (response[key] == group[key])"
 
 MUTANTS = [
     Mutant(
@@ -159,24 +165,86 @@ MUTANTS = [
     Mutant(
         "mean for sum",
         LOGPS,
-        ".where(in_response, 0.0).sum(-1)",
-        ".where(in_response, 0.0).sum(-1) / in_response.sum(-1)",
+        ".index_add(0, owners, token_logps.double())",
+        ".index_add(0, owners, token_logps.double()) / owners.bincount()",
     ),
-    Mutant("shift missing", LOGPS, "input_ids[:, 1:, None]", "input_ids[:, :-1, None]"),
+    Mutant("full logits: shift", LOGPS, "range(len(prompt) - 1, len(", "range(len(prompt), len("),
+    Mutant("float32 for float64", LOGPS, "logits if logits.dtype == torch.float64 else ", ""),
     Mutant(
-        "mask: one early", LOGPS, "targets >= starts[:, None]", "targets >= starts[:, None] - 1"
+        "never checked", LOGPS, "if error <= tolerance and seen <= _BLIND_TOLERANCE:", "if True:"
     ),
-    Mutant("mask: first dropped", LOGPS, "targets >= starts[:, None]", "targets > starts[:, None]"),
+    Mutant("blindness not checked", LOGPS, " and seen <= _BLIND_TOLERANCE", ""),
+    Mutant("value not checked", LOGPS, "error <= tolerance and ", ""),
+    Mutant("left in evaluation mode", LOGPS, "module.train(training)", "pass"),
     Mutant(
-        "mask: last dropped", LOGPS, "targets < lengths[:, None]", "targets < lengths[:, None] - 1"
+        "attention not put back",
+        LOGPS,
+        "if not (packed and torch.is_grad_enabled() and module.is_activation_checkpointing):",
+        "if not packed:",
     ),
-    Mutant("mask: padding counted", LOGPS, _IN_RESPONSE, "targets >= starts[:, None]"),
-    Mutant("mask: prompt counted", LOGPS, _IN_RESPONSE, "targets < lengths[:, None]"),
-    Mutant("mask: by padding id", LOGPS, _IN_RESPONSE, f"{_IN_RESPONSE} & (input_ids[:, 1:] != 0)"),
-    Mutant("mask: end dropped", LOGPS, _IN_RESPONSE, f"{_IN_RESPONSE} & (input_ids[:, 1:] != 2)"),
-    Mutant("float32 for float64", LOGPS, "if logits.dtype != torch.float64:", "if True:"),
-    Mutant("bfloat16 sums", LOGPS, "logits = logits.float()", "pass"),
-    Mutant("gradient cut", LOGPS, "use_cache=False).logits", "use_cache=False).logits.detach()"),
+    Mutant(
+        "attention put back before the second forward",
+        LOGPS,
+        "if not (packed and torch.is_grad_enabled() and module.is_activation_checkpointing):",
+        "if True:",
+    ),
+    Mutant(
+        "positions do not restart", PACKING, "range(s.before, s.keys)", "range(s.start, s.stop)"
+    ),
+    Mutant(
+        "first token's predictor", PACKING, "last_of_prompt = place - 1", "last_of_prompt = place"
+    ),
+    Mutant(
+        "responses see each other",
+        PACKING,
+        f"own_or_prompt = {_OWN_OR_PROMPT}",
+        "own_or_prompt = True",
+    ),
+    Mutant("groups see each other", PACKING, "(group[query] == group[key]) & own", "own"),
+    Mutant("window: one more", PACKING, "distance < window", "distance <= window"),
+    Mutant("the future is seen", PACKING, "(distance >= 0)", "(distance >= -1)"),
+    Mutant(
+        "prompt unseen",
+        ATTENTION,
+        "    return blocks\n",
+        "    return [_Block(b.start, b.stop, b.spans[-1:]) for b in blocks]\n",
+    ),
+    Mutant(
+        "window: one more key",
+        ATTENTION,
+        "distance < window)\n    return",
+        "distance <= window)\n    return",
+    ),
+    Mutant("scaling twice", ATTENTION, "alpha=scaling", "alpha=scaling * scaling"),
+    Mutant("softcap without slope", ATTENTION, "of_scores *= slope", "pass"),
+    Mutant("keys: gradient unscaled", ATTENTION, "of_keys.mul_(scaling)", "of_keys"),
+    Mutant(
+        "prompt's gradient of the last only",
+        ATTENTION,
+        "tokens[start:stop] += part",
+        "tokens[start:stop] = part",
+    ),
+    Mutant("head: target's share", HEAD, "of_target * weight[targets[chunk]] - grad", "-grad"),
+    Mutant(
+        "head: cap without slope", HEAD, "probs if slope is None else probs.mul_(slope)", "probs"
+    ),
+    Mutant("head: scale of the gradient", HEAD, "* slope * scale  # (C, 1)", "* slope  # (C, 1)"),
+    Mutant(
+        "head: chunk kept for another",
+        HEAD,
+        "for start in reversed(starts):",
+        "for start in starts:",
+    ),
+    Mutant("head: a chunk kept too many", HEAD, "keep=keep and start == starts[-1]", "keep=keep"),
+    Mutant("head: two chunks alive", HEAD, "del probs  # before", "pass  # before"),
+    Mutant(
+        "head: underflow",
+        HEAD,
+        "(logit - largest + probs.amax(-1, keepdim=True).log())",
+        "probs.gather(-1, chosen).log()",
+    ),
+    Mutant("head: bfloat16 sums", HEAD, "else logits.float()", "else logits"),
+    Mutant("head: adapter's first chunk only", HEAD, "total += term", "total.copy_(term)"),
     Mutant(
         "SPIN: roles", OBJECTIVE, '"spin": ("real", "generated"),', '"spin": ("generated", "real"),'
     ),
@@ -228,7 +296,11 @@ MUTANTS = [
         "for response in responses]\n            examples",
         "for response in reversed(responses)]\n            examples",
     ),
-    Mutant("rows lost", BATCHING, "batch[slot::slots]", "batch[slot : slot + 1]"),
+    Mutant("rows lost", BATCHING, "sorted([*heap, *full]", "sorted([*heap]"),
+    Mutant("budget not kept", BATCHING, "count <= 1 or total <= tokens", "True"),
+    Mutant(
+        "shared out in order", BATCHING, "key=lambda i: (-self._tokens[i], i)", "key=lambda i: i"
+    ),
     Mutant(
         "mean of the micro-batch",
         TRAINER,

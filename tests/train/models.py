@@ -1,12 +1,23 @@
 """Tiny models of several architectures, built in code."""
 
+from contextlib import contextmanager
+
 import torch
+from torch.nn import functional
 from transformers import AutoModelForCausalLM
+from transformers.models.bloom import BloomConfig
+from transformers.models.cohere import CohereConfig
 from transformers.models.gemma2 import Gemma2Config
+from transformers.models.gemma3 import Gemma3TextConfig
 from transformers.models.gpt2 import GPT2Config
+from transformers.models.gpt_neox import GPTNeoXConfig
+from transformers.models.granite import GraniteConfig
 from transformers.models.llama import LlamaConfig
+from transformers.models.mamba import MambaConfig
 from transformers.models.mistral import MistralConfig
+from transformers.models.phi3 import Phi3Config
 from transformers.models.qwen2 import Qwen2Config
+from transformers.models.qwen3 import Qwen3Config
 
 VOCABULARY = 31
 _SIZES = {
@@ -39,8 +50,27 @@ _CONFIGS = {
     "gemma2": lambda: Gemma2Config(
         **_SIZES, head_dim=4, query_pre_attn_scalar=4, sliding_window=4, tie_word_embeddings=True
     ),
+    # One layer of each kind: a window of 4, and none.
+    "gemma3": lambda: Gemma3TextConfig(
+        **_SIZES,
+        head_dim=4,
+        query_pre_attn_scalar=4,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "qwen3": lambda: Qwen3Config(**_SIZES, head_dim=8),
+    "phi3": lambda: Phi3Config(**_SIZES, pad_token_id=0),
+    "neox": lambda: GPTNeoXConfig(**_SIZES),
+    "cohere": lambda: CohereConfig(**_SIZES, logit_scale=0.5),
+    "granite": lambda: GraniteConfig(**_SIZES, logits_scaling=2.0, attention_multiplier=0.3),
+    # A bias on distances instead of positions, and a state instead of attention: no shared prompts.
+    "bloom": lambda: BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=4),
+    "mamba": lambda: MambaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, state_size=4, num_hidden_layers=2
+    ),
 }
-ARCHITECTURES = sorted(_CONFIGS)
+NOT_SHARING = ["bloom", "mamba"]
+ARCHITECTURES = sorted(_CONFIGS.keys() - NOT_SHARING)
 
 
 def tiny_model(architecture, dtype=torch.float64, *, seed=0):
@@ -53,6 +83,30 @@ def tiny_model(architecture, dtype=torch.float64, *, seed=0):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.eval()
+
+
+@contextmanager
+def float64_throughout():
+    """Keep norms and attention from going through float32, as models do whatever their type."""
+    to, single, softmax = torch.Tensor.to, torch.Tensor.float, functional.softmax
+
+    def narrows(tensor, wanted):
+        return tensor.dtype == torch.float64 and wanted == torch.float32
+
+    def kept_to(self, *args, **kwargs):
+        return self if any(narrows(self, x) for x in args) else to(self, *args, **kwargs)
+
+    def kept_float(self, *args, **kwargs):
+        return self if self.dtype == torch.float64 else single(self, *args, **kwargs)
+
+    def kept_softmax(tensor, *args, dtype=None, **kwargs):
+        return softmax(tensor, *args, dtype=None if narrows(tensor, dtype) else dtype, **kwargs)
+
+    torch.Tensor.to, torch.Tensor.float, functional.softmax = kept_to, kept_float, kept_softmax
+    try:
+        yield
+    finally:
+        torch.Tensor.to, torch.Tensor.float, functional.softmax = to, single, softmax
 
 
 def uniform_model(dtype=torch.float64):

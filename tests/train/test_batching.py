@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections import Counter
 
@@ -6,7 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from spin_train.batching import Example, MicroBatches, examples_of
+from spin_train.batching import Example, MicroBatches, examples_of, token_runs
 from spin_train.logps import Group
 from spin_train.objective import Objective, sft_objective
 from spin_train.records import Record, Response
@@ -14,16 +15,34 @@ from spin_train.records import Record, Response
 SIZES = {
     "count": st.integers(1, 40),
     "batch_size": st.integers(1, 17),
-    "micro_batch_size": st.integers(1, 5),
+    "micro_batch_tokens": st.integers(1, 300),
+    "micro_batch_size": st.none() | st.integers(1, 5),
     "ranks": st.integers(1, 4),
 }
 
 
-def batches_of(count, *, batch_size=4, micro_batch_size=2, ranks=1, epochs=1.0, seed=0):
-    examples = [Example(Group([index + 1], [[1]]), [0.0]) for index in range(count)]
+def length_of(index):
+    """From 1 to 60 tokens, in no order."""
+    return 1 + index * 37 % 60
+
+
+def batches_of(
+    count,
+    *,
+    batch_size=4,
+    micro_batch_tokens=1000,
+    micro_batch_size=2,
+    ranks=1,
+    epochs=1.0,
+    seed=0,
+):
+    examples = [
+        Example(Group([index + 1] * length_of(index), [[1]]), [0.0]) for index in range(count)
+    ]
     return MicroBatches(
         examples,
         batch_size=batch_size,
+        micro_batch_tokens=micro_batch_tokens,
         micro_batch_size=micro_batch_size,
         ranks=ranks,
         epochs=epochs,
@@ -54,8 +73,12 @@ def test_an_epoch_holds_every_example_exactly_once(count, seed, **sizes):
     assert seen == dict.fromkeys(range(count), 1)
 
 
-@example(count=5, batch_size=4, micro_batch_size=1, ranks=4).via("last batch: three fillers")
-@example(count=3, batch_size=64, micro_batch_size=2, ranks=2).via("fewer examples than a batch")
+@example(count=5, batch_size=4, micro_batch_tokens=9, micro_batch_size=1, ranks=4).via(
+    "last batch: three fillers"
+)
+@example(count=3, batch_size=64, micro_batch_tokens=99, micro_batch_size=2, ranks=2).via(
+    "fewer examples than a batch"
+)
 @given(**SIZES)
 def test_summed_over_micro_batches_and_averaged_over_ranks_the_loss_is_the_batch_mean(
     count, ranks, **sizes
@@ -78,16 +101,10 @@ def test_weights_by_hand():
 
 @given(**SIZES, epochs=st.sampled_from([1.0, 2.0, 2.5]))
 def test_global_batches_are_the_same_whatever_the_ranks_and_micro_batches(
-    count, batch_size, micro_batch_size, ranks, epochs
+    count, batch_size, epochs, **sizes
 ):
     alone = batches_of(count, batch_size=batch_size, micro_batch_size=count, ranks=1, epochs=epochs)
-    shared = batches_of(
-        count,
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
-        ranks=ranks,
-        epochs=epochs,
-    )
+    shared = batches_of(count, batch_size=batch_size, epochs=epochs, **sizes)
 
     def members(batches):
         return [sorted(n for batch in step for n in counted(batch)) for step in by_step(batches)]
@@ -95,11 +112,55 @@ def test_global_batches_are_the_same_whatever_the_ranks_and_micro_batches(
     assert members(shared) == members(alone)
 
 
+def tokens_of(micro_batch):
+    return sum(length_of(number) for number in numbers(micro_batch))
+
+
 @given(**SIZES)
-def test_no_micro_batch_is_larger_than_asked_for(count, micro_batch_size, **sizes):
-    batches = batches_of(count, micro_batch_size=micro_batch_size, **sizes)
-    largest = max(len(batches[index].examples) for index in range(len(batches)))
-    assert 1 <= largest <= micro_batch_size
+def test_no_micro_batch_is_larger_than_asked_for_but_of_a_single_example(
+    count, micro_batch_tokens, micro_batch_size, **sizes
+):
+    batches = batches_of(
+        count, micro_batch_tokens=micro_batch_tokens, micro_batch_size=micro_batch_size, **sizes
+    )
+    for batch in (batches[index] for index in range(len(batches))):
+        assert 1 <= len(batch.examples) <= (micro_batch_size or count)
+        assert len(batch.examples) == 1 or tokens_of(batch) <= micro_batch_tokens
+
+
+@given(**SIZES)
+def test_one_micro_batch_less_would_not_do(count, **sizes):
+    batches = batches_of(count, **sizes)
+    if batches.accumulation > 1:
+        batches.accumulation -= 1
+        tokens = sizes["micro_batch_tokens"]
+        assert not all(batches._fits(batch, tokens) for batch in batches._batches)
+
+
+def test_the_longest_left_goes_where_there_is_least():
+    # 60 tokens at most; lengths 1, 38, 15, 52: 52 and 38 apart, 15 beside 38, 1 beside 52; each 53.
+    batches = batches_of(4, micro_batch_tokens=60, micro_batch_size=None)
+    assert [sorted(map(length_of, numbers(batches[i]))) for i in range(2)] == [[1, 52], [15, 38]]
+
+
+@given(**SIZES)
+def test_micro_batches_of_the_same_moment_are_the_next_longest(count, ranks, **sizes):
+    for step in by_step(batches_of(count, ranks=ranks, **sizes)):
+        lengths = [tokens_of(batch) if batch.weight else 0 for batch in step]
+        rounds = [lengths[i : i + ranks] for i in range(0, len(lengths), ranks)]
+        for before, after in itertools.pairwise(rounds):
+            assert min(before) >= max(after)
+
+
+@given(lengths=st.lists(st.integers(1, 30), max_size=20), tokens=st.integers(1, 70))
+def test_runs_are_the_sequence_cut_where_the_tokens_are_full(lengths, tokens):
+    groups = [Group([1] * length, [[2]]) for length in lengths]
+    runs = list(token_runs(groups, tokens))
+    assert [group for run in runs for group in run] == groups
+    sums = [sum(group.tokens for group in run) for run in runs]
+    assert all(total <= tokens or len(run) == 1 for run, total in zip(runs, sums, strict=True))
+    for total, (_, after) in zip(sums, itertools.pairwise(runs), strict=False):
+        assert total + after[0].tokens > tokens
 
 
 @given(**SIZES)

@@ -20,8 +20,8 @@ def spin_record(*, real_tokens=2, generated_tokens=3, stopped=True):
     return Record(0, [1], [real, generated])
 
 
-def sums(records, objective, *, model=None, batch_size=2):
-    return held_out_sums(model or uniform_model(), records, objective, batch_size=batch_size)
+def sums(records, objective, *, model=None, tokens=20):
+    return held_out_sums(model or uniform_model(), records, objective, tokens=tokens)
 
 
 def test_spin_numbers_by_hand():
@@ -61,11 +61,11 @@ def test_rows_that_nobody_scored_can_be_judged_by_their_nll():
     assert values["loss"] == [pytest.approx(2 * TOKEN, abs=1e-12)]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 7])
-def test_numbers_do_not_depend_on_the_batch_size(batch_size):
+@pytest.mark.parametrize("tokens", [1, 13, 1000])
+def test_numbers_do_not_depend_on_how_many_tokens_go_at_once(tokens):
     records = [spin_record(real_tokens=n, generated_tokens=7 - n) for n in range(1, 6)]
     model = tiny_model("gpt2")
-    got = sums(records, Objective("spin"), model=model, batch_size=batch_size)
+    got = sums(records, Objective("spin"), model=model, tokens=tokens)
     alone = [sums([record], Objective("spin"), model=model) for record in records]
     for name, column in got.items():
         expected = [value for values in alone for value in values[name]]

@@ -1,23 +1,39 @@
+import copy
+import logging
 import math
 
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch.nn import functional
 
+from spin_theory import spin_loss
+from spin_train import attention
 from spin_train.logps import Group, response_logps
-from tests.train.models import ARCHITECTURES, VOCABULARY, tiny_model, uniform_model
+from tests.train.models import (
+    ARCHITECTURES,
+    NOT_SHARING,
+    VOCABULARY,
+    float64_throughout,
+    tiny_model,
+    uniform_model,
+)
 
-# Rotary angles and RMS norms are computed in float32 whatever the model's dtype, so batches of
-# other shapes may round otherwise; the tables of GPT-2 are float64 throughout.
-TOLERANCE = {name: 1e-10 if name == "gpt2" else 1e-5 for name in ARCHITECTURES}
+EXACT = 1e-10
+# Unpatched, norms and some attention go through float32 whatever the model's dtype.
+THROUGH_FLOAT32 = 1e-5
 
 TOKENS = st.integers(0, VOCABULARY - 1)
-SEQUENCES = st.lists(TOKENS, min_size=1, max_size=7)
+SEQUENCES = st.lists(TOKENS, min_size=1, max_size=9)
 GROUPS = st.lists(
-    st.builds(Group, SEQUENCES, st.lists(SEQUENCES, min_size=1, max_size=3)), min_size=1, max_size=4
+    st.builds(Group, SEQUENCES, st.lists(SEQUENCES, min_size=1, max_size=4)), min_size=1, max_size=4
 )
 UNEVEN = [Group([1, 2, 3], [[4, 2], [5, 6, 7, 8, 9, 2]]), Group([3] * 7, [[1]])]
+# Segments as one batch, some of them, none; queries in blocks or not; probabilities kept or not.
+KERNELS = st.tuples(
+    st.sampled_from([0, 6, 64]), st.sampled_from([2, 3, 256]), st.sampled_from([0, 16])
+)
 
 
 def slow_logps(model, groups):
@@ -46,11 +62,8 @@ def models():
     return {name: tiny_model(name) for name in ARCHITECTURES}
 
 
-@example(groups=UNEVEN).via("padding beyond a sliding window of eager attention gave nan")
-@given(groups=GROUPS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_equals_one_unpadded_forward_a_response_in_value_and_gradient(models, architecture, groups):
-    model, tolerance = models[architecture], TOLERANCE[architecture]
+def assert_same(model, groups, *, tolerance):
+    """Value and parameter gradient of the fast path are those of the slow one."""
     fast, slow = response_logps(model, groups), slow_logps(model, groups)
     torch.testing.assert_close(fast, slow, atol=tolerance, rtol=tolerance)
     fast, slow = gradient(model, fast), gradient(model, slow)
@@ -58,12 +71,157 @@ def test_equals_one_unpadded_forward_a_response_in_value_and_gradient(models, ar
     assert (fast - slow).norm() <= tolerance * (1 + slow.norm())
 
 
+@example(groups=UNEVEN, kernels=(64, 256, 16)).via("padding beyond a sliding window gave nan")
+@example(groups=[*UNEVEN, Group([4] * 9, [[1] * 9, [2] * 30])], kernels=(20, 8, 16)).via("nan too")
+@given(groups=GROUPS, kernels=KERNELS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_one_unpadded_forward_a_response_in_value_and_gradient(
+    models, architecture, groups, kernels
+):
+    with pytest.MonkeyPatch.context() as patch, float64_throughout():
+        for name, value in zip(("_SMALL", "_QUERY_BLOCK", "_KEPT_KEYS"), kernels, strict=True):
+            patch.setattr(attention, name, value)
+        assert_same(models[architecture], groups, tolerance=EXACT)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_models_as_they_are_agree_as_far_as_their_float32_norms_let_them(models, architecture):
+    assert_same(models[architecture], UNEVEN, tolerance=THROUGH_FLOAT32)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prompts_are_shared_and_logits_chunked(models, architecture, caplog):
+    # A copy, for the check is made once a model; it would say so if it had chosen another way.
+    model = copy.deepcopy(models[architecture])
+    with caplog.at_level(logging.WARNING, "spin_train"):
+        response_logps(model, UNEVEN)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nats_a_token"),
+    # Weights rounded to bfloat16 either way; then 24 bits, or 8 at every product.
+    [(torch.float32, 1e-5), (torch.bfloat16, 0.1)],
+)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+def test_narrow_types_agree_to_rounding(architecture, dtype, nats_a_token):
+    model = tiny_model(architecture, torch.bfloat16)
+    fast = response_logps(copy.deepcopy(model).to(dtype), UNEVEN)
+    slow = slow_logps(model.double(), UNEVEN)
+    lengths = torch.tensor([2, 6, 1])
+    assert ((fast - slow).abs() <= nats_a_token * lengths).all()
+
+
+@pytest.mark.parametrize("architecture", NOT_SHARING)
+def test_a_model_that_cannot_share_prompts_says_so_and_is_scored_right(architecture, caplog):
+    model = tiny_model(architecture)
+    with caplog.at_level(logging.WARNING, "spin_train"):
+        assert_same(model, UNEVEN, tolerance=THROUGH_FLOAT32)
+    lines = [record.message for record in caplog.records if record.name == "spin_train.logps"]
+    assert "shared prompts, chunked head not used: " in lines[0]
+    assert not any("padded" in line for line in lines)
+
+
+def test_a_state_that_passes_from_response_to_response_is_noticed_in_bfloat16_too(caplog):
+    # It moves log-probs by 3e-3 nats, far below what rounding does to them.
+    with caplog.at_level(logging.WARNING, "spin_train"):
+        response_logps(tiny_model("mamba", torch.bfloat16), UNEVEN)
+    assert any("by its neighbours" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bloom"])
+def test_a_head_that_is_not_understood_falls_back_to_the_models_own(architecture, caplog):
+    model = tiny_model(architecture)
+    plain = model.forward
+
+    def forward(*args, **kwargs):
+        outputs = plain(*args, **kwargs)
+        outputs.logits = outputs.logits * 0.5 + outputs.logits.roll(1, -1)
+        return outputs
+
+    model.forward = forward
+    with caplog.at_level(logging.WARNING, "spin_train"):
+        assert_same(model, UNEVEN, tolerance=THROUGH_FLOAT32)
+    assert "nats a token" in caplog.messages[0]
+    used = "padded rows" if architecture in NOT_SHARING else "shared prompts"
+    assert f"{used}, full logits" not in " ".join(caplog.messages)
+
+
+def test_the_check_leaves_the_model_as_it_was():
+    model = tiny_model("mistral").train()
+    before = model.config._attn_implementation
+    response_logps(model, UNEVEN)
+    assert model.training
+    assert model.config._attn_implementation == before
+    assert "forward" not in vars(model)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_under_gradient_checkpointing_the_gradient_is_the_same():
+    model = tiny_model("llama").train()
+    expected = gradient(model, response_logps(model, UNEVEN))
+    model.activation_checkpointing_enable()
+    got = gradient(model, response_logps(model, UNEVEN))
+    torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_under_inference_mode_the_values_are_the_same(models):
+    expected = response_logps(models["llama"], UNEVEN)
+    with torch.inference_mode():
+        got = response_logps(models["llama"], UNEVEN)
+    torch.testing.assert_close(got, expected.detach(), atol=0, rtol=0)
+
+
+def test_the_loss_and_its_gradient_are_those_of_dpo_written_out_on_padded_rows():
+    # beta 0.1 on (real, generated): -log sigmoid(beta (log-ratio real - log-ratio generated)), the
+    # log-ratios to another model, all rows padded with zeros under a mask, full float32 logits.
+    model, other = tiny_model("llama", torch.float32), tiny_model("llama", torch.float32, seed=1)
+    groups = [Group([1, 2, 3], [[4, 2], [5, 6, 7, 2]]), Group([3] * 7, [[1], [8, 9]])]
+
+    def padded(model):
+        rows = [(group.prompt_ids, ids) for group in groups for ids in group.responses]
+        ids = torch.zeros(4, 12, dtype=torch.long)
+        wanted = torch.zeros(4, 12, dtype=torch.bool)
+        for number, (prompt, response) in enumerate(rows):
+            stop = len(prompt) + len(response)
+            ids[number, :stop] = torch.tensor(prompt + response)
+            wanted[number, len(prompt) : stop] = True
+        logits = model(input_ids=ids, attention_mask=(ids > 0).long()).logits[:, :-1]
+        logps = functional.log_softmax(logits, -1).gather(-1, ids[:, 1:, None])[..., 0]
+        return (logps * wanted[:, 1:]).sum(-1)
+
+    def loss(logps, opponent):
+        return spin_loss(
+            policy_real_logps=logps[0::2],
+            policy_generated_logps=logps[1::2],
+            opponent_real_logps=opponent[0::2],
+            opponent_generated_logps=opponent[1::2],
+            beta=0.1,
+        ).mean()
+
+    def dpo(logps, opponent):
+        ratios = logps - opponent
+        return -functional.logsigmoid(0.1 * (ratios[0::2] - ratios[1::2])).mean()
+
+    with torch.no_grad():
+        opponent = padded(other)
+    results = []
+    for value in (loss(response_logps(model, groups), opponent), dpo(padded(model), opponent)):
+        model.zero_grad()
+        value.backward()
+        grads = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        results.append((value.detach(), grads))
+    (value, grads), (expected, expected_grads) = results
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+    assert (grads - expected_grads).norm() <= 1e-5 * expected_grads.norm()
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_long_neighbour_changes_nothing(models, architecture):
     short, long = Group([1, 2], [[3, 4]]), Group([5] * 7, [[6] * 20])
     alone = response_logps(models[architecture], [short])
     beside = response_logps(models[architecture], [short, long])[:1]
-    torch.testing.assert_close(beside, alone, atol=TOLERANCE[architecture], rtol=0)
+    torch.testing.assert_close(beside, alone, atol=THROUGH_FLOAT32, rtol=0)
 
 
 @pytest.mark.parametrize("token", [0, 2], ids=["padding id", "end of text"])
@@ -140,3 +298,11 @@ def test_a_model_inside_an_engine_is_found():
 def test_a_group_without_tokens_to_score_is_refused(models, groups):
     with pytest.raises(ValueError, match="at least one token"):
         response_logps(models["gpt2"], groups)
+
+
+def test_a_long_sum_in_float32_keeps_its_digits(models):
+    # 40 tokens of about 10 nats each; added up in float32 one by one, they lost a digit.
+    model = copy.deepcopy(models["gpt2"]).float()
+    groups = [Group([1, 2], [[3] * 40, [7, 9] * 20])]
+    got = response_logps(model, groups)
+    torch.testing.assert_close(got.double(), slow_logps(model.double(), groups), rtol=1e-6, atol=0)

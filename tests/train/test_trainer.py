@@ -40,6 +40,7 @@ def make_trainer(folder, model, objective, *, micro_batch_size=2, off_by=0.0, dt
     batches = MicroBatches(
         scored_examples(model, objective.algorithm, off_by=off_by),
         batch_size=4,
+        micro_batch_tokens=1000,
         micro_batch_size=micro_batch_size,
         ranks=1,
         epochs=1.0,

@@ -1,0 +1,111 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_mask
+
+from spin_train import attention
+from spin_train.attention import packed_attention
+from tests.train.test_packing import LENGTHS, fast_mask, row_of, slow_mask
+
+LAYER = SimpleNamespace(config=SimpleNamespace())
+
+
+def slow_attention(query, key, value, mask, *, scaling, softcap):
+    """Softmax attention under a mask, a query at a time."""
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    out = []
+    for place, seen in enumerate(mask):
+        scores = (query[:, :, place, None] * key).sum(-1) * scaling  # (1, H, N)
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        out.append((weights[..., None] * value).sum(-2))
+    return torch.stack(out, 1)  # (1, N, H, D)
+
+
+def value_and_gradients(function, tensors):
+    tensors = [x.detach().clone().requires_grad_() for x in tensors]
+    out = function(*tensors)
+    weights = torch.arange(out.numel(), dtype=out.dtype).view(out.shape).sin()
+    return [out, *torch.autograd.grad((out * weights).sum(), tensors)]
+
+
+@example(
+    lengths=[(5, [4, 4]), (1, [3])],
+    window=2,
+    softcap=None,
+    kernels=(3, 2, 0),
+    heads=(2, 1),
+    seed=0,
+).via("a padded query behind the window of every key gave nan")
+@given(
+    lengths=LENGTHS,
+    window=st.none() | st.integers(1, 6),
+    softcap=st.none() | st.sampled_from([0.5, 3.0]),
+    kernels=st.tuples(
+        st.sampled_from([0, 3, 64]), st.sampled_from([1, 2, 256]), st.sampled_from([0, 1, 16])
+    ),
+    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)]),
+    seed=st.integers(0, 2**31),
+)
+def test_equals_attention_under_the_mask_in_value_and_gradient(
+    lengths, window, softcap, kernels, heads, seed
+):
+    row = row_of(lengths)
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(1, count, row.input_ids.shape[1], 3) for count in (heads[0], heads[1], heads[1])]
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    settings = {"scaling": 0.7, "softcap": softcap}
+
+    def fast(*tensors):
+        return packed_attention(LAYER, *tensors, None, row=row, sliding_window=window, **settings)[
+            0
+        ]
+
+    def slow(*tensors):
+        return slow_attention(*tensors, slow_mask(row, window), **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in zip(("_SMALL", "_QUERY_BLOCK", "_KEPT_KEYS"), kernels, strict=True):
+            patch.setattr(attention, name, value)
+        got = value_and_gradients(fast, tensors)
+    for fast_one, slow_one in zip(got, value_and_gradients(slow, tensors), strict=True):
+        torch.testing.assert_close(fast_one, slow_one, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_flex_attention_is_given_the_same_mask(window):
+    row = row_of([(5, [4, 3]), (2, [1, 3])])
+    size = row.input_ids.shape[1]
+    mask = create_mask(row.sees(window), None, None, size, size, "cpu")
+    assert torch.equal(mask[0, 0], fast_mask(row, window))
+
+
+def attend(layer=LAYER, **settings):
+    row = row_of([(2, [2])])
+    tensors = torch.ones(3, 1, 1, row.input_ids.shape[1], 2)
+    return packed_attention(layer, *tensors, None, row=row, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"s_aux": torch.ones(1)}, "s_aux"), ({"dropout": 0.1}, "dropout")],
+)
+def test_what_a_layer_asks_for_in_vain_is_refused_by_name(settings, named):
+    with pytest.raises(NotImplementedError, match=named):
+        attend(**settings)
+
+
+def test_attention_in_chunks_is_refused():
+    layer = SimpleNamespace(config=SimpleNamespace(attention_chunk_size=8192))
+    with pytest.raises(NotImplementedError, match="chunks"):
+        attend(layer)
+
+
+def test_settings_without_effect_are_let_through():
+    out, weights = attend(s_aux=None, is_causal=True)
+    assert out.shape == (1, 3, 1, 2)
+    assert weights is None
