@@ -405,12 +405,7 @@ MUTANTS = [
         "(1 - multiplier(beta=1.0, loss_type=loss_type)) / share",
         "1 / share",
     ),
-    Mutant(
-        "fixed point: undamped",
-        STABILITY,
-        "(1 - damping) * policy.log_probs + damping * updated.log_probs",
-        "updated.log_probs",
-    ),
+    Mutant("iterations: one early", STABILITY, "return last + 1", "return last"),
 ]
 
 
