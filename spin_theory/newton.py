@@ -71,9 +71,10 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
     if start is None:
         start = log_weights.new_zeros(prompts, responses)
     rows = max(1, CACHED_PAIRS // responses**2)
+    groups = [slice(first, first + rows) for first in range(0, prompts, rows)]
     parts = [
-        _newton(weights.detach().clone(), scores.detach().clone(), loss_type)
-        for weights, scores in zip(log_weights.split(rows), start.split(rows), strict=True)
+        _newton(log_weights[group].detach().clone(), start[group].detach().clone(), loss_type)
+        for group in groups
     ]
     return Stationary(
         scores=torch.cat([part.scores for part in parts]),

@@ -180,7 +180,8 @@ def mixing_multipliers(*, beta: float, loss_type: str = "logistic") -> tuple[com
 
     Notes
     -----
-    Stable where beta > 1/2, and only locally: see :func:`cycle_length`. The rate is
+    Stable near the data where beta > 1/2; at 1/2 the roots are i and -i, so that just above a
+    game from afar goes round in four for a thousand iterations before it settles. The rate is
     :math:`1/\sqrt{2\beta}` while the roots are complex, :math:`0.086 < \beta < 2.914`.
 
     Examples
@@ -446,7 +447,7 @@ def effective_beta(
     -------
     Tensor, shape (X,)
         Beta of each prompt, no unit; infinite where the policy did not move, negative where it
-        moved away from the data.
+        moved away from the data, nan where the opponent is the data.
 
     Raises
     ------
