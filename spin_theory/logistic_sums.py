@@ -68,9 +68,9 @@ def logistic_pair_sum(scores: Tensor, real: Tensor, generated: Tensor) -> tuple[
     push, pull = net[0], net[1].neg_()
     push[:, 1:] += up_to[:, :-1]
     pull[:, :-1] += after
-    gradient = torch.empty_like(scores).scatter_(-1, order, generated * push - real * pull)
-    values += (ranked.diff(dim=-1) * up_to[:, :-1] * after).sum(dim=-1)
-    return values, gradient
+    values += ranked.diff(dim=-1).mul_(up_to[:, :-1]).mul_(after).sum(dim=-1)
+    gradient = push.mul_(generated).sub_(pull.mul_(real))
+    return values, torch.empty_like(scores).scatter_(-1, order, gradient)
 
 
 def _sums_by_blocks(ranked: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
