@@ -368,8 +368,9 @@ def check_hinge_duality(
     """
     log_weights = data.log_probs[:, :, None] + opponent.log_probs[:, None, :]
     values, _ = hinge_minimum(data, opponent)
-    scores, flows = hinge_programme(log_weights)
-    proof = certify(log_weights, scores, loss_type="hinge", flows=flows)
+    least = log_weights.amin(dim=(-2, -1), keepdim=True)  # HiGHS's tolerances are absolute
+    scores, flows = hinge_programme(log_weights - least)
+    proof = certify(log_weights, scores, loss_type="hinge", flows=flows * least.exp())
     path = hinge_bound(data, opponent, chain_potentials(data, opponent))
     errors = torch.stack([values - proof.lower_bound, values - path, proof.gap]).abs()
     return Evidence(float(errors.max()), tolerance, {"value": float(values.mean())})

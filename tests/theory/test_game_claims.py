@@ -31,8 +31,8 @@ SMOOTH = ["logistic", "exponential"]
 LINEAR_BETAS = st.floats(math.log(0.3), math.log(100.0)).map(math.exp)
 """Below, a game that starts 3e-8 from the data soon is so far that it is not linear."""
 WIDE_LOG_RATIO = (
-    TabularPolicy.from_probs([[1 - 1e-12, 1e-12]]),
-    TabularPolicy.from_probs([[1e-12, 1 - 1e-12]]),
+    TabularPolicy.from_probs([[1 - 2e-12, 1e-12, 1e-12]]),
+    TabularPolicy.from_probs([[0.2, 0.3, 0.5]]),
 )
 
 

@@ -201,6 +201,17 @@ def test_the_search_raises_the_likelihood_as_the_closed_form_does(tables, beta):
     assert check_likelihood_rises(*tables, beta=beta, update=minimiser_update).holds
 
 
+@given(tables=log_policies(count=2), beta=BETAS)
+def test_the_change_is_that_of_the_expected_log_prob_of_real_responses(tables, beta):
+    data, opponent = tables
+    updated = closed_form_update(opponent, data, beta=beta)
+    expected = (data.probs * (updated.log_probs - opponent.log_probs)).sum(dim=-1)
+    found = check_likelihood_rises(data, opponent, beta=beta)
+    size = 1 + expected.abs().max().item()
+    assert found.numbers["change"] == pytest.approx(expected.mean().item(), abs=1e-12 * size)
+    assert found.holds == (expected.min().item() >= -1e-12 * size) or expected.abs().min() < 1e-9
+
+
 def inverse_ratio(opponent, data, *, beta, loss_type):
     log_ratio = opponent.log_probs - data.log_probs
     return TabularPolicy.from_logits(opponent.log_probs + log_ratio / beta)

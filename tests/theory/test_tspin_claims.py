@@ -308,6 +308,15 @@ def test_the_fixed_point_says_no_to_the_multipliers_of_spin(monkeypatch):
     assert not check_tspin_fixed_point(*tables_of(2), beta=2.0).holds
 
 
+@pytest.mark.parametrize("loss_type", SMOOTH)
+def test_the_fixed_point_says_no_to_another_multiplier(loss_type, monkeypatch):
+    class Other:
+        spectral_radius = (0.5 if loss_type == "logistic" else 0.25) * (1 + 1e-6)  # at alpha = 2
+
+    patch(monkeypatch, "linearise", lambda *_, **__: Other)
+    assert not check_tspin_fixed_point(*tables_of(2), beta=2.0, loss_type=loss_type).holds
+
+
 def test_the_fixed_point_says_no_to_a_history_that_does_not_steady(monkeypatch):
     class Neutral:
         spectral_radius = 1.0 + 1e-6
