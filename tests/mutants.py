@@ -53,6 +53,14 @@ OPPONENTS = "spin_theory/opponents.py"
 SOLVERS = "spin_theory/solvers.py"
 DYNAMICS = "spin_theory/dynamics.py"
 STABILITY = "spin_theory/stability.py"
+EVIDENCE = "spin_theory/evidence.py"
+OF_OBJECTIVES = "spin_theory/objective_claims.py"
+OF_GAMES = "spin_theory/game_claims.py"
+OF_TSPIN = "spin_theory/tspin_claims.py"
+FAMILIES = "spin_theory/families.py"
+WITNESSES = "spin_theory/witnesses.py"
+PHASE = "spin_theory/phase.py"
+COMMANDS = "spin_theory/__main__.py"
 
 TESTS = {
     LOSSES: ["tests/theory/test_losses.py", "tests/train/test_objective.py"],
@@ -71,6 +79,14 @@ TESTS = {
     SOLVERS: ["tests/theory/test_solvers.py"],
     DYNAMICS: ["tests/theory/test_dynamics.py"],
     STABILITY: ["tests/theory/test_stability.py"],
+    EVIDENCE: ["tests/theory/test_evidence.py"],
+    OF_OBJECTIVES: ["tests/theory/test_objective_claims.py"],
+    OF_GAMES: ["tests/theory/test_game_claims.py"],
+    OF_TSPIN: ["tests/theory/test_tspin_claims.py"],
+    FAMILIES: ["tests/theory/test_families.py"],
+    WITNESSES: ["tests/theory/test_witnesses.py"],
+    PHASE: ["tests/theory/test_phase.py"],
+    COMMANDS: ["tests/theory/test_main.py"],
 }
 
 _MARGIN = "penalty(beta * (real_log_ratio - generated_log_ratio))"
@@ -406,6 +422,39 @@ MUTANTS = [
         "1 / share",
     ),
     Mutant("iterations: one early", STABILITY, "return last + 1", "return last"),
+    Mutant(
+        "evidence: nan passed over",
+        EVIDENCE,
+        "math.nan if any(map(math.isnan, found)) else max(found)",
+        "max(found)",
+    ),
+    Mutant("meter: not checked", OF_OBJECTIVES, "            meter - of_pairs,\n", ""),
+    Mutant(
+        "existence: exponent",
+        OF_GAMES,
+        "(beta - 1) * math.log(opponent_ratio)",
+        "beta * math.log(opponent_ratio)",
+    ),
+    Mutant(
+        "Theorem 1: sign of history",
+        OF_TSPIN,
+        "current + history_weight * historical",
+        "current - history_weight * historical",
+    ),
+    Mutant(
+        "quantised: one half only",
+        FAMILIES,
+        "not (least(own / 2) < start <= least(2 * largest))",
+        "not least(own / 2) < start",
+    ),
+    Mutant(
+        "witnesses: the data's for any policy",
+        WITNESSES,
+        "(policy or data).log_probs",
+        "data.log_probs",
+    ),
+    Mutant("phase: refusals as diverged", PHASE, '"log_probs must be finite"', '"finite"'),
+    Mutant("pipe: flushed too late", COMMANDS, "sys.stdout.flush()", "pass"),
 ]
 
 
