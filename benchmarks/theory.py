@@ -1,4 +1,4 @@
-"""The sums over all pairs of responses: each target beside what this run measured.
+"""Sums over all pairs of responses, and games: each target beside what this run measured.
 
 ``python -m benchmarks.theory`` takes about a minute and 1 GB. It refuses a machine that is busy
 with something else, unless told ``--busy-ok``. Times that are compared are taken in turns, on at
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from benchmarks import games
 from spin_theory import TabularPolicy, spin_objective
 from spin_theory.losses import PENALTIES, penalty_named
 from spin_theory.pair_sums import dense_expected_penalty, expected_penalty
@@ -267,6 +268,8 @@ def main() -> None:
     report_errors()
     report_times()
     report_against_dense()
+    for line in games.measure():
+        report(*line)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # from KiB
     report("most memory in use", "4 GiB", f"{memory:.1f} GiB", memory <= 4)
     print(f"load at the end {os.getloadavg()[0]:.2f}, of which this run makes up to {CORES}")
