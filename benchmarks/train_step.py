@@ -1,0 +1,354 @@
+"""The training step: each target beside what this run measured.
+
+``python -m benchmarks.train_step`` takes some minutes on two cores; with ``--gpu`` it takes a model
+of 1B class through the same comparison on a CUDA device. TRL's rows need ``pip install
+'.[bench]'``. A busy machine is refused, its load recorded; with ``--busy`` it is processor seconds
+of one thread instead of wall time on two, which neighbours disturb less. Times are medians over
+rounds in which every way of making the step has its turn, so that a change of the machine's speed
+meets all alike; a factor is the ratio of two. The exit code is 0 whether targets are met or not.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.yardsticks import (
+    Size,
+    Step,
+    draw_groups,
+    mixed_lengths,
+    our_step,
+    plain_step,
+    trl_step,
+)
+from spin_train.objective import Objective
+from spin_train.packing import Group
+
+CORES = 2
+BUSY_LOAD = 0.5  # processes waiting for a core, before this one has done anything
+ROUNDS = 5
+MICRO_BATCH_TOKENS = 700
+LAYOUTS = {
+    "384/128": [(384, [128, 128])] * 4,
+    "128/128": [(128, [128, 128])] * 4,
+}
+TRIPLETS = [(384, [128, 128, 128])] * 4
+MIXED_BATCHES = 3
+FACTORS = {  # against plain without the opponent's forward, against plain, against TRL
+    "384/128": (3.0, 4.0, 10.0),
+    "128/128": (1.7, 2.5, 7.0),
+    "mixed lengths": (2.0, 3.0, 7.0),
+}
+MEMORY_FACTOR = 8.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the results."""
+
+    claim: str
+    target: float
+    measured: float | None
+    unit: str = ""
+    at_most: bool = False
+
+    def markdown(self) -> str:
+        """Format it.
+
+        Returns
+        -------
+        str
+            A row of a Markdown table.
+        """
+        sign = "≤" if self.at_most else "≥"
+        target = f"{sign} {self.target:g}{self.unit}"
+        if self.measured is None:
+            return f"| {self.claim} | {target} | not measured: no TRL | |"
+        met = self.measured <= self.target if self.at_most else self.measured >= self.target
+        shown = f"{self.measured:.3g}{self.unit}"
+        return f"| {self.claim} | {target} | {shown} | {'met' if met else 'MISS'} |"
+
+
+def seconds_of(steps: dict[str, tuple[Any, list[Step]]], rounds: int) -> dict[str, float]:
+    """Time ways of making a step, in turns.
+
+    Parameters
+    ----------
+    steps : dict
+        Name to the model and the steps of its batches.
+    rounds : int
+        Turns of each; one more goes before. TRL, where it takes seconds, has one.
+
+    Returns
+    -------
+    dict
+        Median seconds a step, or a matrix product for ``product``.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, (model, batches) in steps.items():
+            if name == "trl" and turn > 0 and times[name][-1] > 2:
+                continue
+            spent = 0.0
+            for step in batches:
+                if model is not None:
+                    model.zero_grad(set_to_none=True)
+                spent += timed(step)
+            times[name].append(spent / len(batches))
+    return {name: statistics.median(taken[1:] or taken) for name, taken in times.items()}
+
+
+def timed(step: Callable[[], Any]) -> float:
+    """Time one call, device included: by the clock, or the work of the only thread.
+
+    Parameters
+    ----------
+    step : callable
+        What to time.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    started = clock()
+    step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return clock() - started
+
+
+def compare(
+    size: Size, batches: list[list[Group]], *, rounds: int, with_trl: bool
+) -> dict[str, float]:
+    """Time our step, plain with and without the opponent, and TRL's, in float32.
+
+    Parameters
+    ----------
+    size : Size
+        The model.
+    batches : list of list of Group
+        Pairs.
+    rounds : int
+        Turns of each.
+    with_trl : bool
+        Whether TRL takes part.
+
+    Returns
+    -------
+    dict
+        Median seconds of ``ours``, ``plain``, ``plain with opponent`` and ``trl``.
+    """
+    ours, plain, opponent = (size.build(torch.float32) for _ in range(3))
+    steps: dict[str, tuple[Any, list[Step]]] = {
+        "ours": (ours, [our_step(ours, b, tokens=MICRO_BATCH_TOKENS) for b in batches]),
+        "plain": (plain, [plain_step(plain, b) for b in batches]),
+        "plain with opponent": (plain, [plain_step(plain, b, opponent=opponent) for b in batches]),
+    }
+    losses = [steps[name][1][0]().item() for name in ("ours", "plain")]
+    if with_trl:
+        theirs = size.build(torch.float32)
+        steps["trl"] = (theirs, [trl_step(theirs, b) for b in batches])
+        losses.append(steps["trl"][1][0]().item())
+    if max(losses) - min(losses) > 1e-5 * abs(losses[0]):
+        raise AssertionError(f"ours, plain and TRL do not agree on the loss: {losses}")
+    return seconds_of(steps, rounds)
+
+
+def own_factors(size: Size, *, rounds: int) -> dict[str, float]:
+    """Compare our steps among themselves, and with the machine's products of matrices.
+
+    Parameters
+    ----------
+    size : Size
+        The model.
+    rounds : int
+        Turns of each.
+
+    Returns
+    -------
+    dict
+        Of the triplet step over the pair step, the useful share of float32 products, and float32
+        over bfloat16 time; the two rates of products, in GFLOP/s.
+    """
+    pairs = draw_groups(LAYOUTS["384/128"], size.vocabulary)
+    triplets = draw_groups(TRIPLETS, size.vocabulary)
+    model, narrow = size.build(torch.float32), size.build(torch.bfloat16)
+    square = torch.randn(2048, 2048)
+    squares = {"product": square, "narrow product": square.bfloat16()}
+    tspin = Objective("tspin", beta=1.0, history_weight=0.1)
+    tokens = MICRO_BATCH_TOKENS
+    seconds = seconds_of(
+        {
+            "pairs": (model, [our_step(model, pairs, tokens=tokens)]),
+            "triplets": (model, [our_step(model, triplets, tokens=tokens, objective=tspin)]),
+            "bfloat16": (narrow, [our_step(narrow, pairs, tokens=tokens)]),
+            **{name: (None, [lambda x=x: x @ x]) for name, x in squares.items()},  # type: ignore[misc]
+        },
+        rounds,
+    )
+    rate = 2 * 2048**3 / seconds["product"]
+    return {
+        "triplets over pairs": seconds["triplets"] / seconds["pairs"],
+        "useful share": 100 * size.useful_flops(pairs) / seconds["pairs"] / rate,
+        "bfloat16": seconds["pairs"] / seconds["bfloat16"],
+        "float32 GFLOP/s": rate / 1e9,
+        "bfloat16 GFLOP/s": 2 * 2048**3 / seconds["narrow product"] / 1e9,
+    }
+
+
+def report_memory(kind: str) -> None:
+    """Print the most memory that steps took above the idle process, in MB; in a process of its own.
+
+    Parameters
+    ----------
+    kind : str
+        ``ours``, ``plain``, ``plain with opponent`` or ``trl``.
+    """
+    size = Size()
+    model = size.build(torch.float32)
+    groups = draw_groups(LAYOUTS["384/128"], size.vocabulary)
+    tiny = draw_groups([(8, [4, 4])], size.vocabulary)
+    makers: dict[str, Callable[[list[Group]], Step]] = {
+        "ours": lambda groups: our_step(model, groups, tokens=MICRO_BATCH_TOKENS),
+        "plain": lambda groups: plain_step(model, groups),
+        "plain with opponent": lambda groups: plain_step(model, groups, opponent=opponent),
+        "trl": lambda groups: trl_step(model, groups),
+    }
+    opponent = size.build(torch.float32) if kind == "plain with opponent" else None
+    makers["plain" if kind == "trl" else kind](tiny)()  # libraries load on first use
+    model.zero_grad(set_to_none=True)
+    step = makers[kind](groups)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what there is
+    idle = _status("VmRSS")
+    for _ in range(2):
+        model.zero_grad(set_to_none=True)
+        step()
+    print((_status("VmHWM") - idle) / 1024)
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def memory_of(kind: str) -> float:
+    """Run `report_memory` in a process of its own.
+
+    Parameters
+    ----------
+    kind : str
+        As there.
+
+    Returns
+    -------
+    float
+        MB.
+    """
+    command = [sys.executable, "-m", "benchmarks.train_step", "--memory", kind, "--busy"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(ran.stdout.splitlines()[-1])
+
+
+def cpu_rows(rounds: int, *, with_trl: bool) -> tuple[list[Row], list[str]]:
+    """Measure every target of the CPU table.
+
+    Parameters
+    ----------
+    rounds : int
+        Turns of each step.
+    with_trl : bool
+        Whether TRL takes part.
+
+    Returns
+    -------
+    rows : list of Row
+        Targets and what was measured.
+    notes : list of str
+        The numbers they come from.
+    """
+    size = Size()
+    layouts = {name: [draw_groups(layout, size.vocabulary)] for name, layout in LAYOUTS.items()}
+    layouts["mixed lengths"] = [
+        draw_groups(mixed_lengths(4, seed=seed), size.vocabulary) for seed in range(MIXED_BATCHES)
+    ]
+    rows, notes = [], []
+    for name, batches in layouts.items():
+        seconds = compare(size, batches, rounds=rounds, with_trl=with_trl)
+        names = ("plain", "plain with opponent", "trl")
+        spoken = ("plain without opponent forward", "plain", "TRL")
+        for other, said, target in zip(names, spoken, FACTORS[name], strict=True):
+            factor = seconds[other] / seconds["ours"] if other in seconds else None
+            rows.append(Row(f"{name}: faster than {said}", target, factor, "x"))
+        notes.append(f"{name}, s a step: " + ", ".join(f"{n} {s:.3f}" for n, s in seconds.items()))
+        print(notes[-1], file=sys.stderr, flush=True)
+    kinds = (
+        ("plain", "plain with opponent", "trl") if with_trl else ("plain", "plain with opponent")
+    )
+    memory = {kind: memory_of(kind) for kind in ("ours", *kinds)}
+    notes.append("384/128, MB above idle: " + ", ".join(f"{n} {m:.0f}" for n, m in memory.items()))
+    for other, said in zip(("plain", "plain with opponent", "trl"), spoken, strict=True):
+        factor = memory[other] / memory["ours"] if other in memory else None
+        rows.append(Row(f"384/128: less memory than {said}", MEMORY_FACTOR, factor, "x"))
+    own = own_factors(size, rounds=rounds)
+    notes.append(
+        f"matrix products, GFLOP/s: float32 {own['float32 GFLOP/s']:.0f}, "
+        f"bfloat16 {own['bfloat16 GFLOP/s']:.0f}"
+    )
+    rows += [
+        Row("T-SPIN triplet step over SPIN pair step", 1.4, own["triplets over pairs"], "x", True),
+        Row("useful share of the float32 matrix-product rate", 60, own["useful share"], " %"),
+        Row("bfloat16 step faster than float32 step", 2.0, own["bfloat16"], "x"),
+    ]
+    return rows, notes
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--gpu", action="store_true", help="the 1B-class comparison on CUDA")
+    parser.add_argument("--busy", action="store_true", help="measure although others are working")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each step")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    load = os.getloadavg()[0]
+    if load > BUSY_LOAD and not arguments.busy:
+        sys.exit(f"load {load:.2f}: others are working here; wait, or add --busy")
+    torch.set_num_threads(1 if arguments.busy else CORES)
+    if arguments.memory:
+        report_memory(arguments.memory)
+        return
+    try:
+        import trl
+
+        with_trl, version = True, f"TRL {trl.__version__}"
+    except ImportError:
+        with_trl, version = False, "TRL is not installed: pip install '.[bench]'"
+    if arguments.gpu:
+        from benchmarks.gpu_step import gpu_rows
+
+        rows, notes = gpu_rows(arguments.rounds, with_trl=with_trl)
+    else:
+        rows, notes = cpu_rows(arguments.rounds, with_trl=with_trl)
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__},")
+    print(f"{version}; load before {load:.2f}, after {os.getloadavg()[0]:.2f}\n")
+    print("| claim | target | measured | |\n|---|---|---|---|")
+    print("\n".join(row.markdown() for row in rows))
+    print("\n" + "\n".join(notes))
+
+
+if __name__ == "__main__":
+    main()
