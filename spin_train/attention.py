@@ -166,7 +166,7 @@ def _small_attention(
         functional.embedding(places, x.flatten(1)).view(*places.shape, *x.shape[1:]).transpose(1, 2)
         for places, x in ((of_queries, queries), (of_keys, keys), (of_keys, values))
     )
-    bias = row.once(("box", window), lambda: _bias(distance, window, q.dtype)[:, None])
+    bias = row.once(("box", window, q.dtype), lambda: _bias(distance, window, q.dtype)[:, None])
     if softcap is None:
         out = functional.scaled_dot_product_attention(q, k, v, bias, scale=scaling, enable_gqa=True)
     else:
@@ -240,7 +240,8 @@ class _LargeAttention(torch.autograd.Function):
     """Attention of the large segments one after another, (tokens, H, D).
 
     By hand, for autograd would fill a gradient as long as the row for every slice of it; and by
-    matrix products, which on CPUs took two thirds of the time of SDPA's kernels.
+    matrix products: SDPA under the row's mask took 20 ms on a CPU thread where this took 13, in
+    bfloat16 22 and 9 (prompt 384, two responses of 128, 4 heads of 64, with the backward pass).
     """
 
     @staticmethod
@@ -305,7 +306,7 @@ def _probs(
         bias = _bias(places[block.keys - size :, None] - places, window, q.dtype)
         return bias if q.shape[1] == size else bias.repeat(q.shape[1] // size, 1)
 
-    bias = row.once((size, block.keys, window), make)
+    bias = row.once((size, block.keys, window, q.dtype), make)
     if softcap is None:
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scaling)
         return torch.softmax(scores, -1, out=scores), None
