@@ -18,7 +18,8 @@ import yaml
 
 from spin_train import selfplay
 from spin_train.artifacts import RunDirectory
-from spin_train.config import Config, parse_config
+from spin_train.config import Config
+from spin_train.config_files import parse_config
 from spin_train.display import evaluations, watching
 
 ROOT = Path(__file__).parents[1]

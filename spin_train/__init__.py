@@ -4,7 +4,8 @@ The loss is :mod:`spin_theory.losses`; nothing of it is written again here. Modu
 by name (``from spin_train.trainer import SpinTrainer``), so that the command line stays quick.
 
 =================  ==========================================================
-`config`           one schema: YAML in, ``key=value`` overrides
+`config`           one schema: every key with its default and meaning
+`config_files`     YAML in, ``key=value`` overrides; what may change on resuming
 `rows`             SFT rows as they come
 `data`             rows to token ids; the one renderer; held-out split
 `records`          the record of a prompt and its responses, as Parquet
@@ -19,6 +20,7 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 `models`           loading and saving models and tokenizers
 `checkpoints`      which checkpoints are complete, and which to resume from
 `stages`           what each stage of a run does
+`training`         one training stage: Trainer under DeepSpeed, from a start to a policy
 `evaluation`       held-out numbers
 `selfplay`         the driver: the stage graph, resume, launching workers
 `worker`           one rank: walks through the stages

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from spin_train.config import Config, load_config
+from spin_train.config import Config
+from spin_train.config_files import load_config
 from spin_train.errors import StoppedError, UserError, disk_full
 from spin_train.processes import cpu_only
 

@@ -1,14 +1,8 @@
-"""One schema for a run: YAML in, ``key=value`` overrides, every mistake refused by name."""
+"""One schema for a run: every key with its default and meaning, contradictions refused by name."""
 
-import re
-from collections.abc import Hashable, Iterable
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from spin_train.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "Config",
@@ -16,11 +10,6 @@ __all__ = [
     "GenerationConfig",
     "SftConfig",
     "TrainingConfig",
-    "changed_keys",
-    "flatten",
-    "load_config",
-    "override",
-    "parse_config",
 ]
 
 Schedule = float | list[float]
@@ -51,17 +40,6 @@ _MANAGED_ARGUMENTS = {
     "accelerator_config": "nothing: the run shares its batches out itself",
     "fsdp": "zero_stage",
     "use_cpu": "CUDA_VISIBLE_DEVICES, empty for the CPU",
-}
-# What may differ between a run and its resumption without changing its result.
-_FREE_KEYS = {
-    "iterations",
-    "ranks",
-    "zero_stage",
-    "training.micro_batch_size",
-    "training.micro_batch_tokens",
-    "training.save_steps",
-    "training.logging_steps",
-    "training.report_to",
 }
 
 
@@ -233,196 +211,3 @@ class Config(_Section):
         if name == "history_weight" and value is None:
             return 0.0 if iteration == 0 or self.algorithm != "tspin" else 0.1
         return float(value[iteration] if isinstance(value, list) else value)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key given twice; YAML itself keeps the last, silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise UserError(f"key {key!r} is given twice (line {line}); keep one")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-# YAML 1.1, as PyYAML reads it, takes 1e-8 for a word: its numbers need a point.
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a YAML file and apply ``key=value`` overrides.
-
-    Parameters
-    ----------
-    path : str or Path
-        YAML file with the keys of `Config`.
-    overrides : iterable of str, optional
-        Such as ``training.batch_size=8``; the value is YAML.
-
-    Returns
-    -------
-    Config
-        The checked configuration.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or no YAML, or a key is unknown, given twice, of the wrong type
-        or contradicts another; the message names the key.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no config file at {path}; give the path of a YAML file")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold key: value lines, got {type(content).__name__}")
-    override(content, overrides)
-    return parse_config(content, source=str(path))
-
-
-def parse_config(content: dict[str, Any], *, source: str = "config") -> Config:
-    """Check a mapping against the schema.
-
-    Parameters
-    ----------
-    content : dict
-        Nested keys and values, as read from YAML.
-    source : str, optional
-        Where it came from, for messages.
-
-    Returns
-    -------
-    Config
-        The checked configuration.
-
-    Raises
-    ------
-    UserError
-        If a key is unknown, of the wrong type or contradicts another.
-    """
-    if "alpha" in content:
-        raise UserError(
-            f"{source}: no key alpha: T-SPIN's alpha is beta here, its beta is history_weight"
-        )
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{source}: {_first_line(error)}") from None
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """Dotted keys and values of a configuration, defaults included.
-
-    Parameters
-    ----------
-    config : Config
-        A configuration.
-
-    Returns
-    -------
-    dict
-        Such as ``{"training.batch_size": 64}``.
-    """
-
-    def walk(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                yield from walk(f"{prefix}.{key}" if prefix else key, inner)
-        else:
-            yield prefix, value
-
-    return dict(walk("", config.model_dump()))
-
-
-def changed_keys(old: Config, new: Config) -> list[str]:
-    """Name the keys whose change would change what a run has already done.
-
-    Parameters
-    ----------
-    old, new : Config
-        The configuration of the run so far, and the one to go on with.
-
-    Returns
-    -------
-    list of str
-        One ``key: old -> new`` a key. More iterations, longer schedules with the same beginning,
-        logging, checkpoint spacing, ranks and ZeRO stage may change; the rest may not.
-    """
-    before, after = flatten(old), flatten(new)
-    changes = []
-    for key in sorted(before.keys() | after.keys()):
-        if key in _FREE_KEYS or before.get(key) == after.get(key):
-            continue
-        if key in ("beta", "history_weight", "learning_rate", "epochs") and all(
-            old.at(key, k) == new.at(key, k) for k in range(min(old.iterations, new.iterations))
-        ):
-            continue
-        changes.append(f"{key}: {before.get(key)!r} -> {after.get(key)!r}")
-    if new.iterations < old.iterations:
-        changes.append(f"iterations: {old.iterations} -> {new.iterations} (more are allowed)")
-    return changes
-
-
-def override(content: dict[str, Any], overrides: Iterable[str]) -> None:
-    """Put ``key=value`` overrides into a mapping, in place.
-
-    Parameters
-    ----------
-    content : dict
-        Nested keys and values, as read from YAML.
-    overrides : iterable of str
-        Such as ``training.batch_size=8``; the value is YAML.
-
-    Raises
-    ------
-    UserError
-        If one is not key=value, or its value is no YAML.
-
-    Examples
-    --------
-    >>> content = {"beta": 0.1}
-    >>> override(content, ["beta=5.0", "training.batch_size=8"])
-    >>> content
-    {'beta': 5.0, 'training': {'batch_size': 8}}
-    """
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"override {text!r} is not key=value")
-        *parents, last = key.split(".")
-        section = content
-        for parent in parents:
-            if not isinstance(section.get(parent), dict):
-                section[parent] = {}
-            section = section[parent]
-        try:
-            section[last] = yaml.load(value, Loader=_UniqueKeyLoader)
-        except yaml.YAMLError:
-            raise UserError(f"the value of override {text!r} is no YAML") from None
-
-
-def _first_line(error: ValidationError) -> str:
-    """Turn pydantic's report into one line, the most telling problem first."""
-    problems = error.errors()
-    for problem in problems:
-        if problem["type"] == "extra_forbidden":
-            key = ".".join(map(str, problem["loc"]))
-            return f"unknown key {key}; `spin-train keys` lists all keys"
-    first = problems[0]
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("list["))
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return f"key {key} is missing"
-    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-    return f"{key}: {message}{got}" if key else f"{message}{got}"

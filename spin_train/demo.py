@@ -22,7 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spin_theory.languages import NoisySort
 from spin_train.artifacts import RunDirectory, write_directory, write_json
-from spin_train.config import Config, override, parse_config
+from spin_train.config import Config
+from spin_train.config_files import override, parse_config
 from spin_train.generation import sample_responses, seed_of
 from spin_train.logps import Group, response_logps
 from spin_train.models import load_model

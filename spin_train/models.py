@@ -12,7 +12,14 @@ from spin_train.artifacts import write_directory
 from spin_train.config import Config
 from spin_train.errors import UserError, disk_full
 
-__all__ = ["load_model", "load_tokenizer", "model_limits", "model_source", "save_policy"]
+__all__ = [
+    "load_model",
+    "load_policy",
+    "load_tokenizer",
+    "model_limits",
+    "model_source",
+    "save_policy",
+]
 
 _DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate")
 
@@ -91,6 +98,32 @@ def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"no causal language model at {path} ({_one_line(error)})") from None
+
+
+def load_policy(path: str | Path, config: Config) -> Any:
+    """Model a run starts from, or one it has made.
+
+    Parameters
+    ----------
+    path : str or Path
+        `config.model`, or a policy directory.
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    PreTrainedModel
+        On the CPU, in evaluation mode.
+
+    Raises
+    ------
+    UserError
+        If no such model can be loaded.
+    """
+    source = {"trust_remote_code": config.trust_remote_code}
+    if path == config.model:
+        source = model_source(config)
+    return load_model(path, dtype=config.training.dtype, **source)
 
 
 def model_limits(config: Config) -> tuple[int, int]:

@@ -17,7 +17,8 @@ from typing import Literal
 import yaml
 
 from spin_train.artifacts import Manifest, RunDirectory, remove_partial, write_atomically
-from spin_train.config import Config, changed_keys, load_config
+from spin_train.config import Config
+from spin_train.config_files import changed_keys, load_config
 from spin_train.errors import StoppedError, UserError
 from spin_train.processes import (
     FileLock,

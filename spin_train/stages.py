@@ -1,38 +1,26 @@
 """What each stage of a run does, on one rank; each reads and writes only artefacts."""
 
-import gc
-import importlib.resources
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
-from transformers import TrainingArguments, set_seed
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from spin_train.artifacts import RunDirectory, write_json
-from spin_train.batching import MicroBatches, examples_of, token_runs
-from spin_train.checkpoints import RunCallback, latest_complete, remove_checkpoints
+from spin_train.batching import token_runs
 from spin_train.config import Config
 from spin_train.data import Renderer, prepare
-from spin_train.errors import StoppedError, UserError
+from spin_train.errors import UserError
 from spin_train.evaluation import held_out_sums, summarise
 from spin_train.generation import sample_responses, seed_of
 from spin_train.logps import Group, response_logps
-from spin_train.models import load_model, load_tokenizer, model_limits, model_source, save_policy
-from spin_train.objective import (
-    Objective,
-    control_objective,
-    selfplay_objective,
-    sft_objective,
-)
+from spin_train.models import load_policy, load_tokenizer, model_limits
+from spin_train.objective import control_objective, selfplay_objective, sft_objective
 from spin_train.ranks import Progress, Ranks
 from spin_train.records import Record, Response, read_records, write_records
 from spin_train.selfplay import Stage
-from spin_train.trainer import SpinTrainer, collate
+from spin_train.training import TrainingTask, fit
 
 __all__ = ["StageRunner"]
 
@@ -201,90 +189,29 @@ class StageRunner:
         return [record.responses[0] for record in read_records(shard)]
 
     def _train(self, stage: Stage, folder: Path) -> None:
-        config = self.config
-        start, records, objective, learning_rate, epochs = self._training_task(stage)
-        seed = seed_of(config.seed, "train", stage.iteration)  # the control's order too
-        batches = MicroBatches(
-            examples_of(records, objective),
-            batch_size=config.training.batch_size,
-            micro_batch_tokens=config.training.micro_batch_tokens,
-            micro_batch_size=config.training.micro_batch_size,
-            ranks=self.ranks.size,
-            epochs=epochs,
-            seed=seed,
-        )
-        if batches.steps == 1 and config.training.warmup_steps > 0:
-            raise UserError(
-                f"{stage.name} would be one optimiser step, and warm-up gives the first a learning "
-                "rate of 0: lower training.batch_size, raise epochs, or set training.warmup_steps=0"
-            )
-        checkpoints = folder / "checkpoints"
-        resume = None
-        if self.ranks.is_first:
-            resume = latest_complete(
-                checkpoints, zero_stage=config.zero_stage, ranks=self.ranks.size
-            )
-            remove_checkpoints(checkpoints, keep=resume)
-        resume = self.ranks.from_first(resume)
-        arguments = self._training_arguments(
-            checkpoints,
-            accumulation=batches.accumulation,
-            learning_rate=learning_rate,
-            seed=seed % 2**32,
-        )
-        callback = RunCallback(
-            self.ranks,
-            self.progress,
+        fit(
+            self._training_task(stage),
+            config=self.config,
+            ranks=self.ranks,
+            progress=self.progress,
             stage=stage.name,
             folder=folder,
-            zero_stage=config.zero_stage,
         )
-        set_seed(seed % 2**32)
-        with _released_afterwards():
-            self._fit(start, arguments, batches, objective, callback, resume, folder / "policy")
 
-    def _fit(
-        self,
-        start: str | Path,
-        arguments: TrainingArguments,
-        batches: MicroBatches,
-        objective: Objective,
-        callback: RunCallback,
-        resume: Path | None,
-        policy: Path,
-    ) -> None:
-        """Train and save; on return nothing here holds the engine any more."""
-        trainer = SpinTrainer(
-            model=load_model(start, dtype=self.config.training.dtype, **self._source(start)),
-            args=arguments,
-            train_dataset=batches,
-            data_collator=collate,
-            callbacks=[callback],
-            objective=objective,
-            dtype=self.config.training.dtype,
-            ranks=self.ranks,
-        )
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if callback.stopped:
-            raise StoppedError
-        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-        if self.ranks.is_first:
-            model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-            save_policy(model, state_dict, load_tokenizer(self.config), policy)
-        self.ranks.barrier()
-        _destroy(trainer.model_wrapped)
-        trainer.accelerator.free_memory()
-
-    def _training_task(
-        self, stage: Stage
-    ) -> tuple[str | Path, list[Record], Objective, float, float]:
+    def _training_task(self, stage: Stage) -> TrainingTask:
         """Where a training stage starts, on what, for which loss, and for how long."""
         config, k = self.config, stage.iteration
+        seed = seed_of(config.seed, "train", k)  # the control's order too
         if stage.name == "sft/train":
             assert config.sft is not None
-            rows = read_records(self.run.train_rows)
-            sft = config.sft
-            return config.model, rows, sft_objective(), sft.learning_rate, sft.epochs
+            return TrainingTask(
+                start=config.model,
+                records=read_records(self.run.train_rows),
+                objective=sft_objective(),
+                learning_rate=config.sft.learning_rate,
+                epochs=config.sft.epochs,
+                seed=seed,
+            )
         shards = sorted((self.run.iteration(k) / "scored").glob("train-*.parquet"))
         records = [record for shard in shards for record in read_records(shard)]
         expected = len(read_records(self.run.train_rows))
@@ -293,41 +220,18 @@ class StageRunner:
                 f"{self.run.iteration(k)}/scored holds {len(records)} training rows of {expected}: "
                 "restore its shards, or start in a new output_dir"
             )
-        learning_rate, epochs = config.at("learning_rate", k), config.at("epochs", k)
+        start, objective = self._opponent(k), selfplay_objective(config, k)
         if stage.control:
             start = self.run.control(k - 1) / "policy" if k > 0 else self._opponent(0)
-            return start, records, control_objective(config, k), learning_rate, epochs
-        return self._opponent(k), records, selfplay_objective(config, k), learning_rate, epochs
-
-    def _training_arguments(
-        self, checkpoints: Path, *, accumulation: int, learning_rate: float, seed: int
-    ) -> TrainingArguments:
-        config, training = self.config, self.config.training
-        settings = importlib.resources.files("spin_train") / "configs"
-        on_cpu = self.ranks.device.type == "cpu"
-        managed: dict[str, Any] = {
-            "output_dir": str(checkpoints),
-            "per_device_train_batch_size": 1,  # a micro-batch, of several examples
-            "gradient_accumulation_steps": accumulation,
-            "num_train_epochs": 1,  # the data set itself runs through all passes
-            "train_sampling_strategy": "sequential",
-            "learning_rate": learning_rate,
-            "seed": seed,
-            "bf16": training.dtype == "bfloat16",
-            "use_cpu": on_cpu,
-            "deepspeed": str(settings / f"zero{config.zero_stage}.json"),
-            "save_strategy": "steps",
-            "disable_tqdm": True,
-            "remove_unused_columns": False,
-            "logging_nan_inf_filter": False,
-            "dataloader_pin_memory": not on_cpu,
-        }
-        known = {"batch_size", "micro_batch_size", "micro_batch_tokens", "dtype"}
-        given = {key: value for key, value in training.model_dump().items() if key not in known}
-        try:
-            return TrainingArguments(**{"report_to": "none", **managed, **given})
-        except (TypeError, ValueError) as error:
-            raise UserError(f"training: TrainingArguments refuses this: {error}") from None
+            objective = control_objective(config, k)
+        return TrainingTask(
+            start=start,
+            records=records,
+            objective=objective,
+            learning_rate=config.at("learning_rate", k),
+            epochs=config.at("epochs", k),
+            seed=seed,
+        )
 
     def _evaluate(self, stage: Stage, folder: Path) -> None:
         k = stage.iteration
@@ -377,42 +281,9 @@ class StageRunner:
         return self.run.sft / "policy" if self.config.sft else self.config.model
 
     def _load(self, path: str | Path) -> Any:
-        model = load_model(path, dtype=self.config.training.dtype, **self._source(path))
+        model = load_policy(path, self.config)
         return model.to(self.ranks.device).eval()
-
-    def _source(self, path: str | Path) -> dict[str, Any]:
-        if path == self.config.model:
-            return model_source(self.config)
-        return {"trust_remote_code": self.config.trust_remote_code}
 
 
 def _shard_name(split: str, index: int) -> str:
     return f"{split}-{index:05d}.parquet"
-
-
-def _destroy(engine: Any) -> None:
-    """End a DeepSpeed engine so that its memory can be freed."""
-    optimizer = engine.optimizer
-    engine.destroy()
-    # The optimizer keeps autograd nodes whose hooks keep it and the engine: a cycle through C++
-    # that no collection sees, of a whole model a training stage.
-    engine.optimizer = engine.basic_optimizer = engine.lr_scheduler = None
-    if optimizer is not None:
-        vars(optimizer).clear()
-    for parameter in engine.module.parameters():
-        parameter.data, parameter.grad = torch.empty(0), None
-        if hasattr(parameter, "ds_tensor"):  # this rank's part under ZeRO-3
-            parameter.ds_tensor.data = torch.empty(0)
-
-
-@contextmanager
-def _released_afterwards() -> Iterator[None]:
-    """Leave no trace of a training stage: what it set for the process, and its memory."""
-    try:
-        yield
-    finally:
-        unset_hf_deepspeed_config()
-        AcceleratorState._reset_state()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -43,7 +43,7 @@ def main() -> None:
 def _walk(run: RunDirectory) -> None:
     # Imported late: the locks stand before the seconds that these take.
     from spin_train.checkpoints import remove_checkpoints
-    from spin_train.config import load_config
+    from spin_train.config_files import load_config
     from spin_train.ranks import Progress, Ranks
     from spin_train.selfplay import plan
     from spin_train.stages import StageRunner

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from spin_train.config import changed_keys, load_config, parse_config
+from spin_train.config_files import changed_keys, load_config, parse_config
 from spin_train.errors import UserError
 
 SMALLEST = {"model": "m", "data": {"path": "rows.jsonl"}, "output_dir": "out"}

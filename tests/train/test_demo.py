@@ -9,7 +9,7 @@ import torch
 from spin_theory.languages import NoisySort
 from spin_train import demo
 from spin_train.artifacts import RunDirectory
-from spin_train.config import load_config
+from spin_train.config_files import load_config
 from spin_train.models import load_model
 from tests.train.runs import succeed, weights
 

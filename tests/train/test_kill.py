@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from spin_train.config_files import load_config
+from spin_train.selfplay import plan
 from tests.train.runs import logs_of, make_config, run, start, succeed, weights
 
 SETTINGS = {
@@ -41,19 +43,25 @@ def processes_of(folder):
     return launchers, ranks
 
 
-def has_come(moment, folder, begun):
-    """Whether the run begun at that time is now in the stage, or writes a checkpoint of iter0."""
-    if moment == "save":
-        saves = (folder / "iter0" / "checkpoints").glob("checkpoint-*")
-        return any(
-            save.stat().st_mtime > begun and not (save / "complete.json").exists() for save in saves
-        )
-    progress = folder / ".progress.json"
+def has_come(moment, folder, begun, order):
+    """Whether the run begun at that time is in the stage, writes a checkpoint of iter0, or is past.
+
+    A stage of milliseconds can be over between two looks: the kill then falls into a later one.
+    """
+    progress, saves = folder / ".progress.json", folder / "iter0" / "checkpoints"
     try:
-        fresh = progress.stat().st_mtime > begun
-        return fresh and json.loads(progress.read_text())["stages"][-1] == moment
+        if progress.stat().st_mtime <= begun:
+            return False
+        now = order.index(json.loads(progress.read_text())["stages"][-1])
+        saving = any(
+            save.stat().st_mtime > begun and not (save / "complete.json").exists()
+            for save in saves.glob("checkpoint-*")
+        )
     except FileNotFoundError:
         return False
+    if moment == "save":
+        return saving or now > order.index("iter0/train")
+    return now >= order.index(moment)
 
 
 def wait_until(condition, process, timeout=120):
@@ -103,10 +111,11 @@ def test_kills_in_the_stages_and_in_a_save_change_no_bit(uninterrupted, tmp_path
     clock = random.Random(seed)
     config = fresh_copy(uninterrupted, tmp_path)
     folder = tmp_path / "run"
+    order = [stage.name for stage in plan(load_config(config))]
     for moment in MOMENTS[who]:
         begun = time.time()
         process = start("run", config)
-        wait_until(lambda: has_come(moment, folder, begun), process)  # noqa: B023
+        wait_until(lambda: has_come(moment, folder, begun, order), process)  # noqa: B023
         time.sleep(0 if moment == "save" else clock.uniform(0, 0.2))
         assert process.poll() is None, f"the run was over before it was seen in {moment}"
         kill(who, process, folder)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spin_theory import losses
-from spin_train.config import parse_config
+from spin_train.config_files import parse_config
 from spin_train.objective import (
     Objective,
     control_objective,
