@@ -31,13 +31,15 @@ from benchmarks.yardsticks import (
     plain_step,
     trl_step,
 )
+from spin_train.config import TrainingConfig
 from spin_train.objective import Objective
 from spin_train.packing import Group
 
 CORES = 2
 BUSY_LOAD = 0.5  # processes waiting for a core, before this one has done anything
 ROUNDS = 5
-MICRO_BATCH_TOKENS = 700
+MICRO_BATCH_TOKENS = TrainingConfig().micro_batch_tokens
+SMALL_TOKENS = 700  # one group of 384/128 at a time
 LAYOUTS = {
     "384/128": [(384, [128, 128])] * 4,
     "128/128": [(128, [128, 128])] * 4,
@@ -181,7 +183,8 @@ def own_factors(size: Size, *, rounds: int) -> dict[str, float]:
     Returns
     -------
     dict
-        Of the triplet step over the pair step, the useful share of float32 products, and float32
+        Of the triplet step over the pair step, a smaller budget's step over the default's, the
+        useful share of float32 products, and float32
         over bfloat16 time; the two rates of products, in GFLOP/s.
     """
     pairs = draw_groups(LAYOUTS["384/128"], size.vocabulary)
@@ -194,6 +197,7 @@ def own_factors(size: Size, *, rounds: int) -> dict[str, float]:
     seconds = seconds_of(
         {
             "pairs": (model, [our_step(model, pairs, tokens=tokens)]),
+            "small": (model, [our_step(model, pairs, tokens=SMALL_TOKENS)]),
             "triplets": (model, [our_step(model, triplets, tokens=tokens, objective=tspin)]),
             "bfloat16": (narrow, [our_step(narrow, pairs, tokens=tokens)]),
             **{name: (None, [lambda x=x: x @ x]) for name, x in squares.items()},  # type: ignore[misc]
@@ -203,6 +207,7 @@ def own_factors(size: Size, *, rounds: int) -> dict[str, float]:
     rate = 2 * 2048**3 / seconds["product"]
     return {
         "triplets over pairs": seconds["triplets"] / seconds["pairs"],
+        "small over pairs": seconds["small"] / seconds["pairs"],
         "useful share": 100 * size.useful_flops(pairs) / seconds["pairs"] / rate,
         "bfloat16": seconds["pairs"] / seconds["bfloat16"],
         "float32 GFLOP/s": rate / 1e9,
@@ -216,7 +221,7 @@ def report_memory(kind: str) -> None:
     Parameters
     ----------
     kind : str
-        ``ours``, ``plain``, ``plain with opponent`` or ``trl``.
+        ``ours``, ``ours, small``, ``plain``, ``plain with opponent`` or ``trl``.
     """
     size = Size()
     model = size.build(torch.float32)
@@ -224,6 +229,7 @@ def report_memory(kind: str) -> None:
     tiny = draw_groups([(8, [4, 4])], size.vocabulary)
     makers: dict[str, Callable[[list[Group]], Step]] = {
         "ours": lambda groups: our_step(model, groups, tokens=MICRO_BATCH_TOKENS),
+        "ours, small": lambda groups: our_step(model, groups, tokens=SMALL_TOKENS),
         "plain": lambda groups: plain_step(model, groups),
         "plain with opponent": lambda groups: plain_step(model, groups, opponent=opponent),
         "trl": lambda groups: trl_step(model, groups),
@@ -298,12 +304,17 @@ def cpu_rows(rounds: int, *, with_trl: bool) -> tuple[list[Row], list[str]]:
     kinds = (
         ("plain", "plain with opponent", "trl") if with_trl else ("plain", "plain with opponent")
     )
-    memory = {kind: memory_of(kind) for kind in ("ours", *kinds)}
+    memory = {kind: memory_of(kind) for kind in ("ours", "ours, small", *kinds)}
     notes.append("384/128, MB above idle: " + ", ".join(f"{n} {m:.0f}" for n, m in memory.items()))
     for other, said in zip(("plain", "plain with opponent", "trl"), spoken, strict=True):
-        factor = memory[other] / memory["ours"] if other in memory else None
-        rows.append(Row(f"384/128: less memory than {said}", MEMORY_FACTOR, factor, "x"))
+        for ours in ("ours", "ours, small"):
+            factor = memory[other] / memory[ours] if other in memory else None
+            budget = f", {SMALL_TOKENS} tokens at a time" if ours != "ours" else ""
+            rows.append(
+                Row(f"384/128{budget}: less memory than {said}", MEMORY_FACTOR, factor, "x")
+            )
     own = own_factors(size, rounds=rounds)
+    notes.append(f"{SMALL_TOKENS} tokens at a time: {own['small over pairs']:.3f} of the time")
     notes.append(
         f"matrix products, GFLOP/s: float32 {own['float32 GFLOP/s']:.0f}, "
         f"bfloat16 {own['bfloat16 GFLOP/s']:.0f}"
