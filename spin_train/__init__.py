@@ -18,6 +18,7 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 `objective`        which loss of which roles, with its weights
 `trainer`          `SpinTrainer`, a `transformers.Trainer`
 `models`           loading and saving models and tokenizers
+`adapters`         LoRA: merged into the policy, or stacked, after every stage
 `checkpoints`      which checkpoints are complete, and which to resume from
 `stages`           what each stage of a run does
 `training`         one training stage: Trainer under DeepSpeed, from a start to a policy

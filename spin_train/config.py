@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "AdapterConfig",
     "Config",
     "DataConfig",
     "GenerationConfig",
@@ -127,6 +128,23 @@ class TrainingConfig(BaseModel):
         return self
 
 
+class AdapterConfig(_Section):
+    """LoRA: train low-rank adapters, not the weights."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of each adapter."""
+    alpha: int = Field(default=32, ge=1)
+    """LoRA's scale: its product is added alpha / rank times."""
+    target_modules: str | list[str] = "all-linear"
+    """Modules that get one, by the end of their name; `all-linear` is all but the head."""
+    between: Literal["merge", "stack"] = "merge"
+    """After each training stage: `merge` adds what was learnt to the weights, a policy is a whole
+    model; `stack` keeps one adapter on `model`, wider by rank each stage. Either way the next
+    iteration starts from, and plays against, all that was learnt."""
+    quantised: bool = False
+    """QLoRA: `model` in 4 bits (needs CUDA and bitsandbytes; goes with between: stack)."""
+
+
 class Config(_Section):
     """A whole run."""
 
@@ -163,6 +181,8 @@ class Config(_Section):
     """Supervised stage before self-play; null starts from `model` as it is."""
     control: bool = False
     """Train continued SFT beside every iteration: same rows, steps, optimiser, learning rate."""
+    adapter: AdapterConfig | None = None
+    """Train LoRA adapters; null trains all weights."""
     generation: GenerationConfig = GenerationConfig()
     training: TrainingConfig = TrainingConfig()
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -188,6 +208,10 @@ class Config(_Section):
             raise ValueError("history_weight belongs to algorithm: tspin; leave it out for spin")
         if self.control and self.algorithm != "spin":
             raise ValueError("control is matched to algorithm: spin alone; leave it out for tspin")
+        if self.adapter and self.adapter.quantised and self.adapter.between != "stack":
+            raise ValueError("adapter.quantised: 4-bit weights take no sum; set between: stack")
+        if self.adapter and self.adapter.between == "stack" and self.zero_stage == 3:
+            raise ValueError("adapter.between: stack loads whole weights; take zero_stage 0 to 2")
         if self.template is not None and self.template.count("{prompt}") != 1:
             raise ValueError("template must contain {prompt} exactly once")
         return self

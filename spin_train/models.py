@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from spin_train.adapters import is_adapter, quantisation, with_adapter
 from spin_train.artifacts import write_directory
 from spin_train.config import Config
 from spin_train.errors import UserError, disk_full
@@ -113,17 +114,21 @@ def load_policy(path: str | Path, config: Config) -> Any:
     Returns
     -------
     PreTrainedModel
-        On the CPU, in evaluation mode.
+        On the CPU (a quantised one on its device), in evaluation mode. An adapter is merged into
+        `config.model`; on a quantised model it stays beside the weights, frozen.
 
     Raises
     ------
     UserError
         If no such model can be loaded.
     """
-    source = {"trust_remote_code": config.trust_remote_code}
+    dtype, quantised = config.training.dtype, quantisation(config.adapter)
     if path == config.model:
-        source = model_source(config)
-    return load_model(path, dtype=config.training.dtype, **source)
+        return load_model(path, dtype=dtype, **model_source(config), **quantised)
+    if is_adapter(path):
+        base = load_model(config.model, dtype=dtype, **model_source(config), **quantised)
+        return with_adapter(base, path, merge=not quantised)
+    return load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code)
 
 
 def model_limits(config: Config) -> tuple[int, int]:

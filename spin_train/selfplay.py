@@ -16,6 +16,7 @@ from typing import Literal
 
 import yaml
 
+from spin_train.adapters import require_peft
 from spin_train.artifacts import Manifest, RunDirectory, remove_partial, write_atomically
 from spin_train.config import Config
 from spin_train.config_files import changed_keys, load_config
@@ -105,6 +106,8 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
         If a worker failed through no fault of the user's.
     """
     _refuse_unknown_arguments(config)
+    if config.adapter:
+        require_peft()
     directory = RunDirectory(config.output_dir)
     try:
         directory.root.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from transformers import TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from spin_train.adapters import attach, is_adapter, write_learnt
 from spin_train.batching import MicroBatches, examples_of
 from spin_train.checkpoints import RunCallback, latest_complete, remove_checkpoints
 from spin_train.config import Config
@@ -109,7 +110,6 @@ def fit(
     callback = RunCallback(
         ranks, progress, stage=stage, folder=folder, zero_stage=config.zero_stage
     )
-    set_seed(task.seed % 2**32)
     with _released_afterwards():
         _fit(task, config, ranks, arguments, batches, callback, resume, folder / "policy")
 
@@ -125,8 +125,12 @@ def _fit(
     policy: Path,
 ) -> None:
     """Train and save; on return nothing here holds the engine any more."""
+    model = load_policy(task.start, config)
+    set_seed(task.seed % 2**32)
+    if config.adapter:
+        attach(model, config.adapter)
     trainer = SpinTrainer(
-        model=load_policy(task.start, config),
+        model=model,
         args=arguments,
         train_dataset=batches,
         data_collator=collate,
@@ -139,12 +143,26 @@ def _fit(
     if callback.stopped:
         raise StoppedError
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    unset_hf_deepspeed_config()  # under ZeRO-3 it would have all ranks load what the first loads
     if ranks.is_first:
-        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        if config.adapter:
+            model = _adapted(task.start, config, state_dict)
+            state_dict = model.state_dict()
+        else:
+            model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         save_policy(model, state_dict, load_tokenizer(config), policy)
     ranks.barrier()
     _destroy(trainer.model_wrapped)
     trainer.accelerator.free_memory()
+
+
+def _adapted(start: str | Path, config: Config, state_dict: dict[str, Any]) -> Any:
+    """Policy that a stage with adapters ends with: whole weights, or one adapter."""
+    assert config.adapter is not None
+    if config.adapter.between == "merge":
+        return write_learnt(load_policy(start, config), None, config.adapter, state_dict)
+    before = start if is_adapter(start) else None
+    return write_learnt(load_policy(config.model, config), before, config.adapter, state_dict)
 
 
 def _training_arguments(
