@@ -24,6 +24,8 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 `training`         one training stage: Trainer under DeepSpeed, from a start to a policy
 `evaluation`       held-out numbers
 `selfplay`         the driver: the stage graph, resume, launching workers
+`branching`        a new run that shares the beginning of another
+`selection`        the best policy so far; when to stop
 `worker`           one rank: walks through the stages
 `ranks`            what a worker knows of the others, and of the driver
 `processes`        locks, launching, signals, the compiled communication op

@@ -46,6 +46,22 @@ def run(
 
 
 @app.command()
+def branch(
+    run: Annotated[Path, typer.Argument(help="Directory of the run to begin with.")],
+    new: Annotated[Path, typer.Argument(help="Directory of the new run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value that the new run does otherwise")
+    ] = None,
+    at: Annotated[int, typer.Option(min=0, help="Iterations to keep.")] = 0,
+) -> None:
+    """Begin a new run with the first iterations of another; `run NEW/config.yaml` goes on."""
+    from spin_train.branching import branch as begin
+
+    begin(run, new, at=at, overrides=overrides or [])
+    print(f"go on with: spin-train run {new}/config.yaml")
+
+
+@app.command()
 def keys() -> None:
     """List every configuration key with its default and meaning."""
     for line in _describe(Config, ""):

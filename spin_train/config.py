@@ -9,6 +9,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "GenerationConfig",
+    "SelectionConfig",
     "SftConfig",
     "TrainingConfig",
 ]
@@ -145,6 +146,18 @@ class AdapterConfig(_Section):
     """QLoRA: `model` in 4 bits (needs CUDA and bitsandbytes; goes with between: stack)."""
 
 
+class SelectionConfig(_Section):
+    """Which policy is the best (best.json), and when to stop."""
+
+    metric: str = "real_nll_per_token"
+    """Number of evaluation.json that policies are judged by (docs/metrics.md). `loss` and `margin`
+    are against another opponent in every iteration: they do not compare iterations."""
+    goal: Literal["min", "max"] = "min"
+    """Whether less is better, or more."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many iterations in a row without a better policy; null plays them all."""
+
+
 class Config(_Section):
     """A whole run."""
 
@@ -183,6 +196,7 @@ class Config(_Section):
     """Train continued SFT beside every iteration: same rows, steps, optimiser, learning rate."""
     adapter: AdapterConfig | None = None
     """Train LoRA adapters; null trains all weights."""
+    selection: SelectionConfig = SelectionConfig()
     generation: GenerationConfig = GenerationConfig()
     training: TrainingConfig = TrainingConfig()
     zero_stage: Literal[0, 1, 2, 3] = 2

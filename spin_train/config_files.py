@@ -16,6 +16,9 @@ __all__ = ["changed_keys", "flatten", "load_config", "override", "parse_config"]
 # What may differ between a run and its resumption without changing its result.
 _FREE_KEYS = {
     "iterations",
+    "selection.metric",
+    "selection.goal",
+    "selection.patience",
     "ranks",
     "zero_stage",
     "training.micro_batch_size",

@@ -105,6 +105,7 @@ def evaluations(config: Config) -> list[tuple[str, dict[str, Any]]]:
     return [
         (name, json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
         for name, folder in folders
+        if (folder / "evaluation.json").is_file()  # not where the run stopped early
     ]
 
 

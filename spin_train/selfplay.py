@@ -27,6 +27,7 @@ from spin_train.processes import (
     launch_workers,
     require_shared_memory,
 )
+from spin_train.selection import iterations_wanted
 
 __all__ = ["Stage", "WorkerError", "plan", "run"]
 
@@ -158,7 +159,10 @@ def _all_complete(manifest: Manifest, config: Config) -> bool:
             f"files of {stages[first].name} are gone, but later stages were made from them: "
             "restore them, or start in a new output_dir"
         )
-    return all(manifest.is_complete(stage.name) for stage in plan(config))
+    wanted = iterations_wanted(config)
+    return all(
+        manifest.is_complete(stage.name) for stage in plan(config) if stage.iteration < wanted
+    )
 
 
 def _adopt_config(config: Config, directory: RunDirectory) -> None:

@@ -45,6 +45,7 @@ def _walk(run: RunDirectory) -> None:
     from spin_train.checkpoints import remove_checkpoints
     from spin_train.config_files import load_config
     from spin_train.ranks import Progress, Ranks
+    from spin_train.selection import iterations_wanted, write_best
     from spin_train.selfplay import plan
     from spin_train.stages import StageRunner
 
@@ -55,6 +56,11 @@ def _walk(run: RunDirectory) -> None:
     runner = StageRunner(config, run, ranks, progress)
     manifest = Manifest(run)
     for stage in plan(config):
+        if stage.kind == "generate" and stage.iteration > 0:
+            if ranks.is_first:
+                write_best(config)
+            if ranks.from_first(stage.iteration >= iterations_wanted(config)):
+                break
         if ranks.from_first(manifest.is_complete(stage.name)):
             if ranks.is_first and stage.kind == "train":  # left by a kill right after the stage
                 remove_checkpoints(runner.folder(stage) / "checkpoints")
@@ -69,6 +75,8 @@ def _walk(run: RunDirectory) -> None:
             if stage.kind == "train":
                 remove_checkpoints(runner.folder(stage) / "checkpoints")
         progress.report(stage.name, 1, 1)
+    if ranks.is_first:
+        write_best(config)
 
 
 def _quiet() -> None:

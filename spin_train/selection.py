@@ -1,0 +1,149 @@
+"""Which policy of a run is the best by a held-out number, and when to stop for want of a better."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from spin_train.artifacts import RunDirectory, write_json
+from spin_train.config import Config
+from spin_train.errors import UserError
+
+__all__ = ["Judged", "best_policy", "iterations_wanted", "judged_policies", "write_best"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A policy with the number it is judged by."""
+
+    name: str
+    """p_0, p_1, ..."""
+    policy: str
+    """Where it is."""
+    value: float
+    """Its `selection.metric`."""
+
+
+def judged_policies(config: Config) -> list[Judged]:
+    """Policies evaluated so far, in the order they were made.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    list of Judged
+        Without p_0 where the metric takes an opponent.
+
+    Raises
+    ------
+    UserError
+        If a self-play evaluation knows no such number.
+    """
+    run = RunDirectory(config.output_dir)
+    start = str(run.sft / "policy") if config.sft else config.model
+    places = [(run.initial, start)]
+    for k in range(config.iterations):
+        places.append((run.iteration(k), str(run.iteration(k) / "policy")))
+    judged = []
+    for number, (folder, policy) in enumerate(places):
+        numbers = _numbers(folder)
+        if numbers is None:
+            continue
+        value = numbers.get(config.selection.metric)
+        if value is not None:
+            judged.append(Judged(f"p_{number}", policy, value))
+        elif number > 0:
+            raise UserError(
+                f"selection.metric: no number {config.selection.metric!r} in {folder}/"
+                f"evaluation.json; there are {', '.join(sorted(numbers))}"
+            )
+    return judged
+
+
+def best_policy(config: Config) -> Judged | None:
+    """Best policy so far; of equals, the earliest.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    Judged or None
+        None before the first evaluation.
+    """
+    judged = judged_policies(config)
+    return min(judged, key=lambda policy: _cost(config, policy.value)) if judged else None
+
+
+def iterations_wanted(config: Config) -> int:
+    """How many iterations to play, by what is evaluated so far.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    int
+        `iterations`, or fewer where `selection.patience` iterations in a row brought no better
+        policy.
+    """
+    patience = config.selection.patience
+    if patience is None:
+        return config.iterations
+    best, since = math.inf, 0
+    for judged in judged_policies(config):
+        cost = _cost(config, judged.value)
+        since = 0 if cost < best else since + 1
+        best = min(best, cost)
+        if since >= patience and judged.name != "p_0":
+            return int(judged.name.removeprefix("p_"))
+    return config.iterations
+
+
+def write_best(config: Config) -> Path | None:
+    """Write `best.json`: the best policy so far, and all values.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    Path or None
+        The file; None before the first evaluation.
+    """
+    best = best_policy(config)
+    if best is None:
+        return None
+    path = RunDirectory(config.output_dir).root / "best.json"
+    content = {
+        "metric": config.selection.metric,
+        "goal": config.selection.goal,
+        "best": vars(best),
+        "values": {judged.name: judged.value for judged in judged_policies(config)},
+        "stopped_early": iterations_wanted(config) < config.iterations,
+    }
+    write_json(path, content)
+    return path
+
+
+def _cost(config: Config, value: float) -> float:
+    if math.isnan(value):
+        return math.inf
+    return value if config.selection.goal == "min" else -value
+
+
+def _numbers(folder: Path) -> dict[str, float] | None:
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return None
+    content: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return content
