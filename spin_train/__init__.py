@@ -26,6 +26,7 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 `selfplay`         the driver: the stage graph, resume, launching workers
 `branching`        a new run that shares the beginning of another
 `selection`        the best policy so far; when to stop
+`grid`             self-play and control on one grid of learning rates and seeds
 `worker`           one rank: walks through the stages
 `ranks`            what a worker knows of the others, and of the driver
 `processes`        locks, launching, signals, the compiled communication op

@@ -2,8 +2,9 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -13,6 +14,8 @@ from spin_train.errors import StoppedError, UserError, disk_full
 from spin_train.processes import cpu_only
 
 __all__ = ["app", "main"]
+
+_Number = TypeVar("_Number", int, float)
 
 app = typer.Typer(
     add_completion=False,
@@ -62,6 +65,37 @@ def branch(
 
 
 @app.command()
+def grid(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+    learning_rates: Annotated[
+        str, typer.Option(help="Peak learning rates, such as 1e-5,3e-5,1e-4.")
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2.")] = "0",
+    out: Annotated[Path, typer.Option(help="Directory of the runs; reused to go on.")] = Path(
+        "runs/grid"
+    ),
+) -> None:
+    """Play self-play and its control, continued SFT, on one grid: best and spread of each."""
+    from spin_train.display import show_table, watching
+    from spin_train.grid import grid_table, play_grid
+
+    rates, numbers = _numbers(learning_rates, float), _numbers(seeds, int)
+    with watching() as watch:
+        cells = play_grid(
+            config,
+            out,
+            learning_rates=rates,
+            seeds=numbers,
+            overrides=overrides or [],
+            watch=watch,
+        )
+    selection = load_config(config, [*(overrides or []), f"output_dir={out}"]).selection
+    show_table(grid_table(cells, metric=selection.metric, goal=selection.goal))
+    print(f"numbers: {out}/grid.json")
+
+
+@app.command()
 def keys() -> None:
     """List every configuration key with its default and meaning."""
     for line in _describe(Config, ""):
@@ -91,6 +125,13 @@ def demo(
     show_table(demo_table(measurements))
     print(f"numbers: {out}/demo.json; policies: {config.output_dir}/iterK/policy")
     print(f"the same run by hand: spin-train run {out}/demo.yaml")
+
+
+def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"{text!r} is no list of numbers with commas between them") from None
 
 
 def _describe(section: type, prefix: str) -> list[str]:

@@ -1,0 +1,197 @@
+"""SPIN beside its control on one grid of learning rates and seeds: best and spread of each."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from spin_train import selfplay
+from spin_train.artifacts import write_json
+from spin_train.branching import branch
+from spin_train.config import Config
+from spin_train.config_files import load_config
+from spin_train.display import evaluations
+from spin_train.errors import UserError
+
+__all__ = ["Cell", "best_cells", "cells", "grid_table", "play_grid"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One policy at one learning rate, over the seeds."""
+
+    policy: str
+    """``p_1``, ``control 1``, ...; p_0 is the same at all learning rates."""
+    learning_rate: float
+    """Peak, in every iteration; nan for p_0."""
+    values: tuple[float, ...]
+    """The metric, one a seed."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds; nan for one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else float("nan")
+
+
+def play_grid(
+    config: Path,
+    out: Path,
+    *,
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    overrides: Sequence[str] = (),
+    watch: selfplay.Watcher | None = None,
+) -> list[Cell]:
+    """Play every learning rate with every seed, control beside, and write `grid.json`.
+
+    Parameters
+    ----------
+    config : Path
+        YAML of a run; `control` is set, `learning_rate`, `seed` and `output_dir` are replaced.
+    out : Path
+        Directory of the runs; the same call goes on with what is there.
+    learning_rates : sequence of float
+        The grid, for self-play and control alike.
+    seeds : sequence of int
+        Each makes its own data split, SFT, samples and order.
+    overrides : sequence of str, optional
+        Further ``key=value``.
+    watch : callable, optional
+        As for `selfplay.run`.
+
+    Returns
+    -------
+    list of Cell
+        Every policy at every learning rate.
+
+    Raises
+    ------
+    UserError
+        If the grid is empty, or a run stops.
+    """
+    if not learning_rates or not seeds:
+        raise UserError("a grid needs at least one learning rate and one seed")
+    played: dict[float, list[Config]] = {rate: [] for rate in learning_rates}
+    for seed in seeds:
+        first: Path | None = None
+        for rate in learning_rates:
+            folder = out / f"seed{seed}" / f"{rate:g}"
+            own = [f"learning_rate={rate!r}"]
+            if first is not None and not folder.exists():
+                branch(first, folder, at=0, overrides=own)  # data, SFT and p_0 are the same
+            given = [*overrides, *own, f"seed={seed}", "control=true", f"output_dir={folder}"]
+            resolved = load_config(config, given)
+            selfplay.run(resolved, watch=_naming(f"seed {seed}, {rate:g}", watch))
+            played[rate].append(resolved)
+            first = first or folder
+    found = cells(played)
+    some = played[learning_rates[0]][0]
+    write_json(
+        out / "grid.json",
+        {
+            "metric": some.selection.metric,
+            "goal": some.selection.goal,
+            "cells": [{**vars(cell), "mean": cell.mean, "spread": cell.spread} for cell in found],
+        },
+    )
+    return found
+
+
+def cells(played: dict[float, list[Config]]) -> list[Cell]:
+    """Collect the metric of finished runs.
+
+    Parameters
+    ----------
+    played : dict
+        Learning rate to the runs with it, one a seed.
+
+    Returns
+    -------
+    list of Cell
+        In the order of learning rates, then policies; p_0 once, without a learning rate.
+    """
+    found = []
+    for number, (rate, configs) in enumerate(played.items()):
+        metric = configs[0].selection.metric
+        runs = [dict(evaluations(config)) for config in configs]
+        for policy in runs[0]:
+            if not all(metric in run.get(policy, {}) for run in runs):
+                continue
+            values = tuple(run[policy][metric] for run in runs)
+            if policy != "p_0":
+                found.append(Cell(policy, rate, values))
+            elif number == 0:
+                found.append(Cell(policy, float("nan"), values))
+    return found
+
+
+def best_cells(found: Sequence[Cell], *, goal: str) -> list[Cell]:
+    """Pick each policy's best learning rate by the mean over seeds.
+
+    Parameters
+    ----------
+    found : sequence of Cell
+        From `cells`.
+    goal : {"min", "max"}
+        Which mean is better.
+
+    Returns
+    -------
+    list of Cell
+        One a policy, in order.
+    """
+    sign = 1 if goal == "min" else -1
+    names = dict.fromkeys(cell.policy for cell in found)
+    return [
+        min((c for c in found if c.policy == name), key=lambda cell: sign * cell.mean)
+        for name in names
+    ]
+
+
+def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
+    """Show every learning rate, the best of each policy marked.
+
+    Parameters
+    ----------
+    found : sequence of Cell
+        From `play_grid`.
+    metric : str
+        Name of what was measured.
+    goal : {"min", "max"}
+        Which mean is better.
+
+    Returns
+    -------
+    rich.table.Table
+        A row a policy, a column a learning rate: mean ± standard deviation over seeds.
+    """
+    rates = [cell.learning_rate for cell in found if cell.policy == "p_1"]
+    seeds = len(found[0].values)
+    best = set(best_cells(found, goal=goal))
+    table = Table(
+        "policy",
+        *(f"{rate:g}" for rate in rates),
+        title=f"{metric} by learning rate, {seeds} seeds: mean ± standard deviation; * the best",
+    )
+    for name in dict.fromkeys(cell.policy for cell in found):
+        row = [cell for cell in found if cell.policy == name]
+        table.add_row(name, *(_shown(cell, best=cell in best and name != "p_0") for cell in row))
+    return table
+
+
+def _shown(cell: Cell, *, best: bool) -> str:
+    spread = "" if len(cell.values) == 1 else f" ± {cell.spread:.4f}"
+    return f"{cell.mean:.4f}{spread}{' *' if best else ''}"
+
+
+def _naming(run: str, watch: selfplay.Watcher | None) -> selfplay.Watcher | None:
+    if watch is None:
+        return None
+    return lambda stage, done, total, note: watch(f"{run}: {stage}", done, total, note)
