@@ -64,7 +64,8 @@ class DataConfig(_Section):
     shape: str | None = None
     """Shape of the rows, such as `messages`; null finds it by the keys of each row."""
     malformed: Literal["error", "drop"] = "error"
-    """What happens to a row without a response or a prompt: refuse the data, or drop and count."""
+    """What happens to a row that is of no shape, has no prompt or no response, or that the chat
+    template refuses: refuse the data, or drop the row and count it."""
     deduplicate: Literal["none", "row", "prompt"] = "none"
     """Keep one row of those alike: of the same `prompt`, or of the same prompt and response
     (`row`), the first. `none` keeps all: how often a response stands there is part of p_data."""

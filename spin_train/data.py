@@ -17,8 +17,8 @@ from spin_train.config import DataConfig
 from spin_train.errors import UserError
 from spin_train.records import Record, Response, share_out, write_records
 from spin_train.rendering import Renderer
-from spin_train.rows import read_rows, source_of
-from spin_train.shapes import Row
+from spin_train.rows import drop_or_raise, read_rows, source_of
+from spin_train.shapes import Row, RowError
 
 __all__ = ["Limits", "prepare", "split_prompts"]
 
@@ -182,7 +182,11 @@ class _Pass:
             if {"none": None, "prompt": prompt, "row": whole}[self.data.deduplicate] in seen:
                 counts["dropped_repeated"] += 1
                 continue
-            record = self._record(row)
+            try:
+                record = self._record(row)
+            except RowError as error:
+                drop_or_raise(error, self.data, counts)
+                continue
             if record is None:
                 counts["dropped_too_long"] += 1
                 continue

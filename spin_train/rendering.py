@@ -6,7 +6,7 @@ from typing import Any
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from spin_train.errors import UserError
-from spin_train.shapes import Message, Row
+from spin_train.shapes import Message, Row, RowError
 from spin_train.templates import CHAT_TEMPLATES, PLAIN_TEMPLATES
 
 __all__ = ["Renderer"]
@@ -77,12 +77,14 @@ class Renderer:
 
         Raises
         ------
+        RowError
+            If the row renders to nothing, or the chat template refuses it.
         UserError
-            If the row has turns that a plain template cannot hold, or renders to nothing.
+            If the row has turns that a plain template cannot hold.
         """
         prompt_ids, response_ids = self._render(row, row.response)
         if not prompt_ids or len(response_ids) < 2:
-            raise UserError(f"{row.where}: prompt or response renders to no tokens")
+            raise RowError(f"{row.where}: prompt or response renders to no tokens")
         return prompt_ids, response_ids
 
     def render_given(self, row: Row) -> list[int]:
@@ -128,7 +130,7 @@ class Renderer:
             else:
                 response_ids = self._encode_continuation(full[len(prompt) :])
         except ValueError as error:
-            raise UserError(f"{row.where}: a special token is written out: {error}") from None
+            raise RowError(f"{row.where}: a special token is written out: {error}") from None
         return prompt_ids, self._end_once(response_ids)
 
     def _render_chat(self, before: list[Message], answer: Message, where: str) -> tuple[str, str]:
@@ -138,7 +140,7 @@ class Renderer:
             prompt = apply(before, add_generation_prompt=True, **settings)
             full = apply([*before, answer], **settings)
         except Exception as error:  # jinja2's, raised by the template itself
-            raise UserError(f"{where}: the chat template refuses this row: {error}") from None
+            raise RowError(f"{where}: the chat template refuses this row: {error}") from None
         if not full.startswith(prompt):
             raise UserError(
                 f"{where}: the chat template does not continue its own generation prompt; "

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from typing import Any
 
 from spin_train.config import DataConfig
 from spin_train.errors import UserError
-from spin_train.shapes import Row, row_of
+from spin_train.shapes import Row, RowError, row_of
 
-__all__ = ["read_rows", "source_of"]
+__all__ = ["drop_or_raise", "read_rows", "source_of"]
 
+_LOG = logging.getLogger(__name__)
 _SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 # What `datasets` leaves where it saved a data set, one split or several.
 _SAVED = ("state.json", "dataset_dict.json")
@@ -39,20 +41,42 @@ def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[
     Raises
     ------
     UserError
-        If the source is missing or broken, or a row is malformed and ``data.malformed`` is not
-        ``drop``; the message names file and line.
+        If the source is missing or broken, or a row is malformed and they are not to be dropped;
+        the message names file and line.
     """
     counts = Counter() if counts is None else counts
     for where, raw in _read_source(data):
         counts["rows"] += 1
         try:
             row = row_of(raw, where, data.shape)
-        except UserError as error:
-            if data.malformed == "drop":
-                counts["dropped_malformed"] += 1
-                continue
-            raise UserError(f"{error}; or leave such rows out by data.malformed=drop") from None
+        except RowError as error:
+            drop_or_raise(error, data, counts)
+            continue
         yield row
+
+
+def drop_or_raise(error: RowError, data: DataConfig, counts: Counter[str]) -> None:
+    """Do with a row that cannot be used what ``data.malformed`` says.
+
+    Parameters
+    ----------
+    error : RowError
+        What is wrong with it.
+    data : DataConfig
+        The run's.
+    counts : Counter
+        Counts it as ``dropped_malformed``.
+
+    Raises
+    ------
+    UserError
+        Unless such rows are dropped.
+    """
+    if data.malformed != "drop":
+        raise UserError(f"{error}; or leave such rows out by data.malformed=drop") from None
+    if not counts["dropped_malformed"]:
+        _LOG.warning("left out by data.malformed=drop, the first: %s", error)
+    counts["dropped_malformed"] += 1
 
 
 def source_of(data: DataConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from spin_train.errors import UserError
 
-__all__ = ["SHAPES", "Message", "Row", "row_of"]
+__all__ = ["SHAPES", "Message", "Row", "RowError", "row_of"]
 
 Message = dict[str, str]
 
@@ -39,6 +39,10 @@ class Row:
     """Turns after the response, left out."""
 
 
+class RowError(UserError):
+    """A row that cannot be used, whatever the others are; the message begins with its place."""
+
+
 def row_of(raw: Any, where: str, shape: str | None = None) -> Row:
     """Read one raw row.
 
@@ -58,27 +62,25 @@ def row_of(raw: Any, where: str, shape: str | None = None) -> Row:
 
     Raises
     ------
-    UserError
+    RowError
         If no shape fits, or several do, or the row is malformed; the message begins with `where`.
     """
     if not isinstance(raw, dict):
-        raise UserError(f"{where}: a row must be an object, got {type(raw).__name__}")
+        raise RowError(f"{where}: a row must be an object, got {type(raw).__name__}")
     present = {key: value for key, value in raw.items() if value is not None}
     fitting = [name for name, (keys, _) in SHAPES.items() if present.keys() >= set(keys)]
     keys = ", ".join(map(str, present)) or "no keys"
     if shape is not None and shape not in fitting:
-        raise UserError(f"{where}: data.shape is {shape}, and the row has {keys}")
+        raise RowError(f"{where}: data.shape is {shape}, and the row has {keys}")
     if not fitting:
-        raise UserError(f"{where}: a row needs one of {'; '.join(SHAPES)}; got {keys}")
+        raise RowError(f"{where}: a row needs one of {'; '.join(SHAPES)}; got {keys}")
     if shape is None and len(fitting) > 1:
-        raise UserError(
-            f"{where}: the row could be {' or '.join(fitting)}; say which by data.shape"
-        )
+        raise RowError(f"{where}: the row could be {' or '.join(fitting)}; say which by data.shape")
     name = shape or fitting[0]
     try:
         return SHAPES[name][1](present, where)
     except _MalformedError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise RowError(f"{where}: {error}") from None
 
 
 class _MalformedError(Exception):

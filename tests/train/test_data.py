@@ -19,7 +19,7 @@ from spin_train.errors import UserError
 from spin_train.objective import Objective
 from spin_train.records import Record, Response, read_records, write_records
 from spin_train.rendering import Renderer
-from tests.train.tokenizers import byte_level
+from tests.train.tokenizers import CHATML, byte_level
 
 PAIR = {"prompt": "a b", "response": "ba"}
 CONTEXT, VOCABULARY = 64, 300
@@ -35,13 +35,22 @@ def write(folder, rows):
     return DataConfig(path=str(path), held_out=1)
 
 
-def prepared(data, *, context=CONTEXT, max_new_tokens=4, vocabulary=VOCABULARY, seed=0, **changes):
+def prepared(
+    data,
+    *,
+    renderer=None,
+    context=CONTEXT,
+    max_new_tokens=4,
+    vocabulary=VOCABULARY,
+    seed=0,
+    **changes,
+):
     """Records of both sides, and the summary."""
     folder = Path(data.path).parent / "data"
     files = [folder / f"{name}.parquet" for name in ("train", "held_out")]
     summary = prepare(
         data.model_copy(update=changes),
-        Renderer(byte_level(), "{prompt}\n"),
+        renderer or Renderer(byte_level(), "{prompt}\n"),
         Limits(context, max_new_tokens, vocabulary),
         train=files[0],
         held_out=files[1],
@@ -275,6 +284,31 @@ def test_malformed_rows_are_counted(tmp_path):
     train, held_out, summary = prepared(data, malformed="drop")
     assert (summary["rows"], summary["dropped_malformed"]) == (7, 1)
     assert sorted(numbers(train + held_out)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_rows_that_the_chat_template_refuses_can_be_dropped_too(tmp_path, caplog):
+    strict = CHATML + "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    chats = [
+        {"messages": [turn("user", text), turn("assistant", "b")]} for text in ("a", "b", "ab")
+    ]
+    refused = {"messages": [turn("system", "say"), *chats[0]["messages"]]}
+    data = write(tmp_path, [refused, *chats, refused])
+    renderer = Renderer(byte_level(chat_template=strict), None)
+    with pytest.raises(UserError, match=r"line 1: .* refuses this row: no; .*malformed=drop"):
+        prepared(data, renderer=renderer)
+    train, held_out, summary = prepared(data, renderer=renderer, malformed="drop")
+    assert sorted(numbers(train + held_out)) == [1, 2, 3]
+    assert (summary["rows"], summary["dropped_malformed"]) == (5, 2)
+    (line,) = caplog.messages
+    assert "the first:" in line
+    assert "line 1" in line
+
+
+def test_a_plain_template_refuses_chats_even_if_malformed_rows_are_dropped(tmp_path):
+    """That is no fault of a row: most of the data would be gone."""
+    chat = {"messages": [turn("system", "say"), turn("user", "a"), turn("assistant", "b")]}
+    with pytest.raises(UserError, match=r"line 1: template: holds one user turn; .*zephyr"):
+        prepared(write(tmp_path, [chat, *ROWS]), malformed="drop")
 
 
 @pytest.mark.parametrize("rows", [[], [PAIR], [PAIR, PAIR]])

@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -103,6 +104,18 @@ def test_rows_shared_out_keep_their_order_and_the_rest_is_left(tmp_path, sides, 
     for path in (first, second):
         expected = [r for r, side in zip(numbered(30), sides, strict=False) if side == path.stem]
         assert list(read_records(path)) == expected
+
+
+def test_of_a_part_only_the_row_groups_that_hold_it_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_GROUP_ROWS", 10)
+    write_records(tmp_path / "records.parquet", numbered(40))
+    groups = []
+    read = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda file, i: groups.append(i) or read(file, i)
+    )
+    assert len(read_records(tmp_path / "records.parquet", start=15, stop=25)) == 10
+    assert groups == [1, 2]
 
 
 def test_log_probs_keep_every_bit(tmp_path):
