@@ -6,8 +6,11 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 =================  ==========================================================
 `config`           one schema: every key with its default and meaning
 `config_files`     YAML in, ``key=value`` overrides; what may change on resuming
-`rows`             SFT rows as they come
-`data`             rows to token ids; the one renderer; held-out split
+`rows`             SFT rows from files, folders, the hub
+`shapes`           the shapes they come in: chats, pairs, Alpaca, ShareGPT ...
+`templates`        published prompt templates by name
+`rendering`        text to token ids: the one renderer, for generation and training
+`data`             rows to prepared records; held-out split, subsets, truncation
 `records`          the record of a prompt and its responses, as Parquet
 `generation`       the opponent plays
 `batching`         examples to micro-batches of a token budget

@@ -4,14 +4,16 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from spin_train.generation import seed_of
 from spin_train.objective import Objective
 from spin_train.packing import Group
-from spin_train.records import Record
+from spin_train.records import Record, Records
 
 __all__ = ["Example", "MicroBatch", "MicroBatches", "examples_of", "token_runs"]
 
@@ -26,7 +28,7 @@ class Example:
     """As read from disk, one for each role; nan where the objective needs none."""
 
 
-def examples_of(records: Sequence[Record], objective: Objective) -> list[Example]:
+def examples_of(records: Sequence[Record], objective: Objective) -> Sequence[Example]:
     """Pairs (SPIN), triplets (T-SPIN) or rows (SFT) of scored records.
 
     Parameters
@@ -38,29 +40,71 @@ def examples_of(records: Sequence[Record], objective: Objective) -> list[Example
 
     Returns
     -------
-    list of Example
+    sequence of Example
         A record gives one example for each of its generated responses, also to SFT: the control
         trains on as many rows as self-play. Without any it gives SFT one example, self-play none.
+        Of `Records` none is made before it is asked for.
     """
+    if isinstance(records, Records):
+        return _Examples(records, objective)
+    return [example for record in records for example in _of_record(record, objective)]
+
+
+def _of_record(record: Record, objective: Objective) -> list[Example]:
+    (real,) = record.of_role("real")
+    generated = record.of_role("generated")
+    if not generated and objective.algorithm == "sft":
+        generated = [real]
     examples = []
-    for record in records:
-        (real,) = record.of_role("real")
-        generated = record.of_role("generated")
-        if not generated and objective.algorithm == "sft":
-            generated = [real]
-        for sample in generated:
-            chosen = {"real": real, "generated": sample}
-            if "proto" in objective.roles:
-                chosen["proto"] = record.of_role("proto")[0]
-            responses = [chosen[role] for role in objective.roles]
-            logps = [response.opponent_logps for response in responses]
-            examples.append(
-                Example(
-                    Group(record.prompt_ids, [response.ids for response in responses]),
-                    [math.nan if value is None else value for value in logps],
-                )
+    for sample in generated:
+        chosen = {"real": real, "generated": sample}
+        if "proto" in objective.roles:
+            chosen["proto"] = record.of_role("proto")[0]
+        responses = [chosen[role] for role in objective.roles]
+        logps = [response.opponent_logps for response in responses]
+        examples.append(
+            Example(
+                Group(record.prompt_ids, [response.ids for response in responses]),
+                [math.nan if value is None else value for value in logps],
             )
+        )
     return examples
+
+
+class _Examples(Sequence[Example]):
+    """Examples of records on columns; their tokens are counted without making any."""
+
+    def __init__(self, records: Records, objective: Objective) -> None:
+        self._records = records
+        self._objective = objective
+        counts, generated = records.response_tokens("generated")
+        if objective.algorithm == "sft":
+            counts = np.maximum(counts, 1)
+        self._stops = np.cumsum(counts)
+        row = np.repeat(np.arange(len(records)), counts)
+        tokens = records.prompt_tokens()[row]
+        for role in objective.roles:
+            if role == "generated":
+                tokens += generated - 1
+            else:
+                own, lengths = records.response_tokens(role)
+                tokens += lengths[(np.cumsum(own) - own)[row]] - 1
+        self.tokens: list[int] = tokens.tolist()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(len(self))[index]]
+        place = range(len(self))[index]
+        row = int(np.searchsorted(self._stops, place, side="right"))
+        examples = _of_record(self._records[row], self._objective)
+        return examples[place - int(self._stops[row])]  # counted from the record's last
 
 
 @dataclass(frozen=True)
@@ -112,7 +156,11 @@ class MicroBatches(Dataset[MicroBatch]):
         seed: int,
     ) -> None:
         self._examples = examples
-        self._tokens = [example.group.tokens for example in examples]
+        self._tokens = (
+            examples.tokens
+            if isinstance(examples, _Examples)
+            else [example.group.tokens for example in examples]
+        )
         self._ranks = ranks
         self._most = micro_batch_size or len(examples)
         self._batches: list[list[int]] = []

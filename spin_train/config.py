@@ -4,6 +4,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from spin_train.shapes import SHAPES
+from spin_train.templates import template_problem
+
 __all__ = [
     "AdapterConfig",
     "Config",
@@ -53,22 +56,40 @@ class DataConfig(_Section):
     """Where the SFT rows come from."""
 
     path: str
-    """JSONL, JSON or Parquet file, or the name of a dataset on the hub."""
+    """JSONL, JSON, CSV or Parquet file, a folder of such or saved by `datasets`, or a hub name."""
     split: str = "train"
-    """Split of a hub dataset; ignored for files."""
+    """Split of a hub dataset or a folder; ignored for files."""
+    subset: str | None = None
+    """Configuration of a hub dataset, such as `main` of openai/gsm8k."""
+    revision: str | None = None
+    """Commit or tag of a hub dataset."""
+    shape: str | None = None
+    """Shape of the rows, such as `messages`; null finds it by the keys of each row."""
+    malformed: Literal["error", "drop"] = "error"
+    """What happens to a row that is of no shape, has no prompt or no response, or that the chat
+    template refuses: refuse the data, or drop the row and count it."""
+    deduplicate: Literal["none", "row", "prompt"] = "none"
+    """Keep one row of those alike: of the same `prompt`, or of the same prompt and response
+    (`row`), the first. `none` keeps all: how often a response stands there is part of p_data."""
     held_out: float = Field(default=0.02, gt=0)
     """Prompts kept out of training: a fraction below 1, or a number of prompts from 1 on."""
+    rows: int | None = Field(default=None, ge=1)
+    """Training prompts taken at random, with all their rows; null takes all. A smaller number takes
+    some of those of a larger one, and the held-out prompts are the same."""
     max_prompt_tokens: int = Field(default=1024, ge=1)
     """Longest prompt, tokens, template included."""
     max_response_tokens: int = Field(default=1024, ge=1)
-    """Longest real response, tokens, end of text included."""
-    too_long: Literal["error", "drop"] = "error"
-    """What happens to a row beyond these limits: refuse the data, or drop the row and count it."""
+    """Longest real (or given) response, tokens, end of text included."""
+    too_long: Literal["error", "drop", "truncate"] = "error"
+    """What happens to a row beyond these limits or the model's context: refuse the data, drop the
+    row, or truncate it: a prompt keeps its end, a response its beginning and no end of text."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.held_out >= 1 and self.held_out != int(self.held_out):
             raise ValueError(f"held_out from 1 on is a number of prompts, got {self.held_out}")
+        if self.shape is not None and self.shape not in SHAPES:
+            raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
         return self
 
 
@@ -168,7 +189,8 @@ class Config(_Section):
     trust_remote_code: bool = False
     """Run code that comes with a hub model. Off unless asked for."""
     template: str | None = None
-    """Prompt template with one `{prompt}`; null takes the tokenizer's chat template."""
+    """Prompt template with one `{prompt}`, or a published one by name: `spin-official`, `tspin`,
+    `zephyr`; null takes the tokenizer's chat template."""
     data: DataConfig
     output_dir: str
     """Directory of the run; made, or resumed."""
@@ -226,8 +248,8 @@ class Config(_Section):
             raise ValueError("adapter.quantised: 4-bit weights take no sum; set between: stack")
         if self.adapter and self.adapter.between == "stack" and self.zero_stage == 3:
             raise ValueError("adapter.between: stack loads whole weights; take zero_stage 0 to 2")
-        if self.template is not None and self.template.count("{prompt}") != 1:
-            raise ValueError("template must contain {prompt} exactly once")
+        if problem := template_problem(self.template):
+            raise ValueError(problem)
         return self
 
     def at(self, name: str, iteration: int) -> float:

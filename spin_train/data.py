@@ -1,274 +1,292 @@
-"""Rows to token ids: the one renderer, for generation and training alike; held-out split."""
+"""Rows to prepared records on disk, and which prompts are held out; never all rows in memory."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from spin_train.config import DataConfig
 from spin_train.errors import UserError
-from spin_train.records import Record, Response
-from spin_train.rows import Row, read_rows
+from spin_train.records import Record, Response, share_out, write_records
+from spin_train.rendering import Renderer
+from spin_train.rows import drop_or_raise, read_rows, source_of
+from spin_train.shapes import Row, RowError
 
-__all__ = ["Renderer", "prepare", "split_held_out"]
+__all__ = ["Limits", "prepare", "split_prompts"]
 
-
-class Renderer:
-    """Text to token ids, for prompts and real responses.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        The model's.
-    template : str or None
-        Prompt template with one ``{prompt}``, or None for the tokenizer's chat template.
-
-    Raises
-    ------
-    UserError
-        If the tokenizer has no end-of-text token, or there is no template of either kind.
-
-    Notes
-    -----
-    A response is tokenized as the continuation of its prompt where the prompt's ids stay the same,
-    else as that of a line's end; it ends with `stop_id` exactly once, and nothing after that is
-    kept. `stop_id` is the token that ends a turn in the chat template, or the tokenizer's end of
-    text.
-    """
-
-    def __init__(self, tokenizer: Any, template: str | None) -> None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(
-                "the tokenizer has no end-of-text token, so no response could ever end; "
-                "set eos_token in its tokenizer_config.json"
-            )
-        if template is None and not tokenizer.chat_template:
-            raise UserError(
-                "the tokenizer has no chat template: give a template: key with {prompt} in it, "
-                'such as template: "### Instruction: {prompt}\\n\\n### Response: "'
-            )
-        self._tokenizer = tokenizer
-        self._template = template
-        self.stop_id: int = self._end_of_turn()
-
-    def render(self, row: Row) -> tuple[list[int], list[int]]:
-        """Token ids of a row.
-
-        Parameters
-        ----------
-        row : Row
-            An SFT example.
-
-        Returns
-        -------
-        prompt_ids, response_ids : list of int
-            The response ends with its end-of-text token.
-
-        Raises
-        ------
-        UserError
-            If the row has turns that a plain template cannot hold, or renders to nothing.
-        """
-        if self._template is None:
-            prompt, full = self._render_chat(row)
-            special_tokens = False  # the chat template writes them itself
-        else:
-            if len(row.messages) != 1 or row.messages[0]["role"] != "user":
-                raise UserError(
-                    f"{row.where}: template: holds one user turn; rows with system or several "
-                    "turns need the tokenizer's chat template (template: null)"
-                )
-            prompt = self._template.replace("{prompt}", row.messages[0]["content"])
-            full = prompt + row.response
-            special_tokens = True
-        prompt_ids = self._encode(prompt, special_tokens)
-        full_ids = self._encode(full, special_tokens)
-        if full_ids[: len(prompt_ids)] == prompt_ids:
-            response_ids = full_ids[len(prompt_ids) :]
-        else:
-            response_ids = self._encode_continuation(full[len(prompt) :])
-        response_ids = self._end_once(response_ids)
-        if not prompt_ids or len(response_ids) < 2:
-            raise UserError(f"{row.where}: prompt or response renders to no tokens")
-        return prompt_ids, response_ids
-
-    def _render_chat(self, row: Row) -> tuple[str, str]:
-        apply = self._tokenizer.apply_chat_template
-        answer = {"role": "assistant", "content": row.response}
-        try:
-            prompt = apply(row.messages, tokenize=False, add_generation_prompt=True)
-            full = apply([*row.messages, answer], tokenize=False)
-        except Exception as error:  # jinja2's, raised by the template itself
-            raise UserError(f"{row.where}: the chat template refuses this row: {error}") from None
-        if not full.startswith(prompt):
-            raise UserError(
-                f"{row.where}: the chat template does not continue its own generation prompt; "
-                "give a template: key instead"
-            )
-        return prompt, full
-
-    def _encode(self, text: str, special_tokens: bool) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
-        # Some tokenizers close every text; a prompt is not at its end.
-        while special_tokens and ids and ids[-1] == self._tokenizer.eos_token_id:
-            ids = ids[:-1]
-        return ids
-
-    def _encode_continuation(self, text: str) -> list[int]:
-        # Some tokenizers put a space before a text that stands alone, so something stands before.
-        for before in ("\n", "."):
-            before_ids = self._encode(before, special_tokens=False)
-            ids = self._encode(before + text, special_tokens=False)
-            if ids[: len(before_ids)] == before_ids:
-                return ids[len(before_ids) :]
-        return self._encode(text, special_tokens=False)
-
-    def _end_once(self, response_ids: list[int]) -> list[int]:
-        if self.stop_id in response_ids:
-            return response_ids[: response_ids.index(self.stop_id) + 1]
-        return [*response_ids, self.stop_id]
-
-    def _end_of_turn(self) -> int:
-        end: int = self._tokenizer.eos_token_id
-        if self._template is not None:
-            return end
-        probe = Row([{"role": "user", "content": "prompt"}], "response", "chat template")
-        prompt, full = self._render_chat(probe)
-        after = full[len(prompt) :].partition("response")[2]
-        special = {index for index, token in self._added_tokens() if token.special}
-        return next((i for i in self._encode(after, special_tokens=False) if i in special), end)
-
-    def _added_tokens(self) -> Any:
-        return self._tokenizer.added_tokens_decoder.items()
+_LOG = logging.getLogger(__name__)
 
 
-def split_held_out(prompts: Sequence[str], held_out: float, *, seed: int) -> list[bool]:
-    """Choose the rows kept out of training, all rows of one prompt on the same side.
+@dataclass(frozen=True)
+class Limits:
+    """What a sequence must fit in."""
+
+    context: int
+    """Longest sequence the model takes, tokens."""
+    max_new_tokens: int
+    """Longest generated response, tokens."""
+    vocabulary: int
+    """Different token ids the model knows."""
+
+
+def split_prompts(
+    prompts: Sequence[bytes], *, held_out: float, rows: int | None, seed: int
+) -> tuple[set[bytes], set[bytes]]:
+    """Choose the prompts kept out of training, and those trained on.
 
     Parameters
     ----------
-    prompts : sequence of str
-        Text of each row's prompt.
+    prompts : sequence of bytes
+        Digest of each row's prompt.
     held_out : float
         Fraction of the distinct prompts below 1, their number from 1 on.
+    rows : int or None
+        How many of the others are trained on; None takes all.
     seed : int
         Of the choice.
 
     Returns
     -------
-    list of bool
-        For each row, whether it is held out.
+    train, held_out : set of bytes
+        Prompts of either side.
 
     Raises
     ------
     UserError
-        If either side would be empty.
+        If either side would be empty, or fewer than `rows` are left.
+
+    Notes
+    -----
+    Prompts stand in the order of a digest of seed and prompt: the first are held out, the next are
+    trained on. So nothing depends on the order of rows, and a smaller `rows` gives a subset.
     """
-    distinct = sorted(set(prompts))
-    wanted = int(held_out) if held_out >= 1 else max(1, round(held_out * len(distinct)))
-    if wanted >= len(distinct):
+    key = hashlib.sha256(repr(seed).encode()).digest()
+    order = sorted(set(prompts), key=lambda prompt: hashlib.sha256(key + prompt).digest())
+    wanted = int(held_out) if held_out >= 1 else max(1, round(held_out * len(order)))
+    if wanted >= len(order):
         raise UserError(
-            f"data.held_out asks for {wanted} of {len(distinct)} distinct prompts; "
+            f"data.held_out asks for {wanted} of {len(order)} distinct prompts; "
             "leave some to train on"
         )
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(distinct), generator=generator)[:wanted].tolist()
-    chosen = {distinct[index] for index in order}
-    return [prompt in chosen for prompt in prompts]
+    train = order[wanted:]
+    if rows is not None and rows > len(train):
+        raise UserError(
+            f"data.rows asks for {rows} training prompts and {len(train)} are there besides the "
+            f"{wanted} held out: lower it, or set data.rows=null for all"
+        )
+    return set(train[:rows]), set(order[:wanted])
 
 
 def prepare(
-    data: DataConfig, renderer: Renderer, *, context: int, max_new_tokens: int, seed: int
-) -> tuple[list[Record], list[Record], dict[str, Any]]:
-    """Render all rows and split off the held-out ones.
+    data: DataConfig,
+    renderer: Renderer,
+    limits: Limits,
+    *,
+    train: Path,
+    held_out: Path,
+    seed: int,
+    watch: Callable[[int], None] = lambda rows: None,
+) -> dict[str, Any]:
+    """Render all rows and write those trained on and those held out.
 
     Parameters
     ----------
     data : DataConfig
-        Where the rows are, and their limits.
+        Where the rows are, and what is done with them.
     renderer : Renderer
         Text to token ids.
-    context : int
-        Longest sequence the model takes, tokens.
-    max_new_tokens : int
-        Longest generated response, tokens.
+    limits : Limits
+        The model's and the sampler's.
+    train, held_out : Path
+        Files of records to write; each record with its real response, and the given one if its
+        row has one.
     seed : int
-        Of the held-out split.
+        Of the split.
+    watch : callable, optional
+        Told now and then how many rows are done.
 
     Returns
     -------
-    train, held_out : list of Record
-        Each with its real response.
-    summary : dict
-        Counts and lengths.
+    dict
+        Source, counts and lengths.
 
     Raises
     ------
     UserError
-        If a row is malformed or beyond a limit, or there are too few rows.
+        If a row is malformed or beyond a limit, there are too few rows, or tokenizer and model do
+        not belong together.
     """
-    records: list[Record] = []
-    prompts: list[str] = []
-    dropped = 0
-    for number, row in enumerate(read_rows(data)):
-        prompt_ids, response_ids = renderer.render(row)
-        problem = _too_long(prompt_ids, response_ids, data, context, max_new_tokens)
-        if problem and data.too_long == "error":
+    source = source_of(data)
+    pass_ = _Pass(data, renderer, limits, watch)
+    # Named as what a killed writer leaves, which is removed when the run goes on.
+    rendered = train.with_name("rendered.partial")
+    try:
+        write_records(rendered, pass_.records())
+        if len(set(pass_.prompts)) < 2:
+            count = len(pass_.prompts)
+            raise UserError(f"{data.path} gives {count} usable rows; at least 2 prompts needed")
+        sides = split_prompts(pass_.prompts, held_out=data.held_out, rows=data.rows, seed=seed)
+        masks = [np.array([prompt in side for prompt in pass_.prompts]) for side in sides]
+        share_out(rendered, dict(zip((train, held_out), masks, strict=True)))
+    finally:
+        rendered.unlink(missing_ok=True)
+    return {"source": source, **pass_.summary(*masks)}
+
+
+_COUNTS = (
+    "rows",
+    "dropped_malformed",
+    "dropped_too_long",
+    "truncated_prompts",
+    "truncated_responses",
+    "repeated_rows",
+    "dropped_repeated",
+    "ignored_tool_turns",
+    "dropped_turns_after_response",
+    "given",
+)
+
+
+@dataclass
+class _Pass:
+    """One pass over the rows, and what it keeps of each: digests and lengths."""
+
+    data: DataConfig
+    renderer: Renderer
+    limits: Limits
+    watch: Callable[[int], None]
+    counts: Counter[str] = field(default_factory=Counter)
+    prompts: list[bytes] = field(default_factory=list)
+    lengths: "array[int]" = field(default_factory=lambda: array("q"))
+    texts: Any = field(default_factory=hashlib.sha256)
+
+    def records(self) -> Iterator[Record]:
+        """Make records of the rows that are kept, in their order."""
+        counts = self.counts
+        seen: set[bytes] = set()
+        for row in read_rows(self.data, counts):
+            if counts["rows"] % 1000 == 0:
+                self.watch(counts["rows"])
+            prompt_text = json.dumps(row.messages)
+            prompt = _digest(prompt_text)
+            whole = _digest(json.dumps([prompt_text, row.response, row.given]))
+            counts["repeated_rows"] += whole in seen
+            if {"none": None, "prompt": prompt, "row": whole}[self.data.deduplicate] in seen:
+                counts["dropped_repeated"] += 1
+                continue
+            try:
+                record = self._record(row)
+            except RowError as error:
+                drop_or_raise(error, self.data, counts)
+                continue
+            if record is None:
+                counts["dropped_too_long"] += 1
+                continue
+            seen |= {prompt, whole}
+            counts["ignored_tool_turns"] += row.ignored_turns
+            counts["dropped_turns_after_response"] += row.dropped_turns
+            counts["given"] += row.given is not None
+            self.texts.update((b"\n" if self.prompts else b"") + prompt_text.encode())
+            self.prompts.append(prompt)
+            lengths = {response.role: len(response.ids) for response in record.responses}
+            self.lengths += array(
+                "q", [len(record.prompt_ids), lengths["real"], lengths.get("given", -1)]
+            )
+            yield record
+        if counts["ignored_tool_turns"]:
+            _LOG.warning("%s: %d tool turns left out", self.data.path, counts["ignored_tool_turns"])
+
+    def summary(self, train: NDArray[np.bool_], held_out: NDArray[np.bool_]) -> dict[str, Any]:
+        """Count rows, and measure those on either side."""
+        used = train | held_out
+        prompt, response, given = np.array(self.lengths).reshape(-1, 3)[used].T
+        summary = {
+            **{name: self.counts[name] for name in _COUNTS},
+            "left_out": int((~used).sum()),
+            "train": int(train.sum()),
+            "held_out": int(held_out.sum()),
+            "distinct_prompts": len(set(self.prompts)),
+            "prompt_tokens": _statistics(prompt),
+            "response_tokens": _statistics(response),
+            "prompts_sha256": self.texts.hexdigest(),
+        }
+        if (given >= 0).any():
+            summary["given_tokens"] = _statistics(given[given >= 0])
+        return summary
+
+    def _record(self, row: Row) -> Record | None:
+        prompt_ids, real_ids = self.renderer.render(row)
+        responses = {"real": real_ids}
+        if row.given is not None:
+            responses["given"] = self.renderer.render_given(row)
+        largest = max(map(max, (prompt_ids, *responses.values())))
+        if largest >= self.limits.vocabulary:
+            raise UserError(
+                f"the tokenizer gives token id {largest} and the model knows "
+                f"{self.limits.vocabulary} ids: they do not belong together"
+            )
+        longest = max(map(len, responses.values()))
+        problem = self._too_long(len(prompt_ids), longest)
+        if problem and self.data.too_long == "error":
             raise UserError(
                 f"{row.where}: {problem}; raise the limit, or set data.too_long=drop to leave "
-                "such rows out"
+                "such rows out, truncate to cut them"
             )
-        if problem:
-            dropped += 1
-            continue
-        real = Response(role="real", ids=response_ids, finish_reason="stop")
-        records.append(Record(number, prompt_ids, [real]))
-        prompts.append(json.dumps(row.messages))
-    if len(set(prompts)) < 2:
-        raise UserError(f"{data.path} gives {len(records)} usable rows; at least 2 prompts needed")
-    is_held_out = split_held_out(prompts, data.held_out, seed=seed)
-    train = [record for record, out in zip(records, is_held_out, strict=True) if not out]
-    held_out = [record for record, out in zip(records, is_held_out, strict=True) if out]
-    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-    summary = {
-        "rows": len(records) + dropped,
-        "dropped_too_long": dropped,
-        "train": len(train),
-        "held_out": len(held_out),
-        "distinct_prompts": len(set(prompts)),
-        "prompt_tokens": _lengths([len(record.prompt_ids) for record in records]),
-        "response_tokens": _lengths([len(record.responses[0].ids) for record in records]),
-        "prompts_sha256": digest,
-    }
-    return train, held_out, summary
-
-
-def _too_long(
-    prompt_ids: list[int],
-    response_ids: list[int],
-    data: DataConfig,
-    context: int,
-    max_new_tokens: int,
-) -> str:
-    longest = len(prompt_ids) + max(len(response_ids), max_new_tokens)
-    if len(prompt_ids) > data.max_prompt_tokens:
-        return f"the prompt has {len(prompt_ids)} tokens, over data.max_prompt_tokens"
-    if len(response_ids) > data.max_response_tokens:
-        return f"the response has {len(response_ids)} tokens, over data.max_response_tokens"
-    if longest > context:
-        return (
-            f"prompt and response take up to {longest} tokens (generation.max_new_tokens "
-            f"included), over the model's context of {context}"
+        if problem and self.data.too_long == "drop":
+            return None
+        kept_prompt, most = self._cut(prompt_ids)
+        self.counts["truncated_prompts"] += len(kept_prompt) < len(prompt_ids)
+        self.counts["truncated_responses"] += sum(len(ids) > most for ids in responses.values())
+        return Record(
+            self.counts["rows"] - 1,
+            kept_prompt,
+            [
+                Response(role, ids[:most], "stop" if len(ids) <= most else "length")
+                for role, ids in responses.items()
+            ],
         )
-    return ""
+
+    def _too_long(self, prompt: int, response: int) -> str:
+        longest = prompt + max(response, self.limits.max_new_tokens)
+        if prompt > self.data.max_prompt_tokens:
+            return f"the prompt has {prompt} tokens, over data.max_prompt_tokens"
+        if response > self.data.max_response_tokens:
+            return f"the response has {response} tokens, over data.max_response_tokens"
+        if longest > self.limits.context:
+            return (
+                f"prompt and response take up to {longest} tokens (generation.max_new_tokens "
+                f"included), over the model's context of {self.limits.context}"
+            )
+        return ""
+
+    def _cut(self, prompt_ids: list[int]) -> tuple[list[int], int]:
+        """End of the prompt, and how many tokens of a response are left beside it."""
+        room = self.limits.context - self.limits.max_new_tokens
+        if room < 1:
+            raise UserError(
+                f"generation.max_new_tokens={self.limits.max_new_tokens} leaves no prompt in the "
+                f"model's context of {self.limits.context}; lower it"
+            )
+        kept = prompt_ids[-min(self.data.max_prompt_tokens, room) :]
+        return kept, min(self.data.max_response_tokens, self.limits.context - len(kept))
 
 
-def _lengths(lengths: list[int]) -> dict[str, float]:
-    values = torch.tensor(lengths, dtype=torch.float64)
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _statistics(lengths: NDArray[np.int64]) -> dict[str, float]:
     return {
-        "mean": round(values.mean().item(), 2),
-        "median": values.median().item(),
-        "max": values.max().item(),
+        "mean": round(float(lengths.mean()), 2),
+        "median": float(np.median(lengths)),
+        "95 %": float(np.percentile(lengths, 95)),
+        "max": float(lengths.max()),
     }

@@ -1,36 +1,37 @@
-"""SFT rows as they come: files or a hub dataset, each mistake named by file and line."""
+"""SFT rows as they come: files, folders or a hub dataset, each mistake named by file and line."""
 
+import csv
+import hashlib
 import json
+import logging
+import sys
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spin_train.config import DataConfig
 from spin_train.errors import UserError
+from spin_train.shapes import Row, RowError, row_of
 
-__all__ = ["Row", "read_rows"]
+__all__ = ["drop_or_raise", "read_rows", "source_of"]
 
-
-@dataclass(frozen=True)
-class Row:
-    """One SFT example."""
-
-    messages: list[dict[str, str]]
-    """Chat up to the prompt, each with `role` and `content`."""
-    response: str
-    """The human response: the last assistant turn."""
-    where: str
-    """File and line, for messages."""
+_LOG = logging.getLogger(__name__)
+_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
+# What `datasets` leaves where it saved a data set, one split or several.
+_SAVED = ("state.json", "dataset_dict.json")
+_BATCH_ROWS = 256
 
 
-def read_rows(data: DataConfig) -> Iterator[Row]:
-    """Read the SFT rows of a file or a hub dataset.
+def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[Row]:
+    """Read the SFT rows of a file, a folder or a hub dataset, a few at a time.
 
     Parameters
     ----------
     data : DataConfig
-        Where they are. Rows are ``{"prompt", "response"}`` or ``{"messages"}``.
+        Where they are, of which shape, and what happens to malformed ones.
+    counts : Counter, optional
+        Counts ``rows`` read and ``dropped_malformed`` among them.
 
     Yields
     ------
@@ -40,21 +41,78 @@ def read_rows(data: DataConfig) -> Iterator[Row]:
     Raises
     ------
     UserError
-        If the source is missing or a row is malformed; the message names file and line.
+        If the source is missing or broken, or a row is malformed and they are not to be dropped;
+        the message names file and line.
     """
-    for where, content in _read_source(data):
-        if not isinstance(content, dict):
-            raise UserError(f"{where}: a row must be an object, got {type(content).__name__}")
-        if "messages" in content:
-            yield _messages_row(content["messages"], where)
-        elif "prompt" in content and "response" in content:
-            prompt, response = content["prompt"], content["response"]
-            _require_text(prompt, "prompt", where)
-            _require_text(response, "response", where)
-            yield Row([{"role": "user", "content": prompt}], response, where)
-        else:
-            keys = ", ".join(map(str, content)) or "no keys"
-            raise UserError(f"{where}: a row needs prompt and response, or messages; got {keys}")
+    counts = Counter() if counts is None else counts
+    for where, raw in _read_source(data):
+        counts["rows"] += 1
+        try:
+            row = row_of(raw, where, data.shape)
+        except RowError as error:
+            drop_or_raise(error, data, counts)
+            continue
+        yield row
+
+
+def drop_or_raise(error: RowError, data: DataConfig, counts: Counter[str]) -> None:
+    """Do with a row that cannot be used what ``data.malformed`` says.
+
+    Parameters
+    ----------
+    error : RowError
+        What is wrong with it.
+    data : DataConfig
+        The run's.
+    counts : Counter
+        Counts it as ``dropped_malformed``.
+
+    Raises
+    ------
+    UserError
+        Unless such rows are dropped.
+    """
+    if data.malformed != "drop":
+        raise UserError(f"{error}; or leave such rows out by data.malformed=drop") from None
+    if not counts["dropped_malformed"]:
+        _LOG.warning("left out by data.malformed=drop, the first: %s", error)
+    counts["dropped_malformed"] += 1
+
+
+def source_of(data: DataConfig) -> dict[str, Any]:
+    """Say what the rows are read from, so that the same can be found again.
+
+    Parameters
+    ----------
+    data : DataConfig
+        Where they are.
+
+    Returns
+    -------
+    dict
+        Path, bytes and SHA-256 of a file; of a folder, over all its files by name. Name, subset,
+        split and commit of a hub dataset; the commit is None where the hub does not say.
+    """
+    path = Path(data.path)
+    if path.is_file():
+        return {"path": data.path, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        names = "".join(f"{file.relative_to(path)} {_sha256(file)}\n" for file in files)
+        size = sum(file.stat().st_size for file in files)
+        digest = hashlib.sha256(names.encode()).hexdigest()
+        return {"path": data.path, "bytes": size, "sha256": digest}
+    return {
+        "hub": data.path,
+        "subset": data.subset,
+        "split": data.split,
+        "commit": _hub_commit(data),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
@@ -64,12 +122,14 @@ def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
             yield from _read_parquet(path)
         elif path.suffix == ".json":
             yield from _read_json(path)
+        elif path.suffix == ".csv":
+            yield from _read_csv(path)
         else:
             yield from _read_jsonl(path)
-    elif path.suffix in (".json", ".jsonl", ".parquet") or path.is_absolute():
+    elif not path.is_dir() and (path.suffix in _SUFFIXES or path.is_absolute()):
         raise UserError(f"no data file at {path}; correct data.path")
     else:
-        yield from _read_hub(data)
+        yield from _read_dataset(data)
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
@@ -95,55 +155,66 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"{path}, row {number}", row
 
 
+def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(sys.maxsize)  # 131,072 characters by default
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, row in enumerate(csv.DictReader(file, strict=True), 1):
+                if None in row:
+                    raise UserError(f"{path}, row {number}: more fields than the header names")
+                yield f"{path}, row {number}", row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no CSV in UTF-8 ({error}); write the file again") from None
+
+
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
-        rows = pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: no Parquet ({reason}); write the file again") from None
-    for number, row in enumerate(rows, 1):
-        yield f"{path}, row {number}", row
 
 
-def _read_hub(data: DataConfig) -> Iterator[tuple[str, Any]]:
+def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
+    """Rows of a hub dataset or of a folder, streamed."""
     import datasets
 
+    path = Path(data.path)
     try:
-        rows = datasets.load_dataset(data.path, split=data.split)
-    except Exception as error:
-        reason = " ".join(str(error).split())
+        if any((path / name).is_file() for name in _SAVED):
+            saved = datasets.load_from_disk(data.path)
+            rows = saved[data.split] if isinstance(saved, datasets.DatasetDict) else saved
+        else:
+            rows = datasets.load_dataset(
+                data.path,
+                name=data.subset,
+                split=data.split,
+                revision=None if path.is_dir() else data.revision,
+                streaming=True,
+            )
+        for number, row in enumerate(rows, 1):
+            yield f"{data.path}[{data.split}], row {number}", row
+    except Exception as error:  # of many libraries: datasets, huggingface_hub, fsspec, httpx
+        reason = " ".join(str(error).split())[:300]
+        what = "the folder" if path.is_dir() else "no file here, and the hub"
         raise UserError(
-            f"data.path {data.path!r} is no file here and the hub gave no dataset: {reason}"
+            f"data.path {data.path!r}: {what} gave no rows (split {data.split!r}, subset "
+            f"{data.subset!r}): {reason}"
         ) from None
-    for number, row in enumerate(rows, 1):
-        yield f"{data.path}[{data.split}], row {number}", row
 
 
-def _messages_row(messages: Any, where: str) -> Row:
-    if not isinstance(messages, list) or len(messages) < 2:
-        raise UserError(f"{where}: messages must be a list of at least a user and a last turn")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise UserError(f"{where}: message {number} needs role and content")
-        for key in ("role", "content"):
-            _require_text(message[key], f"{key} of message {number}", where)
-    *before, last = messages
-    if last["role"] != "assistant":
-        raise UserError(f"{where}: the last message must be the assistant's, got {last['role']!r}")
-    kept = [{"role": message["role"], "content": message["content"]} for message in before]
-    return Row(kept, last["content"], where)
+def _hub_commit(data: DataConfig) -> str | None:
+    from huggingface_hub import HfApi
 
-
-def _require_text(value: Any, name: str, where: str) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {name} must be text that is not empty, got {value!r:.60}")
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = value[error.start]
-        raise UserError(
-            f"{where}: {name} holds half a character (surrogate {half!r}); mend or remove the row"
-        ) from None
+        return str(HfApi().dataset_info(data.path, revision=data.revision, timeout=10).sha)
+    except Exception:  # offline, or a mirror that does not say
+        return data.revision

@@ -1,5 +1,6 @@
 """What each stage of a run does, on one rank; each reads and writes only artefacts."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from spin_train.artifacts import RunDirectory, write_json
 from spin_train.batching import token_runs
 from spin_train.config import Config
-from spin_train.data import Renderer, prepare
+from spin_train.data import Limits, prepare
 from spin_train.errors import UserError
 from spin_train.evaluation import held_out_sums, summarise
 from spin_train.generation import sample_responses, seed_of
@@ -18,7 +19,8 @@ from spin_train.logps import Group, response_logps
 from spin_train.models import load_policy, load_tokenizer, model_limits
 from spin_train.objective import control_objective, selfplay_objective, sft_objective
 from spin_train.ranks import Progress, Ranks
-from spin_train.records import Record, Response, read_records, write_records
+from spin_train.records import Record, Response, count_records, read_records, write_records
+from spin_train.rendering import Renderer
 from spin_train.selfplay import Stage
 from spin_train.training import TrainingTask, fit
 
@@ -97,25 +99,15 @@ class StageRunner:
         config = self.config
         renderer = Renderer(load_tokenizer(config), config.template)
         context, vocabulary = model_limits(config)
-        train, held_out, summary = prepare(
+        summary = prepare(
             config.data,
             renderer,
-            context=context,
-            max_new_tokens=config.generation.max_new_tokens,
+            Limits(context, config.generation.max_new_tokens, vocabulary),
+            train=self.run.train_rows,
+            held_out=self.run.held_out_rows,
             seed=config.seed,
+            watch=lambda rows: self.progress.report("data/prepare", 0, 1, f"{rows} rows"),
         )
-        largest = max(
-            max(ids)
-            for record in (*train, *held_out)
-            for ids in (record.prompt_ids, record.responses[0].ids)
-        )
-        if largest >= vocabulary:
-            raise UserError(
-                f"the tokenizer gives token id {largest} and the model knows {vocabulary} ids: "
-                "they do not belong together"
-            )
-        write_records(self.run.train_rows, train)
-        write_records(self.run.held_out_rows, held_out)
         write_json(self.run.data_summary, {**summary, "stop_id": renderer.stop_id})
 
     def _generate(self, iteration: int) -> None:
@@ -213,8 +205,8 @@ class StageRunner:
                 seed=seed,
             )
         shards = sorted((self.run.iteration(k) / "scored").glob("train-*.parquet"))
-        records = [record for shard in shards for record in read_records(shard)]
-        expected = len(read_records(self.run.train_rows))
+        records = read_records(*shards)
+        expected = count_records(self.run.train_rows)
         if len(records) != expected:
             raise UserError(
                 f"{self.run.iteration(k)}/scored holds {len(records)} training rows of {expected}: "
@@ -241,7 +233,7 @@ class StageRunner:
         else:
             policy, objective = folder / "policy", selfplay_objective(self.config, k)
             shards = sorted((self.run.iteration(k) / "scored").glob("held_out-*.parquet"))
-            records = [record for shard in shards for record in read_records(shard)]
+            records = read_records(*shards)
         mine = records[self.ranks.rank :: self.ranks.size]
         model = self._load(policy)
         tokens = _SCORING * self.config.training.micro_batch_tokens
@@ -255,21 +247,20 @@ class StageRunner:
     def _my_shards(self, action: str, iteration: int) -> Iterator[tuple[str, int, list[Record]]]:
         """Yield this rank's shards: the same rows each, whatever the number of ranks."""
         size = self.config.generation.batch_size
-        rows = {
-            "train": read_records(self.run.train_rows),
-            "held_out": read_records(self.run.held_out_rows),
-        }
+        files = {"train": self.run.train_rows, "held_out": self.run.held_out_rows}
         shards = [
-            (split, start // size, rows[split][start : start + size])
+            (split, index)
             for split in SPLITS
-            for start in range(0, len(rows[split]), size)
+            for index in range(math.ceil(count_records(files[split]) / size))
         ]
         stage = f"iter{iteration}/{action}"
-        for number, shard in enumerate(shards):
+        for number, (split, index) in enumerate(shards):
             if number % self.ranks.size == self.ranks.rank:
                 self.ranks.raise_if_stopping()
                 self.progress.report(stage, number, len(shards))
-                yield shard
+                start = index * size
+                records = read_records(files[split], start=start, stop=start + size)
+                yield split, index, list(records)
 
     def _shards(self, folder: Path) -> Iterator[Path]:
         yield from sorted(folder.glob("*.parquet"))

@@ -4,13 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from spin_train.batching import Example, MicroBatches, examples_of, token_runs
 from spin_train.logps import Group
 from spin_train.objective import Objective, sft_objective
-from spin_train.records import Record, Response
+from spin_train.records import Record, Response, read_records, write_records
 
 SIZES = {
     "count": st.integers(1, 40),
@@ -233,3 +233,44 @@ def test_the_control_sees_a_real_response_as_often_as_self_play_does():
     control = examples_of(records, sft_objective())
     assert [row.group.prompt_ids for row in control] == [pair.group.prompt_ids for pair in pairs]
     assert [row.group.responses for row in control] == [pair.group.responses[:1] for pair in pairs]
+
+
+def responses(role, most, *, least=0):
+    ids = st.lists(st.integers(0, 9), min_size=1, max_size=4)
+    logps = st.none() | st.floats(-9.0, 0.0)
+    made = st.builds(
+        Response,
+        role=st.just(role),
+        ids=ids,
+        finish_reason=st.just("stop"),
+        opponent_logps=logps,
+    )
+    return st.lists(made, min_size=least, max_size=most)
+
+
+SCORED = st.lists(
+    st.builds(
+        lambda prompt, *parts: Record(0, prompt, [r for part in parts for r in part]),
+        st.lists(st.integers(0, 9), min_size=1, max_size=4),
+        responses("given", 1),
+        responses("real", 1, least=1),
+        responses("generated", 3),
+        responses("proto", 2, least=1),
+    ),
+    max_size=8,
+)
+
+
+@given(records=SCORED, algorithm=st.sampled_from(["sft", "spin", "tspin"]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_examples_of_columns_are_those_of_the_list_and_so_are_their_tokens(
+    tmp_path, records, algorithm
+):
+    write_records(tmp_path / "records.parquet", records)
+    lazy = examples_of(read_records(tmp_path / "records.parquet"), Objective(algorithm))
+    made = examples_of(records, Objective(algorithm))
+    assert repr(list(lazy)) == repr(made)  # nan is not equal to itself
+    assert repr(lazy[::-1]) == repr(made[::-1])
+    assert lazy.tokens == [example.group.tokens for example in made]
+    with pytest.raises(IndexError):
+        lazy[len(made)]

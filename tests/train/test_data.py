@@ -1,258 +1,101 @@
+import gc
+import hashlib
+import itertools
 import json
+import logging
+import tracemalloc
+from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
+from spin_train.batching import MicroBatches, examples_of
 from spin_train.config import DataConfig
-from spin_train.data import Renderer, prepare, split_held_out
+from spin_train.data import Limits, prepare, split_prompts
 from spin_train.errors import UserError
-from spin_train.rows import Row, read_rows
-from tests.train.tokenizers import CHATML, WITHOUT_END, ZEPHYR, byte_level, sentence_piece
+from spin_train.objective import Objective
+from spin_train.records import Record, Response, read_records, write_records
+from spin_train.rendering import Renderer
+from tests.train.tokenizers import CHATML, byte_level
 
-USER = {"role": "user", "content": "a b"}
-ANSWER = {"role": "assistant", "content": "ba"}
 PAIR = {"prompt": "a b", "response": "ba"}
-CHAT = {
-    "messages": [
-        {"role": "system", "content": "say"},
-        USER,
-        {"role": "assistant", "content": "a word"},
-        {"role": "user", "content": "ab"},
-        ANSWER,
-    ]
-}
+CONTEXT, VOCABULARY = 64, 300
 
 
-def write(folder, rows, kind="jsonl"):
-    path = folder / f"rows.{kind}"
-    if kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif kind == "json":
-        path.write_text(json.dumps(rows))
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+def write(folder, rows):
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return DataConfig(path=str(path), held_out=1)
 
 
-def pair_row(prompt, response):
-    return Row([{"role": "user", "content": prompt}], response, "rows.jsonl, line 1")
-
-
-# Reading
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
-def test_prompt_and_response_are_a_user_turn_and_its_answer(tmp_path, kind):
-    (row,) = read_rows(write(tmp_path, [PAIR], kind))
-    assert (row.messages, row.response) == ([USER], "ba")
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
-def test_the_last_assistant_turn_is_the_response(tmp_path, kind):
-    (row,) = read_rows(write(tmp_path, [CHAT], kind))
-    assert (row.messages, row.response) == (CHAT["messages"][:-1], "ba")
-
-
-def test_other_keys_are_left_alone_and_empty_lines_skipped(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps(PAIR | {"source": 3}) + "\n\n" + json.dumps(PAIR) + "\n")
-    rows = list(read_rows(DataConfig(path=str(path))))
-    assert [row.where for row in rows] == [f"{path}, line 1", f"{path}, line 3"]
-
-
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        ([1], "must be an object, got list"),
-        ({"text": "a"}, "needs prompt and response, or messages; got text"),
-        ({}, "got no keys"),
-        ({"prompt": "a"}, "got prompt"),
-        ({"prompt": "a", "response": None}, "response must be text"),
-        ({"prompt": "a", "response": " \n"}, "response must be text that is not empty"),
-        ({"prompt": 7, "response": "a"}, "prompt must be text"),
-        ({"prompt": "a", "response": "b\ud800"}, "response holds half a character"),
-        ({"messages": "a"}, "messages must be a list"),
-        ({"messages": [ANSWER]}, "at least a user and a last turn"),
-        ({"messages": [USER, USER]}, "last message must be the assistant's, got 'user'"),
-        ({"messages": [USER, {"role": "assistant"}]}, "message 2 needs role and content"),
-        ({"messages": [{"role": "user", "content": ""}, ANSWER]}, "content of message 1"),
-        ({"messages": [{"role": None, "content": "a"}, ANSWER]}, "role of message 1"),
-    ],
-)
-def test_a_malformed_row_is_refused_by_file_and_line(tmp_path, row, says):
-    data = write(tmp_path, [PAIR, row])
-    with pytest.raises(UserError, match=says) as caught:
-        list(read_rows(data))
-    assert str(caught.value).startswith(f"{data.path}, line 2: ")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("rows.jsonl", b'{"prompt": "a", "response": "b"}\n{"prompt\n', "line 2: no JSON"),
-        ("rows.jsonl", b'{"prompt": "\xff", "response": "b"}\n', "line 1: no JSON"),
-        ("rows.json", b'{"prompt": "a", "response": "b"}', "must hold a list of rows, got dict"),
-        ("rows.json", b'{"a": 1}\n{"a": 2}', "JSON lines belong in a .jsonl file"),
-        ("rows.parquet", b"no such thing", "no Parquet"),
-    ],
-)
-def test_a_broken_file_is_refused_by_name(tmp_path, name, content, says):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=says) as caught:
-        list(read_rows(DataConfig(path=str(path))))
-    assert str(path) in str(caught.value)
-
-
-def test_a_missing_file_is_refused_without_asking_the_hub(tmp_path):
-    with pytest.raises(UserError, match=r"no data file at .*correct data\.path"):
-        list(read_rows(DataConfig(path=str(tmp_path / "rows.jsonl"))))
-
-
-# Rendering
-
-TEXTS = st.text("ab :\n", min_size=1, max_size=8).filter(str.strip)
-TOKENIZERS = {"byte_level": byte_level(), "sentence_piece": sentence_piece()}
-TEMPLATES = ["{prompt}\n", "{prompt} ", "A: {prompt} B: ", "{prompt}"]
-
-
-def text_of(tokenizer, ids):
-    return tokenizer.decode(ids, skip_special_tokens=True)
-
-
-@example(prompt="a", response="a word", template="{prompt} ").via("a space of its own came before")
-@example(prompt="a", response="\nb", template="{prompt}\n")
-@given(prompt=TEXTS, response=TEXTS, template=st.sampled_from(TEMPLATES))
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_decoded_prompt_and_response_are_the_text_again(name, prompt, response, template):
-    tokenizer = TOKENIZERS[name]
-    ids = Renderer(tokenizer, template).render(pair_row(prompt, response))
-    assert text_of(tokenizer, ids[0] + ids[1]) == template.replace("{prompt}", prompt) + response
-
-
-@given(prompt=TEXTS, response=TEXTS, template=st.sampled_from(TEMPLATES))
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_a_response_ends_in_exactly_one_end_token(name, prompt, response, template):
-    tokenizer = TOKENIZERS[name]
-    _, response_ids = Renderer(tokenizer, template).render(pair_row(prompt, response))
-    assert response_ids.index(tokenizer.eos_token_id) == len(response_ids) - 1
-
-
-@given(prompt=TEXTS, responses=st.lists(TEXTS, min_size=2, max_size=2))
-@pytest.mark.parametrize("template", [None, *TEMPLATES])
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_prompt_ids_do_not_depend_on_the_response(name, template, prompt, responses):
-    # What the opponent is given must be what training conditions on.
-    tokenizer = {"byte_level": byte_level, "sentence_piece": sentence_piece}[name]
-    renderer = Renderer(tokenizer(chat_template=CHATML), template)
-    first, second = (renderer.render(pair_row(prompt, response))[0] for response in responses)
-    assert first == second
-
-
-def test_a_plain_template_has_the_tokenizers_start_of_text_once():
-    tokenizer = sentence_piece()
-    prompt_ids, response_ids = Renderer(tokenizer, "A: {prompt}").render(pair_row("a", "b"))
-    assert (prompt_ids + response_ids).count(tokenizer.bos_token_id) == 1
-    assert prompt_ids[0] == tokenizer.bos_token_id
-
-
-def test_a_prompt_may_hold_the_words_of_the_template():
-    tokenizer = byte_level()
-    prompt_ids, _ = Renderer(tokenizer, "{prompt}:").render(pair_row("{prompt}", "b"))
-    assert text_of(tokenizer, prompt_ids) == "{prompt}:"
-
-
-@pytest.mark.parametrize("tokenizer", [byte_level, sentence_piece])
-def test_nothing_after_the_end_of_a_zephyr_turn_is_trained_on(tokenizer):
-    tokenizer = tokenizer(eos="</s>", chat_template=ZEPHYR)
-    renderer = Renderer(tokenizer, None)
-    prompt_ids, response_ids = renderer.render(pair_row("a b", "ba"))
-    # One family of tokenizers puts a space after every special token.
-    prompt = tokenizer.decode(prompt_ids).replace("</s> ", "</s>")
-    assert prompt == "<|user|>\na b</s>\n<|assistant|>\n"
-    assert tokenizer.decode(response_ids) == "ba</s>"
-    assert renderer.stop_id == tokenizer.eos_token_id
-
-
-def test_a_response_ends_with_the_end_of_turn_of_the_chat_template():
-    tokenizer = byte_level(eos="<|endoftext|>", chat_template=CHATML)
-    renderer = Renderer(tokenizer, None)
-    _, response_ids = renderer.render(pair_row("a b", "ba"))
-    assert tokenizer.decode(response_ids) == "ba<|im_end|>"
-    assert renderer.stop_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert renderer.stop_id != tokenizer.eos_token_id
-
-
-def test_a_chat_template_without_an_end_gets_the_end_of_text():
-    tokenizer = byte_level(eos="<|endoftext|>", chat_template=WITHOUT_END)
-    _, response_ids = Renderer(tokenizer, None).render(pair_row("a b", "ba"))
-    assert tokenizer.decode(response_ids) == "ba\n<|endoftext|>"
-
-
-def test_a_given_template_ends_with_the_end_of_text_whatever_the_chat_template():
-    tokenizer = byte_level(eos="<|endoftext|>", chat_template=CHATML)
-    assert Renderer(tokenizer, "{prompt}").stop_id == tokenizer.eos_token_id
-
-
-def test_only_the_last_assistant_turn_of_a_chat_is_the_response(tmp_path):
-    tokenizer = byte_level(eos="</s>", chat_template=ZEPHYR)
-    (row,) = read_rows(write(tmp_path, [CHAT]))
-    prompt_ids, response_ids = Renderer(tokenizer, None).render(row)
-    assert tokenizer.decode(prompt_ids) == (
-        "<|system|>\nsay</s>\n<|user|>\na b</s>\n<|assistant|>\na word</s>\n"
-        "<|user|>\nab</s>\n<|assistant|>\n"
+def prepared(
+    data,
+    *,
+    renderer=None,
+    context=CONTEXT,
+    max_new_tokens=4,
+    vocabulary=VOCABULARY,
+    seed=0,
+    **changes,
+):
+    """Records of both sides, and the summary."""
+    folder = Path(data.path).parent / "data"
+    files = [folder / f"{name}.parquet" for name in ("train", "held_out")]
+    summary = prepare(
+        data.model_copy(update=changes),
+        renderer or Renderer(byte_level(), "{prompt}\n"),
+        Limits(context, max_new_tokens, vocabulary),
+        train=files[0],
+        held_out=files[1],
+        seed=seed,
     )
-    assert tokenizer.decode(response_ids) == "ba</s>"
+    assert sorted(folder.iterdir()) == sorted(files)  # nothing half-written is left
+    return *(list(read_records(file)) for file in files), summary
 
 
-def test_a_tokenizer_without_end_of_text_is_refused():
-    with pytest.raises(UserError, match="no end-of-text token"):
-        Renderer(byte_level(eos=None), "{prompt}")
+ROWS = [{"prompt": "ab" * number, "response": "ba"} for number in range(1, 7)]
 
 
-def test_neither_chat_template_nor_template_is_refused():
-    with pytest.raises(UserError, match="give a template: key"):
-        Renderer(byte_level(), None)
+def numbers(records):
+    return [record.prompt_id for record in records]
 
 
-@pytest.mark.parametrize("messages", [CHAT["messages"][:2], CHAT["messages"][1:4]])
-def test_a_plain_template_refuses_system_and_several_turns_by_line(messages):
-    renderer = Renderer(byte_level(), "{prompt}")
-    with pytest.raises(UserError, match="line 4: template: holds one user turn"):
-        renderer.render(Row(messages, "ba", "rows.jsonl, line 4"))
+# The split
 
 
-def test_a_row_that_its_chat_template_refuses_is_named():
-    strict = CHATML + "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
-    renderer = Renderer(byte_level(chat_template=strict), None)
-    with pytest.raises(UserError, match="line 4: the chat template refuses this row: no"):
-        renderer.render(Row(CHAT["messages"][:2], "ba", "rows.jsonl, line 4"))
+def digests(texts):
+    return [hashlib.sha256(str(text).encode()).digest() for text in texts]
 
 
-def test_a_chat_template_that_rewrites_its_generation_prompt_is_refused():
-    changing = CHATML + "{% if add_generation_prompt %}<think>{% endif %}"
-    with pytest.raises(UserError, match="does not continue its own generation prompt"):
-        Renderer(byte_level(chat_template=changing), None)
+def split(texts, held_out=1.0, rows=None, seed=0):
+    """Texts of the prompts of either side."""
+    names = dict(zip(digests(texts), texts, strict=True))
+    sides = split_prompts(digests(texts), held_out=held_out, rows=rows, seed=seed)
+    return [{names[digest] for digest in side} for side in sides]
 
 
-# The held-out split
+PROMPTS = list(range(20))
 
 
 @given(
-    prompts=st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=30),
+    prompts=st.lists(st.integers(0, 7), min_size=2, max_size=30),
     held_out=st.sampled_from([0.02, 0.3, 0.5, 1.0]),
     seed=st.integers(0, 2**32),
 )
 def test_no_prompt_is_on_both_sides(prompts, held_out, seed):
-    prompts = ["x", "y", *prompts]
-    out = split_held_out(prompts, held_out, seed=seed)
-    sides = [{p for p, o in zip(prompts, out, strict=True) if o is side} for side in (True, False)]
-    assert all(sides)
-    assert not sides[0] & sides[1]
+    prompts = [8, 9, *prompts]
+    train, out = split(prompts, held_out, seed=seed)
+    assert train
+    assert out
+    assert not train & out
+    assert train | out == set(prompts)
 
 
 @pytest.mark.parametrize(
@@ -261,42 +104,65 @@ def test_no_prompt_is_on_both_sides(prompts, held_out, seed):
     [(0.3, 3), (0.02, 1), (0.25, 2), (1, 1), (4, 4)],
 )
 def test_held_out_counts_distinct_prompts(held_out, count):
-    prompts = [str(number) for number in range(10)]
-    assert sum(split_held_out(prompts, held_out, seed=0)) == count
+    assert len(split([*range(10), *range(5)], held_out)[1]) == count
 
 
 def test_the_split_follows_from_the_seed_not_from_the_order_of_rows():
-    prompts = [str(number) for number in range(20)]
-    out = dict(zip(prompts, split_held_out(prompts, 0.5, seed=1), strict=True))
-    turned = dict(zip(prompts[::-1], split_held_out(prompts[::-1], 0.5, seed=1), strict=True))
-    assert out == turned
-    assert split_held_out(prompts, 0.5, seed=2) != split_held_out(prompts, 0.5, seed=1)
+    assert split(PROMPTS, 0.5, 7, seed=1) == split(PROMPTS[::-1], 0.5, 7, seed=1)
+    assert split(PROMPTS, 0.5, 7, seed=1) != split(PROMPTS, 0.5, 7, seed=2)
+
+
+@given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(1, 16), min_size=2, max_size=4))
+def test_random_subsets_are_nested_and_leave_the_same_prompts_held_out(seed, sizes):
+    """Defect 12: a subset for a size study is drawn at random, and the test set stays."""
+    sides = [split(PROMPTS, 4, size, seed=seed) for size in [*sorted(sizes), None]]
+    for (smaller, out), (larger, out_too) in itertools.pairwise(sides):
+        assert smaller <= larger
+        assert out == out_too
+    assert [len(train) for train, _ in sides] == [*sorted(sizes), 16]
+
+
+def test_a_subset_is_not_the_first_rows():
+    """Defect 12: over seeds, each prompt but the held-out one is taken equally often."""
+    taken = [split(PROMPTS, 1, 5, seed=seed)[0] for seed in range(400)]
+    shares = [sum(prompt in train for train in taken) / 400 for prompt in PROMPTS]
+    # A share of 5 in 20; four standard errors of 400 draws are 0.087.
+    assert all(abs(share - 0.25) < 0.087 for share in shares)
 
 
 @pytest.mark.parametrize("held_out", [10, 11, 0.99])
 def test_holding_everything_out_is_refused(held_out):
     with pytest.raises(UserError, match="10 distinct prompts; leave some to train on"):
-        split_held_out([str(number) for number in range(10)], held_out, seed=0)
+        split(range(10), held_out)
 
 
-# All of it
+def test_more_rows_than_there_are_is_refused():
+    with pytest.raises(UserError, match=r"data\.rows asks for 10 .* 9 are there besides the 1"):
+        split(range(10), 1, rows=10)
 
 
-def prepared(data, **limits):
-    settings = {"context": 64, "max_new_tokens": 4, "seed": 0} | limits
-    return prepare(data, Renderer(byte_level(), "{prompt}\n"), **settings)
-
-
-ROWS = [{"prompt": "ab" * number, "response": "ba"} for number in range(1, 7)]
+# Records and their number
 
 
 def test_every_row_becomes_one_record_with_its_real_response(tmp_path):
     train, held_out, summary = prepared(write(tmp_path, ROWS))
-    assert sorted(record.prompt_id for record in train + held_out) == list(range(6))
+    assert sorted(numbers(train + held_out)) == list(range(6))
+    assert numbers(train) == sorted(numbers(train))
     for record in train + held_out:
         (real,) = record.responses
         assert (real.role, real.finish_reason, real.opponent_logps) == ("real", "stop", None)
     assert (summary["rows"], summary["train"], summary["held_out"]) == (6, 5, 1)
+
+
+def test_a_given_response_is_rendered_as_the_real_one_is(tmp_path):
+    pair = {"prompt": "ab", "chosen": "a b", "rejected": "a b"}
+    train, held_out, summary = prepared(write(tmp_path, [pair, *ROWS]))
+    (record,) = [record for record in train + held_out if record.prompt_id == 0]
+    real, given_ = record.responses
+    assert (real.role, given_.role, given_.iteration) == ("real", "given", None)
+    assert (given_.ids, given_.finish_reason) == (real.ids, "stop")
+    assert summary["given"] == 1
+    assert summary["given_tokens"]["max"] == len(given_.ids)
 
 
 def test_a_repeated_prompt_stays_on_one_side(tmp_path):
@@ -306,31 +172,298 @@ def test_a_repeated_prompt_stays_on_one_side(tmp_path):
     assert summary["distinct_prompts"] == 2
 
 
+def test_a_subset_takes_prompts_with_all_their_rows(tmp_path):
+    rows = [row | {"response": text} for row in ROWS for text in ("ba", "b", "a")]
+    train, held_out, summary = prepared(write(tmp_path, rows), rows=2)
+    assert (len(train), len(held_out)) == (6, 3)
+    assert (summary["train"], summary["left_out"]) == (6, 9)
+
+
+# What is dropped, kept, cut
+
+
 TOO_LONG = [
     # One word of a letter is a token; the long rows are far over their limit.
     ({"prompt": "a " * 30, "response": "b"}, {"max_prompt_tokens": 20}, {}, "max_prompt_tokens"),
     ({"prompt": "a", "response": "b " * 30}, {"max_response_tokens": 20}, {}, "max_response_token"),
     ({"prompt": "a", "response": "b " * 30}, {}, {"context": 20}, "context of 20"),
     ({"prompt": "a " * 12, "response": "b"}, {}, {"context": 20, "max_new_tokens": 8}, "context"),
+    (
+        {"prompt": "a", "chosen": "b", "rejected": "b " * 30},
+        {"max_response_tokens": 20},
+        {},
+        "max_response_tokens",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("row", "limits", "of_run", "says"), TOO_LONG)
 def test_a_row_beyond_a_limit_is_refused_by_line(tmp_path, row, limits, of_run, says):
-    data = write(tmp_path, [*ROWS[:3], row]).model_copy(update=limits)
     with pytest.raises(UserError, match=rf"line 4: .*{says}.*too_long=drop"):
-        prepared(data, **of_run)
+        prepared(write(tmp_path, [*ROWS[:3], row]), **limits, **of_run)
+    assert not list((tmp_path / "data").iterdir())
 
 
 @pytest.mark.parametrize(("row", "limits", "of_run", "says"), TOO_LONG)
 def test_a_row_beyond_a_limit_can_be_dropped_and_is_counted(tmp_path, row, limits, of_run, says):
-    data = write(tmp_path, [*ROWS[:3], row]).model_copy(update={**limits, "too_long": "drop"})
-    train, held_out, summary = prepared(data, **of_run)
-    assert sorted(record.prompt_id for record in train + held_out) == [0, 1, 2]
+    data = write(tmp_path, [row, *ROWS[:3]])
+    train, held_out, summary = prepared(data, too_long="drop", **limits, **of_run)
+    assert sorted(numbers(train + held_out)) == [1, 2, 3]
     assert (summary["rows"], summary["dropped_too_long"]) == (4, 1)
+
+
+@pytest.mark.parametrize(("row", "limits", "of_run", "says"), TOO_LONG)
+def test_a_row_beyond_a_limit_can_be_truncated_and_is_counted(tmp_path, row, limits, of_run, says):
+    """Defect 5: a response that was cut gets no end of text, and says so.
+
+    A prompt keeps its end, a response its beginning.
+    """
+    rows = [row, *ROWS[:3]]
+    whole_train, whole_held_out, _ = prepared(write(tmp_path, rows), context=1000)
+    (whole,) = [record for record in whole_train + whole_held_out if record.prompt_id == 0]
+    train, held_out, summary = prepared(
+        write(tmp_path, rows), too_long="truncate", **limits, **of_run
+    )
+    (record,) = [record for record in train + held_out if record.prompt_id == 0]
+    context, new = of_run.get("context", CONTEXT), of_run.get("max_new_tokens", 4)
+    room = min(limits.get("max_prompt_tokens", 1024), context - new)
+    assert record.prompt_ids == whole.prompt_ids[-room:]
+    most = min(limits.get("max_response_tokens", 1024), context - len(record.prompt_ids))
+    for cut, full in zip(record.responses, whole.responses, strict=True):
+        assert cut.ids == full.ids[:most]
+        assert cut.finish_reason == ("stop" if len(full.ids) <= most else "length")
+        assert (byte_level().eos_token_id in cut.ids) == (cut.finish_reason == "stop")
+    cut_prompts = len(whole.prompt_ids) > room
+    assert summary["truncated_prompts"] == cut_prompts
+    assert summary["truncated_responses"] == 1 - cut_prompts
+    assert summary["dropped_too_long"] == 0
+
+
+def test_truncation_leaves_room_for_a_sample_or_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"max_new_tokens=20 leaves no prompt .* context of 20"):
+        prepared(write(tmp_path, ROWS), too_long="truncate", context=20, max_new_tokens=20)
+
+
+ALIKE = [PAIR, PAIR | {"response": "b"}, PAIR, *ROWS[1:3], ROWS[2]]
+
+
+@pytest.mark.parametrize(
+    ("deduplicate", "kept"),
+    [("none", [0, 1, 2, 3, 4, 5]), ("row", [0, 1, 3, 4]), ("prompt", [0, 3, 4])],
+)
+def test_repeated_rows_are_counted_and_dropped_if_asked(tmp_path, deduplicate, kept):
+    train, held_out, summary = prepared(write(tmp_path, ALIKE), deduplicate=deduplicate)
+    assert sorted(numbers(train + held_out)) == kept
+    assert summary["repeated_rows"] == 2
+    assert summary["dropped_repeated"] == 6 - len(kept)
+
+
+def test_a_row_that_was_dropped_hides_no_other(tmp_path):
+    long = PAIR | {"response": "b " * 30}
+    data = write(tmp_path, [long, PAIR, *ROWS[1:3]])
+    train, held_out, _ = prepared(
+        data, deduplicate="prompt", too_long="drop", max_response_tokens=20
+    )
+    assert sorted(numbers(train + held_out)) == [1, 2, 3]
+
+
+def test_tool_turns_are_left_out_with_one_warning_that_counts_them(tmp_path, caplog):
+    rows = [
+        {"messages": [turn("user", text), turn("tool", "7"), turn("assistant", "b"), *rest]}
+        for text, rest in (("a", []), ("b", [turn("user", "a")]), ("ab", []))
+    ]
+    with caplog.at_level(logging.WARNING):
+        _, _, summary = prepared(write(tmp_path, rows))
+    assert (summary["ignored_tool_turns"], summary["dropped_turns_after_response"]) == (3, 1)
+    (line,) = caplog.messages
+    assert line == f"{tmp_path}/rows.jsonl: 3 tool turns left out"
+
+
+def test_malformed_rows_are_counted(tmp_path):
+    data = write(tmp_path, [{"messages": [turn("assistant", "a")]}, *ROWS])
+    train, held_out, summary = prepared(data, malformed="drop")
+    assert (summary["rows"], summary["dropped_malformed"]) == (7, 1)
+    assert sorted(numbers(train + held_out)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_rows_that_the_chat_template_refuses_can_be_dropped_too(tmp_path, caplog):
+    strict = CHATML + "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    chats = [
+        {"messages": [turn("user", text), turn("assistant", "b")]} for text in ("a", "b", "ab")
+    ]
+    refused = {"messages": [turn("system", "say"), *chats[0]["messages"]]}
+    data = write(tmp_path, [refused, *chats, refused])
+    renderer = Renderer(byte_level(chat_template=strict), None)
+    with pytest.raises(UserError, match=r"line 1: .* refuses this row: no; .*malformed=drop"):
+        prepared(data, renderer=renderer)
+    train, held_out, summary = prepared(data, renderer=renderer, malformed="drop")
+    assert sorted(numbers(train + held_out)) == [1, 2, 3]
+    assert (summary["rows"], summary["dropped_malformed"]) == (5, 2)
+    (line,) = caplog.messages
+    assert "the first:" in line
+    assert "line 1" in line
+
+
+def test_a_plain_template_refuses_chats_even_if_malformed_rows_are_dropped(tmp_path):
+    """That is no fault of a row: most of the data would be gone."""
+    chat = {"messages": [turn("system", "say"), turn("user", "a"), turn("assistant", "b")]}
+    with pytest.raises(UserError, match=r"line 1: template: holds one user turn; .*zephyr"):
+        prepared(write(tmp_path, [chat, *ROWS]), malformed="drop")
 
 
 @pytest.mark.parametrize("rows", [[], [PAIR], [PAIR, PAIR]])
 def test_fewer_than_two_prompts_are_refused(tmp_path, rows):
     with pytest.raises(UserError, match="at least 2 prompts needed"):
         prepared(write(tmp_path, rows))
+
+
+def test_ids_that_the_model_does_not_know_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"token id \d+ and the model knows 4 ids"):
+        prepared(write(tmp_path, ROWS), vocabulary=4)
+
+
+# The summary
+
+
+def test_the_summary_tells_the_source_and_the_lengths_of_what_is_used(tmp_path):
+    # Prompts of 1 to 10 letters and a line's end, a response of one letter and its end.
+    rows = [{"prompt": "c" * length, "response": "d"} for length in range(1, 11)]
+    train, held_out, summary = prepared(write(tmp_path, rows), rows=8)
+    lengths = sorted(len(record.prompt_ids) for record in train + held_out)
+    assert len(lengths) == 9
+    assert summary["prompt_tokens"]["mean"] == pytest.approx(sum(lengths) / 9, abs=0.005)
+    assert summary["prompt_tokens"]["median"] == lengths[4]
+    assert summary["prompt_tokens"]["max"] == lengths[-1]
+    # Of 9 values the 95th percentile is at place 0.95 * 8 = 7.6, between the two longest.
+    assert summary["prompt_tokens"]["95 %"] == pytest.approx(0.4 * lengths[7] + 0.6 * lengths[8])
+    assert summary["response_tokens"] == {"mean": 2.0, "median": 2.0, "95 %": 2.0, "max": 2.0}
+    content = (tmp_path / "rows.jsonl").read_bytes()
+    assert summary["source"]["sha256"] == hashlib.sha256(content).hexdigest()
+    json.dumps(summary)
+
+
+def test_rows_of_several_batches_come_out_as_they_went_in(tmp_path):
+    """More rows than a row group on disk holds."""
+    rows = [{"prompt": f"a {number}", "response": f"b {number}"} for number in range(1300)]
+    train, held_out, _ = prepared(write(tmp_path, rows), held_out=0.1)
+    tokenizer = byte_level()
+    assert len(held_out) == 130
+    for record in train + held_out:
+        assert tokenizer.decode(record.prompt_ids) == f"a {record.prompt_id}\n"
+        assert tokenizer.decode(record.responses[0].ids[:-1]) == f"b {record.prompt_id}"
+
+
+# Memory
+
+
+def allocated():
+    return tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes()
+
+
+@pytest.fixture
+def traced():
+    gc.collect()
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+LETTERS = "abcd " * 80  # 400 characters, at most as many tokens
+
+
+def test_preparing_keeps_digests_of_rows_not_rows(tmp_path, traced):
+    """A row of some 300 tokens is 1.2 kB at 4 bytes a token, and 10 kB as Python lists."""
+    rows = [{"prompt": f"{LETTERS} {number}", "response": LETTERS} for number in range(2000)]
+    data = write(tmp_path, rows)
+    del rows
+    sizes = {}
+    prepare(
+        data,
+        Renderer(byte_level(), "{prompt}\n"),
+        Limits(4096, 4, VOCABULARY),
+        train=tmp_path / "train.parquet",
+        held_out=tmp_path / "held_out.parquet",
+        seed=0,
+        watch=lambda count: sizes.update({count: allocated()}),
+    )
+    assert list(sizes) == [1000, 2000]
+    assert len(read_records(tmp_path / "train.parquet")[0].prompt_ids) > 150
+    assert (sizes[2000] - sizes[1000]) / 1000 < 600
+
+
+def test_a_training_stage_holds_little_more_than_four_bytes_a_token(tmp_path, traced):
+    shards = [tmp_path / f"{index}.parquet" for index in range(30)]
+    for shard in shards:
+        ids = list(range(1000, 1250))  # none of them an integer that Python keeps anyway
+        roles = [Response(role, ids, "stop", opponent_logps=-1.0) for role in ("real", "generated")]
+        write_records(shard, [Record(number, ids, roles) for number in range(64)])
+    gc.collect()
+    before = allocated()
+    batches = MicroBatches(
+        examples_of(read_records(*shards), Objective("spin")),
+        batch_size=64,
+        micro_batch_tokens=4096,
+        ranks=2,
+        epochs=2,
+        seed=0,
+    )
+    tokens = 30 * 64 * 750
+    assert (allocated() - before) / tokens < 5
+    assert len(batches[0].examples[0].group.responses[1]) == 250
+
+
+# Real data
+
+
+def real(tokenizer, template, data, tmp_path):
+    return prepare(
+        data,
+        Renderer(tokenizer, template),
+        Limits(512, 64, 512),
+        train=tmp_path / "train.parquet",
+        held_out=tmp_path / "held_out.parquet",
+        seed=0,
+    )
+
+
+def test_real_questions_are_prepared_with_the_official_prompt(data_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(data_folder / "stories260K")
+    lines = (data_folder / "gsm8k" / "train.jsonl").read_text().splitlines()[:300]
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text("\n".join(lines))
+    data = DataConfig(path=str(path), too_long="truncate", held_out=30)
+    summary = real(tokenizer, "spin-official", data, tmp_path)
+    assert (summary["train"], summary["held_out"]) == (270, 30)
+    raw = [json.loads(line) for line in lines]
+    whole = 0
+    for record in read_records(tmp_path / "train.parquet"):
+        (answer,) = record.responses
+        row = raw[record.prompt_id]
+        text = tokenizer.decode(record.prompt_ids + answer.ids, skip_special_tokens=True)
+        full = f"### Instruction: {row['question']}\n\n### Response: {row['answer']}"
+        cut = len(record.prompt_ids) == 512 - 64
+        # Unknown to the tokenizer, a sign comes back as bytes or not at all.
+        if answer.finish_reason == "stop" and not cut and full.isascii():
+            assert text == full
+            whole += 1
+        assert len(record.prompt_ids) + len(answer.ids) <= 512
+    assert whole > 100
+    assert summary["truncated_responses"] > 0
+
+
+def test_real_chats_have_their_last_turn_in_the_loss_and_no_other(data_folder, tmp_path):
+    """Defects 4, 6 and 7 on real chats, Zephyr's template, a tokenizer that pads with its end."""
+    tokenizer = AutoTokenizer.from_pretrained(data_folder / "stories260K")
+    path = data_folder / "multi_turn" / "dummy_conversation.json"
+    raw = json.loads(path.read_text())
+    summary = real(tokenizer, "zephyr", DataConfig(path=str(path), too_long="drop"), tmp_path)
+    # The same question has several answers; such rows stay on one side together.
+    assert (summary["train"] + summary["held_out"], summary["distinct_prompts"]) == (500, 384)
+    end = tokenizer.eos_token_id
+    for record in read_records(tmp_path / "train.parquet"):
+        (answer,) = record.responses
+        turns = raw[record.prompt_id]["conversations"]
+        assert record.prompt_ids.count(end) == len(turns)  # and one of the empty system turn
+        assert answer.ids.count(end) == 1
+        assert answer.ids[-1] == end
+        assert tokenizer.decode(answer.ids[:-1]).strip() == turns[-1]["value"].strip()
