@@ -41,6 +41,8 @@ def examples_of(records: Sequence[Record], objective: Objective) -> list[Example
     list of Example
         A record gives one example for each of its generated responses, also to SFT: the control
         trains on as many rows as self-play. Without any it gives SFT one example, self-play none.
+        Where there are several samples of an opponent, the proto responses are as many, and each
+        sample meets the one of its own number.
     """
     examples = []
     for record in records:
@@ -48,10 +50,11 @@ def examples_of(records: Sequence[Record], objective: Objective) -> list[Example
         generated = record.of_role("generated")
         if not generated and objective.algorithm == "sft":
             generated = [real]
-        for sample in generated:
+        proto = record.of_role("proto")
+        for number, sample in enumerate(generated):
             chosen = {"real": real, "generated": sample}
             if "proto" in objective.roles:
-                chosen["proto"] = record.of_role("proto")[0]
+                chosen["proto"] = proto[number % len(proto)]
             responses = [chosen[role] for role in objective.roles]
             logps = [response.opponent_logps for response in responses]
             examples.append(

@@ -18,6 +18,8 @@ _FREE_KEYS = {
     "iterations",
     "ranks",
     "zero_stage",
+    "generation.parity",
+    "generation.vllm_memory",
     "training.micro_batch_size",
     "training.micro_batch_tokens",
     "training.save_steps",

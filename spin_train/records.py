@@ -30,6 +30,7 @@ _SCHEMA = pa.schema(
                         ("ids", pa.list_(pa.int32())),
                         ("finish_reason", pa.string()),
                         ("opponent_logps", pa.float64()),
+                        ("sampling_logps", pa.float64()),
                     ]
                 )
             ),
@@ -52,6 +53,8 @@ class Response:
     """Iteration whose opponent sampled it; None for real."""
     opponent_logps: float | None = None
     """Summed log-prob under one opponent, nats; None until scored."""
+    sampling_logps: float | None = None
+    """Summed log-prob at temperature 1 as the engine that sampled it had it, nats; None if real."""
 
 
 @dataclass(frozen=True)
