@@ -12,7 +12,11 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 `rendering`        text to token ids: the one renderer, for generation and training
 `data`             rows to prepared records; held-out split, subsets, truncation
 `records`          the record of a prompt and its responses, as Parquet
-`generation`       the opponent plays
+`generation`       the opponent plays: what engines take and give, seeds, parity
+`shards`           the unit of sampling and scoring, claimed by ranks
+`decoding`         tokens drawn row by row from a key-value cache
+`hf_engine`        sampling with a transformers model
+`vllm_engine`      sampling with vLLM, in a process of its own
 `batching`         examples to micro-batches of a token budget
 `packing`          groups in one row: each prompt once, no padding
 `attention`        attention within such a row, responses blind to each other

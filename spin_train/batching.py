@@ -43,7 +43,8 @@ def examples_of(records: Sequence[Record], objective: Objective) -> Sequence[Exa
     sequence of Example
         A record gives one example for each of its generated responses, also to SFT: the control
         trains on as many rows as self-play. Without any it gives SFT one example, self-play none.
-        Of `Records` none is made before it is asked for.
+        Where there are several samples of an opponent, the proto responses are as many, and each
+        sample meets the one of its own number. Of `Records` none is made before it is asked for.
     """
     if isinstance(records, Records):
         return _Examples(records, objective)
@@ -55,11 +56,12 @@ def _of_record(record: Record, objective: Objective) -> list[Example]:
     generated = record.of_role("generated")
     if not generated and objective.algorithm == "sft":
         generated = [real]
+    proto = record.of_role("proto")
     examples = []
-    for sample in generated:
+    for number, sample in enumerate(generated):
         chosen = {"real": real, "generated": sample}
         if "proto" in objective.roles:
-            chosen["proto"] = record.of_role("proto")[0]
+            chosen["proto"] = proto[number % len(proto)]
         responses = [chosen[role] for role in objective.roles]
         logps = [response.opponent_logps for response in responses]
         examples.append(
@@ -82,13 +84,14 @@ class _Examples(Sequence[Example]):
             counts = np.maximum(counts, 1)
         self._stops = np.cumsum(counts)
         row = np.repeat(np.arange(len(records)), counts)
+        number = np.arange(len(row)) - (self._stops - counts)[row]  # within the record
         tokens = records.prompt_tokens()[row]
         for role in objective.roles:
             if role == "generated":
                 tokens += generated - 1
             else:
                 own, lengths = records.response_tokens(role)
-                tokens += lengths[(np.cumsum(own) - own)[row]] - 1
+                tokens += lengths[(np.cumsum(own) - own)[row] + number % own[row]] - 1
         self.tokens: list[int] = tokens.tolist()
 
     def __len__(self) -> int:

@@ -105,14 +105,31 @@ class SftConfig(_Section):
 class GenerationConfig(_Section):
     """How the opponent plays."""
 
-    engine: Literal["hf"] = "hf"
-    """`hf`: transformers' `generate`, one worker per rank."""
+    engine: Literal["hf", "vllm"] = "hf"
+    """`hf`: the model of transformers itself, in the workers. `vllm`: vLLM (the extra of that name)
+    in a process of its own beside each worker, which gives the device's memory back before
+    training."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; anything but 1 is not p_t and is named in the results."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Longest generated response, tokens; a response cut here gets no end of text."""
+    samples_per_prompt: int = Field(default=1, ge=1)
+    """Responses sampled to each prompt; each makes a pair (SPIN) or a triplet (T-SPIN)."""
     batch_size: int = Field(default=32, ge=1)
-    """Prompts sampled together; also the rows of one shard on disk."""
+    """`hf`: responses sampled together. `vllm` finds out for itself how many fit."""
+    parity: Literal["refuse", "warn"] = "refuse"
+    """What happens where the engine's own log-prob of a sample and the score used in training
+    differ beyond rounding: refuse to train, or say so in the log. Both are taken at temperature 1
+    whatever the temperature of sampling, so they are comparable at any."""
+    vllm_memory: float = Field(default=0.85, gt=0, le=1)
+    """`vllm`: share of the device's memory it may take."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # vLLM samples at 0.01 where less is asked for.
+        if self.engine == "vllm" and not 0.01 <= self.temperature <= 2:
+            raise ValueError(f"engine vllm takes temperatures 0.01 to 2, got {self.temperature}")
+        return self
 
 
 class TrainingConfig(BaseModel):

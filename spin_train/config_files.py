@@ -21,6 +21,8 @@ _FREE_KEYS = {
     "selection.patience",
     "ranks",
     "zero_stage",
+    "generation.parity",
+    "generation.vllm_memory",
     "training.micro_batch_size",
     "training.micro_batch_tokens",
     "training.save_steps",

@@ -24,7 +24,8 @@ from spin_theory.languages import NoisySort
 from spin_train.artifacts import RunDirectory, write_directory, write_json
 from spin_train.config import Config
 from spin_train.config_files import override, parse_config
-from spin_train.generation import sample_responses, seed_of
+from spin_train.generation import SamplingSettings, seed_of
+from spin_train.hf_engine import sample
 from spin_train.logps import Group, response_logps
 from spin_train.models import load_model
 from spin_train.records import read_records
@@ -202,25 +203,21 @@ def measure(config: Config, name: str, policy: Path, evaluation: Path) -> Measur
     run = RunDirectory(config.output_dir)
     records = read_records(run.held_out_rows)
     stop_id = json.loads(run.data_summary.read_text(encoding="utf-8"))["stop_id"]
-    samples = sample_responses(
+    samples = sample(
         model,
         [record.prompt_ids for record in records],
-        stop_id=stop_id,
-        max_new_tokens=config.generation.max_new_tokens,
-        temperature=1.0,
-        seed=seed_of(SEED, "measure"),
-        role="generated",
-        iteration=0,
+        [seed_of(SEED, "measure", record.prompt_id) for record in records],
+        SamplingSettings(stop_id, config.generation.max_new_tokens, 1.0, batch_size=len(records)),
     )
     kls, masses, valid = [], [], []
-    for record, sample in zip(records, samples, strict=True):
+    for record, sampled in zip(records, samples, strict=True):
         prompt = _text(record.prompt_ids[:-1])  # without the > that ends it
         responses, data_log_probs = LANGUAGE.enumerate(prompt)
         policy_log_probs = _score(model, record.prompt_ids, responses)
         kls.append((data_log_probs.exp() * (data_log_probs - policy_log_probs)).sum().item())
         masses.append(policy_log_probs.exp().sum().item())
-        stopped = sample.finish_reason == "stop"
-        valid.append(stopped and LANGUAGE.is_valid(prompt, _text(sample.ids[:-1])))
+        stopped = sampled.finish_reason == "stop"
+        valid.append(stopped and LANGUAGE.is_valid(prompt, _text(sampled.ids[:-1])))
     return Measurement(
         policy=name,
         kl=sum(kls) / len(kls),

@@ -1,15 +1,38 @@
-"""The opponent plays: exact token ids sampled from p_t, with the reason each response ended."""
+"""The opponent plays: what an engine is asked for, what it gives back, and the seeds.
+
+Engines are `spin_train.hf_engine` and `spin_train.vllm_engine`; each takes prompts and seeds, and
+gives for each the exact token ids, the reason the response ended, and the log-prob the engine
+itself computed for it.
+"""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
-import torch
-from transformers import GenerationConfig
+from spin_train.artifacts import RunDirectory
+from spin_train.config import Config
+from spin_train.records import Record, Response, write_records
+from spin_train.shards import claimed, shards_of
 
-from spin_train.records import Response
+__all__ = [
+    "PARITY_TOLERANCE",
+    "Engine",
+    "Sample",
+    "SamplingSettings",
+    "fill_shards",
+    "parity_problem",
+    "play",
+    "sample_seed",
+    "sampling_record",
+    "seed_of",
+]
 
-__all__ = ["sample_responses", "seed_of"]
+# Nats between an engine's log-prob of its own sample and the trainer's: a constant, and a part per
+# token. Seen TODO
+PARITY_TOLERANCE = {"float32": (1e-3, 2e-5), "bfloat16": (0.5, 0.02)}
 
 
 def seed_of(*parts: object) -> int:
@@ -36,77 +59,238 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-@torch.inference_mode()
-def sample_responses(
-    model: Any,
-    prompts: Sequence[list[int]],
-    *,
-    stop_id: int,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    role: str,
-    iteration: int,
-) -> list[Response]:
-    r"""Sample one response a prompt from :math:`p_t(\cdot|x)`, no top-p, no top-k.
+def sample_seed(seed: int, iteration: int, prompt_id: int, number: int) -> int:
+    """Seed of one response: no rank, shard or restart enters it.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        The opponent; its own generation settings are ignored.
-    prompts : sequence of list of int
-        Token ids of rendered prompts, at least one each.
-    stop_id : int
-        The token that ends a response; it is part of it.
-    max_new_tokens : int
-        Where a response is cut; a cut one gets no end of text.
-    temperature : float
-        1 samples the opponent itself.
     seed : int
-        Of this call, whatever ran before.
-    role : str
-        Role to note on the responses.
+        The run's.
     iteration : int
-        Iteration to note on the responses.
+        Whose opponent plays.
+    prompt_id : int
+        Of the record.
+    number : int
+        Which of the prompt's samples, from 0.
 
     Returns
     -------
-    list of Response
-        In the order of `prompts`.
+    int
+        From 0 to 2**63 - 1.
     """
-    device = next(model.parameters()).device
-    longest = max(map(len, prompts))
-    # Padding stands on the left under a zero mask, so which id it is does not matter.
-    input_ids = torch.tensor([[stop_id] * (longest - len(ids)) + ids for ids in prompts])
-    lengths = torch.tensor([len(ids) for ids in prompts])
-    attention_mask = (torch.arange(longest) >= longest - lengths[:, None]).long()
-    # `generate` fills what a call leaves open from the model's own file of settings.
-    model.generation_config = GenerationConfig()
-    settings = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=stop_id,
-        pad_token_id=stop_id,
+    return seed_of(seed, "generate", iteration, prompt_id, number)
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """What is asked of an engine beside prompts and seeds."""
+
+    stop_id: int
+    """The token that ends a response; it is part of it."""
+    max_new_tokens: int
+    """Where a response is cut; a cut one gets no end of text."""
+    temperature: float
+    """1 samples the opponent itself."""
+    batch_size: int
+    """Responses sampled together; an engine that finds this out for itself takes no notice."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response as an engine gives it."""
+
+    ids: list[int]
+    """Token ids, exactly as sampled."""
+    finish_reason: str
+    """`stop`: ends with the stop token; `length`: cut, and nothing was invented."""
+    logps: float
+    """Summed log-prob at temperature 1, whatever it was sampled at, as the engine computed it."""
+
+
+Engine = Callable[[Sequence[list[int]], Sequence[int], SamplingSettings], list[Sample]]
+"""From prompts (token ids), a seed for each, and settings, to a sample for each, in order."""
+
+
+def fill_shards(
+    config: Config,
+    run: RunDirectory,
+    iteration: int,
+    load: Callable[[], Engine],
+    *,
+    visit: Callable[[int, int], None],
+) -> None:
+    """Sample the shards of an iteration that are not there yet, beside whoever else does.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+    run : RunDirectory
+        Where the rows are, and the shards go.
+    iteration : int
+        Whose opponent plays.
+    load : callable
+        Loads the opponent; called once there is something to do.
+    visit : callable
+        Called with the number of the shard and their number before each; what it raises ends the
+        sampling, and the shards that are there stay.
+    """
+    generation = config.generation
+    settings = SamplingSettings(
+        stop_id=json.loads(run.data_summary.read_text(encoding="utf-8"))["stop_id"],
+        max_new_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        batch_size=generation.batch_size,
     )
-    torch.manual_seed(seed)
-    sequences = model.generate(
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        generation_config=settings,
-    )
-    responses = []
-    for ids in sequences[:, longest:].tolist():
-        stopped = stop_id in ids
-        kept = ids[: ids.index(stop_id) + 1] if stopped else ids
-        responses.append(
-            Response(
-                role=role,
-                ids=kept,
-                finish_reason="stop" if stopped else "length",
-                iteration=iteration,
-            )
+    folder = run.iteration(iteration) / "generations"
+    shards = shards_of(run, generation)
+    engine: Engine | None = None
+    for number, shard in claimed(shards, folder):
+        visit(number, len(shards))
+        engine = engine or load()
+        played = play(
+            engine,
+            shard.records,
+            settings,
+            seed=config.seed,
+            iteration=iteration,
+            samples_per_prompt=generation.samples_per_prompt,
         )
-    return responses
+        write_records(folder / shard.name, played)
+
+
+def play(
+    engine: Engine,
+    records: Sequence[Record],
+    settings: SamplingSettings,
+    *,
+    seed: int,
+    iteration: int,
+    samples_per_prompt: int,
+) -> list[Record]:
+    """Let the opponent answer the prompts of some records.
+
+    Parameters
+    ----------
+    engine : callable
+        Samples from the opponent.
+    records : sequence of Record
+        Whose prompts are answered.
+    settings : SamplingSettings
+        How.
+    seed : int
+        The run's.
+    iteration : int
+        Whose opponent plays.
+    samples_per_prompt : int
+        Responses to each prompt.
+
+    Returns
+    -------
+    list of Record
+        The same prompts with the generated responses alone, all samples of a prompt together.
+    """
+    numbers = range(samples_per_prompt)
+    samples = iter(
+        engine(
+            [record.prompt_ids for record in records for _ in numbers],
+            [
+                sample_seed(seed, iteration, r.prompt_id, number)
+                for r in records
+                for number in numbers
+            ],
+            settings,
+        )
+    )
+    played = []
+    for record in records:
+        responses = [
+            Response(
+                role="generated",
+                ids=sample.ids,
+                finish_reason=sample.finish_reason,
+                iteration=iteration,
+                sampling_logps=sample.logps,
+            )
+            for sample in (next(samples) for _ in numbers)
+        ]
+        played.append(Record(record.prompt_id, record.prompt_ids, responses))
+    return played
+
+
+def sampling_record(config: Config, iteration: int) -> dict[str, Any]:
+    """Say how an iteration's samples are drawn, to be kept with them.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+    iteration : int
+        Whose opponent plays.
+
+    Returns
+    -------
+    dict
+        Engine with version, and every setting that the samples depend on.
+    """
+    generation = config.generation
+    package = {"hf": "transformers", "vllm": "vllm"}[generation.engine]
+    return {
+        "iteration": iteration,
+        "engine": generation.engine,
+        package: version(package),
+        "dtype": config.training.dtype,
+        "temperature": generation.temperature,
+        "top_p": 1.0,
+        "top_k": None,
+        "max_new_tokens": generation.max_new_tokens,
+        "samples_per_prompt": generation.samples_per_prompt,
+        "batch_size": generation.batch_size if generation.engine == "hf" else None,
+        "seed": config.seed,
+        "seeds": "sha256 of (seed, 'generate', iteration, prompt_id, number of the sample)",
+    }
+
+
+def parity_problem(records: Sequence[Record], config: Config, iteration: int) -> str:
+    """Compare the engine's log-probs of its samples with the trainer's.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Scored.
+    config : Config
+        The run's.
+    iteration : int
+        Whose samples are compared: those whose opponent both numbers belong to.
+
+    Returns
+    -------
+    str
+        One line on what is wrong and what to do; empty where both agree.
+
+    Notes
+    -----
+    Both numbers are taken at temperature 1 whatever the samples were drawn at, so they are
+    comparable at any temperature.
+    """
+    constant, per_token = PARITY_TOLERANCE[config.training.dtype]
+    worst, beyond, compared = 0.0, 0, 0
+    for record in records:
+        for sample in record.of_role("generated"):
+            if sample.iteration != iteration or sample.sampling_logps is None:
+                continue
+            assert sample.opponent_logps is not None
+            difference = abs(sample.sampling_logps - sample.opponent_logps)
+            compared += 1
+            if not difference <= constant + per_token * len(sample.ids):  # nan is beyond as well
+                beyond += 1
+                worst = max(worst, difference / len(sample.ids))
+    if not beyond:
+        return ""
+    return (
+        f"generation parity: engine {config.generation.engine} and the training forward pass "
+        f"differ on the log-prob of {beyond} of {compared} samples by up to {worst:.3g} nats a "
+        f"token (tolerance {constant:g} nats + {per_token:g} a token): samples and scores do not "
+        "belong to one distribution; use generation.engine=hf in a new output_dir, or go on with "
+        "generation.parity=warn"
+    )

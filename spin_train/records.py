@@ -49,6 +49,7 @@ _SCHEMA = pa.schema(
                         ("ids", pa.list_(pa.int32())),
                         ("finish_reason", pa.string()),
                         ("opponent_logps", pa.float64()),
+                        ("sampling_logps", pa.float64()),
                     ]
                 )
             ),
@@ -71,6 +72,8 @@ class Response:
     """Iteration whose opponent sampled it; None for real and given."""
     opponent_logps: float | None = None
     """Summed log-prob under one opponent, nats; None until scored."""
+    sampling_logps: float | None = None
+    """Summed log-prob at temperature 1 as the engine that sampled it had it, nats; None if real."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,7 @@ class _Block:
         # Neither an iteration of -1 nor a log-prob of nan is ever stored.
         self._iterations = pc.fill_null(columns.field("iteration"), -1).to_numpy()
         self._logps = pc.fill_null(columns.field("opponent_logps"), np.nan).to_numpy()
+        self._sampling = pc.fill_null(columns.field("sampling_logps"), np.nan).to_numpy()
 
     def __len__(self) -> int:
         return len(self._prompt_ids)
@@ -216,14 +220,19 @@ class _Block:
         )
 
     def _response(self, place: int) -> Response:
-        iteration, logps = self._iterations[place], self._logps[place]
+        iteration = self._iterations[place]
         return Response(
             role=self.names[self.roles[place]],
             ids=self._ids[self.id_starts[place] : self.id_starts[place + 1]].tolist(),
             finish_reason=self._reason_names[self._reasons[place]],
             iteration=None if iteration < 0 else int(iteration),
-            opponent_logps=None if np.isnan(logps) else float(logps),
+            opponent_logps=_number(self._logps[place]),
+            sampling_logps=_number(self._sampling[place]),
         )
+
+
+def _number(value: np.float64) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:

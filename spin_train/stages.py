@@ -1,20 +1,22 @@
 """What each stage of a run does, on one rank; each reads and writes only artefacts."""
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from spin_train import hf_engine, vllm_engine
 from spin_train.artifacts import RunDirectory, write_json
 from spin_train.batching import token_runs
 from spin_train.config import Config
 from spin_train.data import Limits, prepare
 from spin_train.errors import UserError
 from spin_train.evaluation import held_out_sums, summarise
-from spin_train.generation import sample_responses, seed_of
+from spin_train.generation import fill_shards, parity_problem, sampling_record, seed_of
 from spin_train.logps import Group, response_logps
 from spin_train.models import load_policy, load_tokenizer, model_limits
 from spin_train.objective import control_objective, selfplay_objective, sft_objective
@@ -22,13 +24,15 @@ from spin_train.ranks import Progress, Ranks
 from spin_train.records import Record, Response, count_records, read_records, write_records
 from spin_train.rendering import Renderer
 from spin_train.selfplay import Stage
+from spin_train.shards import Shard, claimed, shards_of
 from spin_train.training import TrainingTask, fit
 
 __all__ = ["StageRunner"]
 
-SPLITS = ("train", "held_out")
 # Tokens taken through the model at once, in training micro-batches: scoring keeps no activations.
 _SCORING = 4
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class StageRunner:
     run: RunDirectory
     ranks: Ranks
     progress: Progress
+
+    def __post_init__(self) -> None:
+        if self.config.generation.engine == "vllm":
+            vllm_engine.require_vllm()  # before hours of training, not after
 
     def do(self, stage: Stage) -> list[Path]:
         """Do one stage together with the other ranks.
@@ -68,11 +76,11 @@ class StageRunner:
         if stage.kind == "generate":
             self._generate(stage.iteration)
             self.ranks.barrier()  # all ranks' shards are there to be listed
-            return list(self._shards(folder / "generations"))
+            return [folder / "generations/settings.json", *self._shards(folder / "generations")]
         if stage.kind == "score":
             self._score(stage.iteration)
             self.ranks.barrier()
-            return list(self._shards(folder / "scored"))
+            return self._shards(folder / "scored")
         if stage.kind == "train":
             self._train(stage, folder)
             policy = [path for path in (folder / "policy").iterdir() if path.is_file()]
@@ -111,41 +119,50 @@ class StageRunner:
         write_json(self.run.data_summary, {**summary, "stop_id": renderer.stop_id})
 
     def _generate(self, iteration: int) -> None:
-        settings = self.config.generation
-        stop_id = Renderer(load_tokenizer(self.config), self.config.template).stop_id
         folder = self.run.iteration(iteration) / "generations"
-        model: Any = None
-        for split, index, records in self._my_shards("generate", iteration):
-            shard = folder / _shard_name(split, index)
-            if shard.exists():
-                continue
-            model = model or self._load(self._opponent(iteration))
-            responses = sample_responses(
-                model,
-                [record.prompt_ids for record in records],
-                stop_id=stop_id,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                seed=seed_of(self.config.seed, "generate", iteration, split, index),
-                role="generated",
-                iteration=iteration,
+        if self.ranks.is_first:
+            write_json(folder / "settings.json", sampling_record(self.config, iteration))
+        opponent = self._opponent(iteration)
+        if self.config.generation.engine == "vllm":
+            # The process itself claims and writes shards; what is there is how far all ranks are.
+            total = len(shards_of(self.run, self.config.generation))
+            vllm_engine.run(
+                self.run.root,
+                iteration,
+                opponent,
+                visit=lambda: self._visit(
+                    f"iter{iteration}/generate", len(self._shards(folder)), total
+                ),
             )
-            sampled = [
-                Record(record.prompt_id, record.prompt_ids, [response])
-                for record, response in zip(records, responses, strict=True)
-            ]
-            write_records(shard, sampled)
+            return
+        fill_shards(
+            self.config,
+            self.run,
+            iteration,
+            lambda: partial(
+                hf_engine.sample, self._load(opponent), between=self.ranks.raise_if_stopping
+            ),
+            visit=partial(self._visit, f"iter{iteration}/generate"),
+        )
+
+    def _visit(self, stage: str, done: int, total: int) -> None:
+        self.ranks.raise_if_stopping()
+        self.progress.report(stage, done, total)
 
     def _score(self, iteration: int) -> None:
         folder = self.run.iteration(iteration) / "scored"
+        shards = shards_of(self.run, self.config.generation)
         model: Any = None
-        for split, index, records in self._my_shards("score", iteration):
-            shard = folder / _shard_name(split, index)
-            if shard.exists():
-                continue
+        for number, shard in claimed(shards, folder):
+            self._visit(f"iter{iteration}/score", number, len(shards))
             model = model or self._load(self._opponent(iteration))
-            unscored = self._with_samples(records, split, index, iteration)
-            write_records(shard, self._scored(model, unscored))
+            scored = self._scored(model, self._with_samples(shard, iteration))
+            problem = parity_problem(scored, self.config, iteration)
+            if problem and self.config.generation.parity == "refuse":
+                raise UserError(problem)
+            if problem:
+                _log.warning("%s", problem)
+            write_records(folder / shard.name, scored)
 
     @torch.inference_mode()
     def _scored(self, model: Any, records: Sequence[Record]) -> list[Record]:
@@ -158,27 +175,26 @@ class StageRunner:
         logps = iter(torch.cat(runs).tolist())
         return [record.with_logps([next(logps) for _ in record.responses]) for record in records]
 
-    def _with_samples(
-        self, records: Sequence[Record], split: str, index: int, iteration: int
-    ) -> list[Record]:
+    def _with_samples(self, shard: Shard, iteration: int) -> list[Record]:
         """Return records with this iteration's samples, the mixed-in earlier ones, and proto."""
         # Held-out numbers are about the opponent itself, so nothing is mixed in there.
-        oldest = iteration if split == "held_out" else max(0, iteration - self.config.mixing)
-        responses = [list(record.responses) for record in records]
-        for source in range(iteration, oldest - 1, -1):
-            for row, sample in zip(responses, self._samples(source, split, index), strict=True):
-                row.append(sample)
+        mixing = 0 if shard.split == "held_out" else self.config.mixing
+        records = shard.records
+        responses = [record.of_role("real") for record in records]
+        for source in range(iteration, max(0, iteration - mixing) - 1, -1):
+            for row, samples in zip(responses, self._samples(source, shard), strict=True):
+                row += samples
         if self.config.algorithm == "tspin":
-            for row, sample in zip(responses, self._samples(0, split, index), strict=True):
-                row.append(Response("proto", sample.ids, sample.finish_reason, iteration=0))
+            for row, samples in zip(responses, self._samples(0, shard), strict=True):
+                row += [replace(sample, role="proto") for sample in samples]
         return [
             Record(record.prompt_id, record.prompt_ids, row)
             for record, row in zip(records, responses, strict=True)
         ]
 
-    def _samples(self, iteration: int, split: str, index: int) -> list[Response]:
-        shard = self.run.iteration(iteration) / "generations" / _shard_name(split, index)
-        return [record.responses[0] for record in read_records(shard)]
+    def _samples(self, iteration: int, shard: Shard) -> list[list[Response]]:
+        path = self.run.iteration(iteration) / "generations" / shard.name
+        return [record.responses for record in read_records(path)]
 
     def _train(self, stage: Stage, folder: Path) -> None:
         fit(
@@ -244,26 +260,8 @@ class StageRunner:
             merged = {name: [v for part in gathered for v in part.get(name, [])] for name in names}
             write_json(folder / "evaluation.json", summarise(merged))
 
-    def _my_shards(self, action: str, iteration: int) -> Iterator[tuple[str, int, list[Record]]]:
-        """Yield this rank's shards: the same rows each, whatever the number of ranks."""
-        size = self.config.generation.batch_size
-        files = {"train": self.run.train_rows, "held_out": self.run.held_out_rows}
-        shards = [
-            (split, index)
-            for split in SPLITS
-            for index in range(math.ceil(count_records(files[split]) / size))
-        ]
-        stage = f"iter{iteration}/{action}"
-        for number, (split, index) in enumerate(shards):
-            if number % self.ranks.size == self.ranks.rank:
-                self.ranks.raise_if_stopping()
-                self.progress.report(stage, number, len(shards))
-                start = index * size
-                records = read_records(files[split], start=start, stop=start + size)
-                yield split, index, list(records)
-
-    def _shards(self, folder: Path) -> Iterator[Path]:
-        yield from sorted(folder.glob("*.parquet"))
+    def _shards(self, folder: Path) -> list[Path]:
+        return sorted(folder.glob("*.parquet"))
 
     def _opponent(self, iteration: int) -> str | Path:
         """Name the model that plays in iteration K: p_K."""
@@ -274,7 +272,3 @@ class StageRunner:
     def _load(self, path: str | Path) -> Any:
         model = load_policy(path, self.config)
         return model.to(self.ranks.device).eval()
-
-
-def _shard_name(split: str, index: int) -> str:
-    return f"{split}-{index:05d}.parquet"

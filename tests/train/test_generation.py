@@ -1,150 +1,28 @@
+"""Seeds, what is kept of samples, and whether engine and trainer agree on their log-probs."""
+
+import json
+import math
+from dataclasses import replace
+
 import pytest
-import torch
-from transformers import GenerationConfig
 
-from spin_train.generation import sample_responses, seed_of
-from spin_train.logps import Group, response_logps
-from spin_train.models import load_model
-from tests.train.models import ARCHITECTURES, VOCABULARY, constant_model, tiny_model
+from spin_train.artifacts import RunDirectory, write_json
+from spin_train.config import Config
+from spin_train.errors import StoppedError
+from spin_train.generation import (
+    PARITY_TOLERANCE,
+    Sample,
+    SamplingSettings,
+    fill_shards,
+    parity_problem,
+    play,
+    sample_seed,
+    sampling_record,
+    seed_of,
+)
+from spin_train.records import Record, Response, read_records, write_records
 
-STOP = 2
-
-
-def sample(model, prompts, **changes):
-    settings = {
-        "stop_id": STOP,
-        "max_new_tokens": 6,
-        "temperature": 1.0,
-        "seed": 5,
-        "role": "generated",
-        "iteration": 3,
-    }
-    return sample_responses(model, prompts, **(settings | changes))
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_tokens_come_with_the_probabilities_of_the_model(temperature):
-    # 200 tokens, so that a top-k of 50 or a top-p would show as tokens that never come.
-    generator = torch.Generator().manual_seed(0)
-    probs = torch.rand(200, generator=generator).square()
-    probs = probs / probs.sum()
-    count = 20_000
-    model = constant_model(probs.tolist())
-    responses = sample(model, [[1]] * count, max_new_tokens=1, temperature=temperature)
-    seen = torch.bincount(torch.tensor([response.ids[0] for response in responses]), minlength=200)
-    expected = probs.pow(1 / temperature)
-    expected = expected / expected.sum()
-    sigma = (count * expected * (1 - expected)).sqrt()
-    # Five standard deviations, and one more count where less than one is expected.
-    assert ((seen - count * expected).abs() <= 5 * sigma + 1).all()
-
-
-def test_settings_that_came_with_the_model_are_ignored(tmp_path):
-    plain = tiny_model("llama", torch.float32)
-    prompts = [[3, 4], [5], [6, 7, 8]]
-    expected = sample(plain, prompts)
-    biased = tiny_model("llama", torch.float32)
-    biased.generation_config = GenerationConfig(
-        do_sample=True,
-        top_k=1,
-        top_p=0.5,
-        min_p=0.2,
-        temperature=0.1,
-        eos_token_id=[4, 5, 6],
-        repetition_penalty=5.0,
-        suppress_tokens=[7, 8, 9, 10],
-        min_new_tokens=4,
-        no_repeat_ngram_size=1,
-    )
-    biased.save_pretrained(tmp_path)
-    loaded = load_model(tmp_path, dtype="float32")
-    assert loaded.generation_config.top_k == 1
-    assert sample(loaded, prompts) == expected
-
-
-def stopping(probability):
-    """Ends after any token with this probability; else says token 4."""
-    probs = [0.0] * 8
-    probs[STOP], probs[4] = probability, 1 - probability
-    return constant_model(probs)
-
-
-def test_a_response_that_ends_has_its_end_token_once():
-    (response,) = sample(stopping(1.0), [[1, 3]])
-    assert (response.ids, response.finish_reason) == ([STOP], "stop")
-
-
-def test_a_cut_response_gets_no_invented_end():
-    (response,) = sample(stopping(0.0), [[1, 3]])
-    assert (response.ids, response.finish_reason) == ([4] * 6, "length")
-
-
-def test_each_response_of_a_batch_ends_for_itself():
-    responses = sample(stopping(0.3), [[1, 3]] * 40)
-    assert {response.finish_reason for response in responses} == {"stop", "length"}
-    for response in responses:
-        stopped = response.finish_reason == "stop"
-        body = response.ids[:-1] if stopped else response.ids
-        assert STOP not in body
-        assert (response.ids[-1] == STOP) == stopped
-        assert stopped or len(response.ids) == 6
-
-
-def test_a_prompt_may_hold_the_end_token():
-    # As earlier turns of a chat do; the response is what comes after the prompt.
-    (response,) = sample(stopping(0.0), [[1, STOP, 3, STOP]])
-    assert response.ids == [4] * 6
-
-
-def greedy(model, prompt, length):
-    ids = list(prompt)
-    while len(ids) < len(prompt) + length and ids[len(prompt) :][-1:] != [STOP]:
-        ids.append(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item())
-    return ids[len(prompt) :]
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_prompt_beside_longer_ones_is_continued_as_if_alone_and_in_its_place(architecture):
-    # Nearly no temperature: samples are the most probable tokens, which a loop finds unpadded.
-    model = tiny_model(architecture, torch.float32)
-    prompts = [[3, 4, 5, 6, 7, 8, 9], [10], [11, STOP, 12], [13, 14]]
-    responses = sample(model, prompts, temperature=1e-4)
-    assert [response.ids for response in responses] == [greedy(model, p, 6) for p in prompts]
-
-
-def test_the_same_seed_gives_the_same_samples_whatever_ran_before():
-    model = tiny_model("llama", torch.float32)
-    first = sample(model, [[3, 4], [5]])
-    torch.rand(7)
-    sample(model, [[9]], seed=6)
-    assert sample(model, [[3, 4], [5]]) == first
-
-
-def test_another_seed_gives_other_samples():
-    model = tiny_model("gpt2", torch.float32)
-    prompts = [[3, 4]] * 10
-    assert sample(model, prompts, seed=1) != sample(model, prompts, seed=2)
-
-
-def test_equal_prompts_of_a_batch_get_samples_of_their_own():
-    uniform = constant_model([1 / VOCABULARY] * VOCABULARY)
-    assert len({tuple(response.ids) for response in sample(uniform, [[3, 4]] * 10)}) > 1
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_sample_has_a_finite_log_prob_under_its_model(dtype):
-    model = tiny_model("qwen2", dtype)
-    prompts = [[3, 4, 5], [6]]
-    groups = [
-        Group(prompt, [response.ids])
-        for prompt, response in zip(prompts, sample(model, prompts), strict=True)
-    ]
-    assert response_logps(model, groups).isfinite().all()
-
-
-def test_role_and_iteration_are_noted():
-    (response,) = sample(stopping(1.0), [[1]], role="proto", iteration=0)
-    assert (response.role, response.iteration, response.opponent_logps) == ("proto", 0, None)
+SETTINGS = SamplingSettings(stop_id=2, max_new_tokens=6, temperature=1.0, batch_size=4)
 
 
 def test_a_seed_depends_on_every_part():
@@ -157,3 +35,154 @@ def test_a_seed_is_the_same_in_every_process():
     # Python's own hash of a string is not. By the shell, halved:
     # printf "(42, 'generate', 0)" | sha256sum | head -c 16
     assert seed_of(42, "generate", 0) == 0xA0C9C02B5EF30E41 // 2
+
+
+def test_a_sample_has_a_seed_of_its_run_iteration_prompt_and_number():
+    whose = [(1, 0, 0, 0), (2, 0, 0, 0), (1, 1, 0, 0), (1, 0, 1, 0), (1, 0, 0, 1)]
+    assert len({sample_seed(*parts) for parts in whose}) == len(whose)
+
+
+def echo(prompts, seeds, settings):
+    """An engine that says the prompt, its seed in the log-prob."""
+    return [
+        Sample(prompt, "length", -float(seed)) for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+
+
+def records(count, first=0):
+    return [Record(first + n, [3 + n, 4], [Response("real", [5, 2], "stop")]) for n in range(count)]
+
+
+def test_several_samples_of_a_prompt_stand_together_each_with_its_own_seed():
+    played = play(echo, records(3), SETTINGS, seed=7, iteration=2, samples_per_prompt=2)
+    assert [record.prompt_id for record in played] == [0, 1, 2]
+    for record in played:
+        assert record.responses == [
+            Response(
+                "generated",
+                record.prompt_ids,
+                "length",
+                iteration=2,
+                sampling_logps=-float(sample_seed(7, 2, record.prompt_id, number)),
+            )
+            for number in range(2)
+        ]
+
+
+def configured(tmp_path, **generation):
+    return Config(
+        model="none",
+        data={"path": "none"},
+        output_dir=str(tmp_path),
+        seed=3,
+        generation={"batch_size": 4, **generation},
+    )
+
+
+def prepared(tmp_path, train=40, held_out=3):
+    run = RunDirectory(tmp_path)
+    write_records(run.train_rows, records(train))
+    write_records(run.held_out_rows, records(held_out, first=train))
+    write_json(run.data_summary, {"stop_id": 2})
+    return run
+
+
+def fill(config, run, engine=echo, visit=lambda *_: None):
+    fill_shards(config, run, 0, lambda: engine, visit=visit)
+    return {
+        path.name: list(read_records(path)) for path in run.iteration(0).glob("generations/*.parquet")
+    }
+
+
+def test_every_row_is_sampled_once_and_a_second_pass_has_nothing_to_do(tmp_path):
+    run, config = prepared(tmp_path), configured(tmp_path, samples_per_prompt=2)
+    shards = fill(config, run)
+    ids = [record.prompt_id for name in sorted(shards, reverse=True) for record in shards[name]]
+    assert sorted(ids) == list(range(43))
+    assert all(len(r.responses) == 2 for shard in shards.values() for r in shard)
+    before = {p: p.read_bytes() for p in run.iteration(0).glob("generations/*.parquet")}
+
+    def never(*_):
+        raise AssertionError("sampled again")
+
+    fill(config, run, never)
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_shards_sampled_after_a_stop_are_those_of_a_run_without(tmp_path):
+    config = configured(tmp_path)
+    whole = fill(config, prepared(tmp_path / "whole"))
+    run = prepared(tmp_path / "stopped")
+
+    def stop(number, total):
+        if number == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        fill(config, run, visit=stop)
+    left = {p.name for p in run.iteration(0).glob("generations/*.parquet")}
+    assert len(left) == 2
+    assert fill(config, run) == whole
+
+
+def test_the_opponent_is_not_loaded_where_nothing_is_left_to_do(tmp_path):
+    run, config = prepared(tmp_path), configured(tmp_path)
+    fill(config, run)
+
+    def load():
+        raise AssertionError("loaded")
+
+    fill_shards(config, run, 0, load, visit=lambda *_: None)
+
+
+def test_what_the_samples_depend_on_is_recorded(tmp_path):
+    config = configured(tmp_path, temperature=0.7, max_new_tokens=9, samples_per_prompt=3)
+    record = sampling_record(config, 1)
+    json.dumps(record)
+    expected = {
+        "iteration": 1,
+        "engine": "hf",
+        "temperature": 0.7,
+        "top_p": 1.0,
+        "top_k": None,
+        "max_new_tokens": 9,
+        "samples_per_prompt": 3,
+        "batch_size": 4,
+        "seed": 3,
+        "dtype": "float32",
+    }
+    assert expected.items() <= record.items()
+    assert record["transformers"].startswith("5.")
+
+
+def scored(difference, *, length=10, iteration=1):
+    sample = Response(
+        "generated", [3] * length, "length", iteration, -20.0, sampling_logps=-20.0 + difference
+    )
+    return [Record(0, [3], [Response("real", [4, 2], "stop", opponent_logps=-1.0), sample])]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_parity_holds_within_the_tolerance_and_not_beyond(tmp_path, dtype, sign):
+    config = configured(tmp_path).model_copy(
+        update={"training": configured(tmp_path).training.model_copy(update={"dtype": dtype})}
+    )
+    constant, per_token = PARITY_TOLERANCE[dtype]
+    allowed = constant + 10 * per_token
+    assert parity_problem(scored(0.99 * sign * allowed), config, 1) == ""
+    line = parity_problem(scored(1.01 * sign * allowed), config, 1)
+    assert "1 of 1 samples" in line
+    assert "generation.parity=warn" in line
+
+
+def test_a_log_prob_that_is_no_number_is_beyond_every_tolerance(tmp_path):
+    assert parity_problem(scored(math.nan), configured(tmp_path), 1)
+
+
+def test_samples_of_other_opponents_are_not_compared(tmp_path):
+    # Mixed-in samples are scored by another opponent than the one that said them.
+    assert parity_problem(scored(5.0, iteration=0), configured(tmp_path), 1) == ""
+    (record,) = scored(5.0)
+    proto = replace(record, responses=[replace(r, role="proto") for r in record.responses])
+    assert parity_problem([proto], configured(tmp_path), 1) == ""
