@@ -8,6 +8,7 @@
     sft/                 checkpoints/ policy/ metrics.jsonl
     initial/             evaluation.json of p_0
     iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl evaluation.json
+                         (reference/: scored by p_0, for T-SPIN_ref)
     control/iterK/       checkpoints/ policy/ metrics.jsonl evaluation.json
     logs/                one file a start, all output of the workers
 """

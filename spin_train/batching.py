@@ -26,6 +26,8 @@ class Example:
     """Prompt, and one response for each role of the objective."""
     opponent_logps: list[float]
     """As read from disk, one for each role; nan where the objective needs none."""
+    reference_logps: list[float] | None = None
+    """What the loss subtracts, where that is not the opponent's (T-SPIN_ref)."""
 
 
 def examples_of(records: Sequence[Record], objective: Objective) -> Sequence[Example]:
@@ -63,14 +65,20 @@ def _of_record(record: Record, objective: Objective) -> list[Example]:
         if "proto" in objective.roles:
             chosen["proto"] = proto[number % len(proto)]
         responses = [chosen[role] for role in objective.roles]
-        logps = [response.opponent_logps for response in responses]
         examples.append(
             Example(
                 Group(record.prompt_ids, [response.ids for response in responses]),
-                [math.nan if value is None else value for value in logps],
+                [_number(response.opponent_logps) for response in responses],
+                [_number(response.reference_logps) for response in responses]
+                if objective.reference == "reference"
+                else None,
             )
         )
     return examples
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 class _Examples(Sequence[Example]):

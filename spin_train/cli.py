@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from spin_train.config import Config
-from spin_train.config_files import load_config
+from spin_train.config_files import load_config, presets
 from spin_train.errors import StoppedError, UserError, disk_full
 from spin_train.processes import cpu_only
 
@@ -32,7 +32,9 @@ def _spin_train() -> None:
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="YAML file; `spin-train keys` lists its keys.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML file, or a preset; `spin-train keys` lists its keys.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, such as training.batch_size=8")
     ] = None,
@@ -100,6 +102,22 @@ def keys() -> None:
     """List every configuration key with its default and meaning."""
     for line in _describe(Config, ""):
         print(line)
+
+
+@app.command("presets")
+def show_presets(
+    name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
+) -> None:
+    """List the presets, or print one: `run` takes their names as it takes a YAML file."""
+    files = presets()
+    if name is None:
+        for preset, path in files.items():
+            first, *_ = path.read_text(encoding="utf-8").splitlines()
+            print(f"{preset}: {first.removeprefix('# ')}")
+    elif name in files:
+        print(files[name].read_text(encoding="utf-8"), end="")
+    else:
+        raise UserError(f"no preset {name!r}; there are {', '.join(files)}")
 
 
 @app.command()

@@ -65,6 +65,8 @@ class DataConfig(_Section):
     """Commit or tag of a hub dataset."""
     shape: str | None = None
     """Shape of the rows, such as `messages`; null finds it by the keys of each row."""
+    turn: Literal["last", "first"] = "last"
+    """Which turn of the assistant is the response; the published runs take the first of a chat."""
     malformed: Literal["error", "drop"] = "error"
     """What happens to a row that is of no shape, has no prompt or no response, or that the chat
     template refuses: refuse the data, or drop the row and count it."""
@@ -105,10 +107,11 @@ class SftConfig(_Section):
 class GenerationConfig(_Section):
     """How the opponent plays."""
 
-    engine: Literal["hf", "vllm"] = "hf"
+    engine: Literal["hf", "vllm", "given"] = "hf"
     """`hf`: the model of transformers itself, in the workers. `vllm`: vLLM (the extra of that name)
     in a process of its own beside each worker, which gives the device's memory back before
-    training."""
+    training. `given`: nobody plays; the other response that comes with each row (`generated`,
+    `rejected`) is taken."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; anything but 1 is not p_t and is named in the results."""
     max_new_tokens: int = Field(default=256, ge=1)
@@ -213,8 +216,9 @@ class Config(_Section):
     """Directory of the run; made, or resumed."""
     seed: int = Field(default=42, ge=0)
     """Of everything random."""
-    algorithm: Literal["spin", "tspin"] = "spin"
-    """`spin`: pairs, log-ratios to the opponent. `tspin`: triplets, no reference."""
+    algorithm: Literal["spin", "tspin", "tspin_ref"] = "spin"
+    """`spin`: pairs, log-ratios to the opponent (with `generation.engine: given` and one iteration
+    that is DPO). `tspin`: triplets, no reference. `tspin_ref`: triplets, log-ratios to p_0."""
     loss_type: LossType = "logistic"
     """Penalty of the loss."""
     iterations: int = Field(default=3, ge=1)
@@ -257,8 +261,16 @@ class Config(_Section):
                 raise ValueError(f"history_weight must be >= 0, got {value!r}")
             if name != "history_weight" and not all(number > 0 for number in numbers):
                 raise ValueError(f"{name} must be > 0, got {value!r}")
-        if self.history_weight is not None and self.algorithm != "tspin":
+        if self.history_weight is not None and self.algorithm == "spin":
             raise ValueError("history_weight belongs to algorithm: tspin; leave it out for spin")
+        given = self.generation.engine == "given"
+        if given and (self.iterations > 1 or self.algorithm != "spin"):
+            raise ValueError(
+                "generation.engine: given trains one iteration of algorithm: spin on the pairs of "
+                "the data; set iterations: 1"
+            )
+        if self.adapter and self.adapter.between == "stack" and self.generation.engine == "vllm":
+            raise ValueError("generation.engine: vllm loads whole weights; set between: merge")
         if self.control and self.algorithm != "spin":
             raise ValueError("control is matched to algorithm: spin alone; leave it out for tspin")
         if self.adapter and self.adapter.quantised and self.adapter.between != "stack":
@@ -286,5 +298,5 @@ class Config(_Section):
         """
         value = getattr(self, name)
         if name == "history_weight" and value is None:
-            return 0.0 if iteration == 0 or self.algorithm != "tspin" else 0.1
+            return 0.0 if iteration == 0 or self.algorithm == "spin" else 0.1
         return float(value[iteration] if isinstance(value, list) else value)

@@ -1,5 +1,6 @@
 """Configurations as they come: YAML, presets, ``key=value`` overrides; and what may change."""
 
+import importlib.resources
 import re
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from spin_train.config import Config
 from spin_train.errors import UserError
 
-__all__ = ["changed_keys", "flatten", "load_config", "override", "parse_config"]
+__all__ = ["changed_keys", "flatten", "load_config", "override", "parse_config", "presets"]
 
 # What may differ between a run and its resumption without changing its result.
 _FREE_KEYS = {
@@ -52,12 +53,12 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a YAML file and apply ``key=value`` overrides.
+    """Read a YAML file or a preset and apply ``key=value`` overrides.
 
     Parameters
     ----------
     path : str or Path
-        YAML file with the keys of `Config`.
+        YAML file with the keys of `Config`, or the name of one of `presets`.
     overrides : iterable of str, optional
         Such as ``training.batch_size=8``; the value is YAML.
 
@@ -74,7 +75,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no config file at {path}; give the path of a YAML file")
+        path = presets().get(str(path), path)
+    if not path.is_file():
+        names = ", ".join(presets())
+        raise UserError(f"no config file at {path}; give a YAML file, or a preset ({names})")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except UserError as error:
@@ -85,6 +89,18 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise UserError(f"{path} must hold key: value lines, got {type(content).__name__}")
     override(content, overrides)
     return parse_config(content, source=str(path))
+
+
+def presets() -> dict[str, Path]:
+    """List the configurations that come with the package.
+
+    Returns
+    -------
+    dict
+        Name to YAML file; each file begins with what it follows.
+    """
+    folder = Path(str(importlib.resources.files("spin_train"))) / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def parse_config(content: dict[str, Any], *, source: str = "config") -> Config:

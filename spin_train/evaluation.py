@@ -39,21 +39,22 @@ def held_out_sums(
     values: dict[str, list[float]] = {}
     examples = examples_of(records, objective)
     roles = len(objective.roles)
-    stored = iter([example.opponent_logps for example in examples])
+    stored = iter([example.reference_logps or example.opponent_logps for example in examples])
     for run in token_runs([example.group for example in examples], tokens):
         policy = response_logps(model, run).view(-1, roles).double()
-        opponent = torch.tensor(
+        reference = torch.tensor(
             [next(stored) for _ in run], dtype=torch.float64, device=policy.device
         )
-        columns = {"loss": objective(policy, opponent)}
+        columns = {"loss": objective(policy, reference)}
         for role, column in zip(objective.roles, policy.unbind(1), strict=True):
             columns[f"{role}_logps"] = column
         if objective.algorithm == "spin":
-            log_ratio = policy - opponent
+            log_ratio = policy - reference
             columns["margin"] = log_ratio[:, 0] - log_ratio[:, 1]
             columns["real_log_ratio"] = log_ratio[:, 0]
-        elif objective.algorithm == "tspin":
-            columns["margin"] = policy[:, 0] - policy[:, 1]
+        elif objective.algorithm != "sft":
+            scores = objective.scores(policy, reference)
+            columns["margin"] = scores[:, 0] - scores[:, 1]
         for name, column in columns.items():
             values.setdefault(name, []).extend(column.tolist())
     values["real_tokens"] = [float(len(example.group.responses[0])) for example in examples]

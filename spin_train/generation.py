@@ -234,6 +234,8 @@ def sampling_record(config: Config, iteration: int) -> dict[str, Any]:
         Engine with version, and every setting that the samples depend on.
     """
     generation = config.generation
+    if generation.engine == "given":
+        return {"iteration": iteration, "engine": "given", "data": config.data.path}
     package = {"hf": "transformers", "vllm": "vllm"}[generation.engine]
     return {
         "iteration": iteration,

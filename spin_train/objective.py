@@ -14,6 +14,7 @@ _ROLES = {
     "sft": ("real",),
     "spin": ("real", "generated"),
     "tspin": ("real", "generated", "proto"),
+    "tspin_ref": ("real", "generated", "proto"),
 }
 
 
@@ -22,7 +23,7 @@ class Objective:
     """A loss on the log-probs of a prompt's responses, one column a role."""
 
     algorithm: str
-    """`sft`, `spin` or `tspin`."""
+    """`sft`, `spin`, `tspin` or `tspin_ref`."""
     loss_type: str = "logistic"
     """Penalty of the loss."""
     beta: float = 1.0
@@ -37,14 +38,34 @@ class Objective:
         """Roles of the columns, in order."""
         return _ROLES[self.algorithm]
 
-    def __call__(self, policy_logps: Tensor, opponent_logps: Tensor) -> Tensor:
+    @property
+    def reference(self) -> str | None:
+        """Whose log-probs the loss subtracts: SPIN the `opponent`'s, T-SPIN_ref p_0's."""
+        return {"spin": "opponent", "tspin_ref": "reference"}.get(self.algorithm)
+
+    def scores(self, policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
+        """Take what the loss compares: log-ratios, or log-probs where there is no reference.
+
+        Parameters
+        ----------
+        policy_logps, reference_logps : Tensor, shape (B, roles)
+            Summed log-probs of the responses, nats.
+
+        Returns
+        -------
+        Tensor, shape (B, roles)
+            In nats.
+        """
+        return policy_logps - reference_logps if self.reference else policy_logps
+
+    def __call__(self, policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
         """Loss of each row.
 
         Parameters
         ----------
-        policy_logps, opponent_logps : Tensor, shape (B, roles)
+        policy_logps, reference_logps : Tensor, shape (B, roles)
             Summed log-probs of the responses, nats. T-SPIN and SFT take no notice of the
-            opponent's.
+            reference's.
 
         Returns
         -------
@@ -53,21 +74,23 @@ class Objective:
         """
         if self.algorithm == "sft":
             return self.scale * sft_loss(policy_real_logps=policy_logps[:, 0])
-        if self.algorithm == "tspin":
-            return self.scale * tspin_loss(
+        if self.algorithm == "spin":
+            return self.scale * spin_loss(
                 policy_real_logps=policy_logps[:, 0],
                 policy_generated_logps=policy_logps[:, 1],
-                policy_proto_logps=policy_logps[:, 2],
+                opponent_real_logps=reference_logps[:, 0],
+                opponent_generated_logps=reference_logps[:, 1],
                 beta=self.beta,
-                history_weight=self.history_weight,
                 loss_type=self.loss_type,
             )
-        return self.scale * spin_loss(
-            policy_real_logps=policy_logps[:, 0],
-            policy_generated_logps=policy_logps[:, 1],
-            opponent_real_logps=opponent_logps[:, 0],
-            opponent_generated_logps=opponent_logps[:, 1],
+        # T-SPIN_ref is T-SPIN on log-ratios to p_0.
+        scores = self.scores(policy_logps, reference_logps)
+        return self.scale * tspin_loss(
+            policy_real_logps=scores[:, 0],
+            policy_generated_logps=scores[:, 1],
+            policy_proto_logps=scores[:, 2],
             beta=self.beta,
+            history_weight=self.history_weight,
             loss_type=self.loss_type,
         )
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,7 @@ _SCHEMA = pa.schema(
                         ("ids", pa.list_(pa.int32())),
                         ("finish_reason", pa.string()),
                         ("opponent_logps", pa.float64()),
+                        ("reference_logps", pa.float64()),
                         ("sampling_logps", pa.float64()),
                     ]
                 )
@@ -72,6 +73,8 @@ class Response:
     """Iteration whose opponent sampled it; None for real and given."""
     opponent_logps: float | None = None
     """Summed log-prob under one opponent, nats; None until scored."""
+    reference_logps: float | None = None
+    """Summed log-prob under p_0, nats; for T-SPIN_ref alone."""
     sampling_logps: float | None = None
     """Summed log-prob at temperature 1 as the engine that sampled it had it, nats; None if real."""
 
@@ -101,13 +104,17 @@ class Record:
         """
         return [response for response in self.responses if response.role == role]
 
-    def with_logps(self, logps: Iterable[float]) -> "Record":
-        """Copy with the opponent's log-probs filled in.
+    def with_logps(
+        self, logps: Iterable[float], *, by: Literal["opponent", "reference"] = "opponent"
+    ) -> "Record":
+        """Copy with log-probs filled in.
 
         Parameters
         ----------
         logps : iterable of float
             One a response, in order, nats.
+        by : {"opponent", "reference"}
+            Whose they are.
 
         Returns
         -------
@@ -116,6 +123,8 @@ class Record:
         """
         scored = [
             replace(response, opponent_logps=value)
+            if by == "opponent"
+            else replace(response, reference_logps=value)
             for response, value in zip(self.responses, logps, strict=True)
         ]
         return replace(self, responses=scored)
@@ -205,6 +214,7 @@ class _Block:
         # Neither an iteration of -1 nor a log-prob of nan is ever stored.
         self._iterations = pc.fill_null(columns.field("iteration"), -1).to_numpy()
         self._logps = pc.fill_null(columns.field("opponent_logps"), np.nan).to_numpy()
+        self._reference = pc.fill_null(columns.field("reference_logps"), np.nan).to_numpy()
         self._sampling = pc.fill_null(columns.field("sampling_logps"), np.nan).to_numpy()
 
     def __len__(self) -> int:
@@ -227,6 +237,7 @@ class _Block:
             finish_reason=self._reason_names[self._reasons[place]],
             iteration=None if iteration < 0 else int(iteration),
             opponent_logps=_number(self._logps[place]),
+            reference_logps=_number(self._reference[place]),
             sampling_logps=_number(self._sampling[place]),
         )
 

@@ -48,7 +48,7 @@ def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[
     for where, raw in _read_source(data):
         counts["rows"] += 1
         try:
-            row = row_of(raw, where, data.shape)
+            row = row_of(raw, where, data.shape, turn=data.turn)
         except RowError as error:
             drop_or_raise(error, data, counts)
             continue

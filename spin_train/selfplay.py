@@ -36,7 +36,7 @@ _STOP_SECONDS = 300.0
 _POLL_SECONDS = 0.1
 _FULL_BYTES = 2**20
 
-Kind = Literal["prepare", "train", "evaluate", "generate", "score"]
+Kind = Literal["prepare", "train", "evaluate", "generate", "reference", "score"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def plan(config: Config) -> list[Stage]:
     stages.append(Stage("initial/evaluate", "evaluate"))
     for k in range(config.iterations):
         kinds: tuple[Kind, ...] = ("generate", "score", "train", "evaluate")
+        if config.algorithm == "tspin_ref":
+            kinds = ("generate", "reference", "score", "train", "evaluate")
         stages += [Stage(f"iter{k}/{kind}", kind, k) for kind in kinds]
         if config.control:
             kinds = ("train", "evaluate")

@@ -1,8 +1,8 @@
 """The shapes SFT rows come in: a raw object to a `Row`, by its keys."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from spin_train.errors import UserError
 
@@ -43,7 +43,9 @@ class RowError(UserError):
     """A row that cannot be used, whatever the others are; the message begins with its place."""
 
 
-def row_of(raw: Any, where: str, shape: str | None = None) -> Row:
+def row_of(
+    raw: Any, where: str, shape: str | None = None, *, turn: Literal["last", "first"] = "last"
+) -> Row:
     """Read one raw row.
 
     Parameters
@@ -54,6 +56,8 @@ def row_of(raw: Any, where: str, shape: str | None = None) -> Row:
         File and line, for messages.
     shape : str, optional
         One of `SHAPES`; by default the one whose keys the row has.
+    turn : {"last", "first"}
+        Which turn of the assistant is the response.
 
     Returns
     -------
@@ -78,7 +82,8 @@ def row_of(raw: Any, where: str, shape: str | None = None) -> Row:
         raise RowError(f"{where}: the row could be {' or '.join(fitting)}; say which by data.shape")
     name = shape or fitting[0]
     try:
-        return SHAPES[name][1](present, where)
+        row = SHAPES[name][1](present, where)
+        return row if turn == "last" else _first_turn(row)
     except _MalformedError as error:
         raise RowError(f"{where}: {error}") from None
 
@@ -190,6 +195,21 @@ def _chat(turns: list[Message], where: str) -> Row:
         where,
         ignored_turns=len(turns) - len(spoken),
         dropped_turns=len(spoken) - last - 1,
+    )
+
+
+def _first_turn(row: Row) -> Row:
+    """Take the first answer of a chat, as the published runs did; the rest is left out."""
+    first = next((i for i, t in enumerate(row.messages) if t["role"] == "assistant"), None)
+    if first is None:
+        return row
+    if row.given is not None:
+        raise _MalformedError("data.turn is first, and the given response answers the last turn")
+    return replace(
+        row,
+        messages=row.messages[:first],
+        response=row.messages[first]["content"],
+        dropped_turns=row.dropped_turns + len(row.messages) - first,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -77,6 +77,10 @@ class StageRunner:
             self._generate(stage.iteration)
             self.ranks.barrier()  # all ranks' shards are there to be listed
             return [folder / "generations/settings.json", *self._shards(folder / "generations")]
+        if stage.kind == "reference":
+            self._score_by_reference(stage.iteration)
+            self.ranks.barrier()
+            return list(self._shards(folder / "reference"))
         if stage.kind == "score":
             self._score(stage.iteration)
             self.ranks.barrier()
@@ -122,6 +126,9 @@ class StageRunner:
         folder = self.run.iteration(iteration) / "generations"
         if self.ranks.is_first:
             write_json(folder / "settings.json", sampling_record(self.config, iteration))
+        if self.config.generation.engine == "given":
+            self._take_given(iteration)
+            return
         opponent = self._opponent(iteration)
         if self.config.generation.engine == "vllm":
             # The process itself claims and writes shards; what is there is how far all ranks are.
@@ -145,6 +152,23 @@ class StageRunner:
             visit=partial(self._visit, f"iter{iteration}/generate"),
         )
 
+    def _take_given(self, iteration: int) -> None:
+        folder = self.run.iteration(iteration) / "generations"
+        for _, shard in claimed(shards_of(self.run, self.config.generation), folder):
+            records = shard.records
+            bare = [record.prompt_id for record in records if not record.of_role("given")]
+            if bare:
+                raise UserError(
+                    f"generation.engine: given, but row {bare[0] + 1} of {self.config.data.path} "
+                    "has no other response (generated, rejected)"
+                )
+            taken = [
+                replace(record, responses=[replace(r, role="generated", iteration=iteration)])
+                for record in records
+                for r in record.of_role("given")
+            ]
+            write_records(folder / shard.name, taken)
+
     def _visit(self, stage: str, done: int, total: int) -> None:
         self.ranks.raise_if_stopping()
         self.progress.report(stage, done, total)
@@ -156,7 +180,7 @@ class StageRunner:
         for number, shard in claimed(shards, folder):
             self._visit(f"iter{iteration}/score", number, len(shards))
             model = model or self._load(self._opponent(iteration))
-            scored = self._scored(model, self._with_samples(shard, iteration))
+            scored = self._scored(model, self._to_score(shard, iteration), by="opponent")
             problem = parity_problem(scored, self.config, iteration)
             if problem and self.config.generation.parity == "refuse":
                 raise UserError(problem)
@@ -164,8 +188,26 @@ class StageRunner:
                 _log.warning("%s", problem)
             write_records(folder / shard.name, scored)
 
+    def _score_by_reference(self, iteration: int) -> None:
+        """Score by p_0 in a stage of its own, so that one model is in memory."""
+        folder = self.run.iteration(iteration) / "reference"
+        shards = shards_of(self.run, self.config.generation)
+        model: Any = None
+        for number, shard in claimed(shards, folder):
+            self._visit(f"iter{iteration}/reference", number, len(shards))
+            model = model or self._load(self._opponent(0))
+            records = self._with_samples(shard, iteration)
+            write_records(folder / shard.name, self._scored(model, records, by="reference"))
+
+    def _to_score(self, shard: Shard, iteration: int) -> Sequence[Record]:
+        if self.config.algorithm == "tspin_ref":
+            return read_records(self.run.iteration(iteration) / "reference" / shard.name)
+        return self._with_samples(shard, iteration)
+
     @torch.inference_mode()
-    def _scored(self, model: Any, records: Sequence[Record]) -> list[Record]:
+    def _scored(
+        self, model: Any, records: Sequence[Record], *, by: Literal["opponent", "reference"]
+    ) -> list[Record]:
         groups = [
             Group(record.prompt_ids, [response.ids for response in record.responses])
             for record in records
@@ -173,7 +215,9 @@ class StageRunner:
         tokens = _SCORING * self.config.training.micro_batch_tokens
         runs = [response_logps(model, run) for run in token_runs(groups, tokens)]
         logps = iter(torch.cat(runs).tolist())
-        return [record.with_logps([next(logps) for _ in record.responses]) for record in records]
+        return [
+            record.with_logps([next(logps) for _ in record.responses], by=by) for record in records
+        ]
 
     def _with_samples(self, shard: Shard, iteration: int) -> list[Record]:
         """Return records with this iteration's samples, the mixed-in earlier ones, and proto."""
@@ -184,7 +228,7 @@ class StageRunner:
         for source in range(iteration, max(0, iteration - mixing) - 1, -1):
             for row, samples in zip(responses, self._samples(source, shard), strict=True):
                 row += samples
-        if self.config.algorithm == "tspin":
+        if self.config.algorithm != "spin":
             for row, samples in zip(responses, self._samples(0, shard), strict=True):
                 row += [replace(sample, role="proto") for sample in samples]
         return [

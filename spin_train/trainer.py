@@ -81,9 +81,9 @@ class SpinTrainer(Trainer):
     ) -> Any:
         """Sum of the micro-batch's losses times its weight."""
         batch: MicroBatch = inputs["batch"]
-        policy_logps, opponent_logps = self._logps(model, batch)
-        losses = self.objective(policy_logps, opponent_logps)
-        self._note_metrics(policy_logps.detach(), opponent_logps, counts=batch.weight > 0)
+        policy_logps, _, reference_logps = self._logps(model, batch)
+        losses = self.objective(policy_logps, reference_logps)
+        self._note_metrics(policy_logps.detach(), reference_logps, counts=batch.weight > 0)
         loss = batch.weight * losses.sum()
         return (loss, {}) if return_outputs else loss
 
@@ -109,21 +109,24 @@ class SpinTrainer(Trainer):
         if not _internal_call:
             super().save_model(output_dir)
 
-    def _logps(self, model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Policy's and opponent's log-probs, one row an example, one column a role."""
+    def _logps(self, model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Policy's, opponent's and reference's log-probs: a row an example, a column a role."""
         groups = [example.group for example in batch.examples]
         policy_logps = response_logps(model, groups).view(len(groups), len(self.objective.roles))
-        opponent_logps = torch.tensor(
-            [example.opponent_logps for example in batch.examples],
-            dtype=policy_logps.dtype,
-            device=policy_logps.device,
+        stored = [example.opponent_logps for example in batch.examples]
+        reference = [
+            example.reference_logps or example.opponent_logps for example in batch.examples
+        ]
+        opponent_logps, reference_logps = (
+            torch.tensor(values, dtype=policy_logps.dtype, device=policy_logps.device)
+            for values in (stored, reference)
         )
-        return policy_logps, opponent_logps
+        return policy_logps, opponent_logps, reference_logps
 
     def _check_step_zero(self, model: Any, batch: MicroBatch) -> None:
         model.eval()  # dropout off, as in scoring
         with torch.no_grad():
-            policy_logps, opponent_logps = self._logps(model, batch)
+            policy_logps, opponent_logps, _ = self._logps(model, batch)
         lengths = torch.tensor(
             [[len(ids) for ids in example.group.responses] for example in batch.examples],
             device=policy_logps.device,
@@ -138,11 +141,11 @@ class SpinTrainer(Trainer):
                 "are another model's scores; delete this iteration's scored/ to score again"
             )
 
-    def _note_metrics(self, policy_logps: Tensor, opponent_logps: Tensor, *, counts: bool) -> None:
+    def _note_metrics(self, policy_logps: Tensor, reference_logps: Tensor, *, counts: bool) -> None:
         # A filler counts nothing but names the same metrics: ranks must sum the same ones.
         columns = {"logps": policy_logps}
-        if self.objective.algorithm == "spin":
-            columns["rewards"] = self.objective.beta * (policy_logps - opponent_logps)
+        if self.objective.reference:
+            columns["rewards"] = self.objective.beta * (policy_logps - reference_logps)
         noted = {"examples": torch.ones_like(policy_logps[:, 0]).sum()}
         for name, values in columns.items():
             for role, column in zip(self.objective.roles, values.unbind(1), strict=True):

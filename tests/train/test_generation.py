@@ -90,7 +90,9 @@ def prepared(tmp_path, train=40, held_out=3):
 def fill(config, run, engine=echo, visit=lambda *_: None):
     fill_shards(config, run, 0, lambda: engine, visit=visit)
     return {
-        path.name: list(read_records(path)) for path in run.iteration(0).glob("generations/*.parquet")
+        path.name: list(read_records(path))
+        for path in run.iteration(0).glob("generations/*.parquet")
+        for path in run.iteration(0).glob("generations/*.parquet")
     }
 
 

@@ -48,12 +48,33 @@ def test_spin_is_spin_loss_on_the_columns_real_and_generated(loss_type):
     torch.testing.assert_close(got, value_and_gradient(by_hand), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_tspin_ref_is_both_advantages_on_log_ratios_written_out(loss_type):
+    objective = Objective("tspin_ref", loss_type=loss_type, beta=0.5, history_weight=0.3)
+    penalty = losses.PENALTIES[loss_type]
+
+    def by_hand(policy):
+        real, generated, proto = (policy - OPPONENT).unbind(1)
+        return penalty(0.5 * (real - generated)) + 0.3 * penalty(0.5 * (generated - proto))
+
+    got = value_and_gradient(lambda policy: objective(policy, OPPONENT))
+    torch.testing.assert_close(got, value_and_gradient(by_hand), atol=1e-14, rtol=1e-14)
+
+
+def test_tspin_ref_starts_at_one_and_the_history_weight_times_l_of_0():
+    """At theta_0 = theta_t both advantages are 0."""
+    objective = Objective("tspin_ref", beta=2.0, history_weight=0.1)
+    expected = torch.full((2,), 1.1 * math.log(2), dtype=torch.float64)
+    torch.testing.assert_close(objective(POLICY, POLICY), expected)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "roles"),
     [
         ("sft", ("real",)),
         ("spin", ("real", "generated")),
         ("tspin", ("real", "generated", "proto")),
+        ("tspin_ref", ("real", "generated", "proto")),
     ],
 )
 def test_columns_are_real_then_generated_then_proto(algorithm, roles):

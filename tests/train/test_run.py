@@ -1,6 +1,7 @@
 """The command line from end to end on a tiny model."""
 
 import json
+import math
 import resource
 import shutil
 import signal
@@ -224,6 +225,64 @@ def test_tspin_on_chat_rows_trains_on_triplets_whose_proto_is_the_first_opponent
         assert record.of_role("proto")[0].ids == first[record.prompt_id]
     assert AutoTokenizer.from_pretrained(folder / "iter1" / "policy").chat_template == chat
     assert len(losses(folder, "iter1")) == 7
+
+
+@pytest.mark.slow
+def test_tspin_ref_subtracts_p_0_and_not_the_opponent(tmp_path):
+    succeed("run", make_config(tmp_path, algorithm="tspin_ref", beta=1.0, learning_rate=1e-2))
+    folder = tmp_path / "run"
+    records = records_of(folder / "iter1" / "scored", "train-*.parquet")
+    responses = [response for record in records for response in record.responses]
+    groups = [Group(r.prompt_ids, [s.ids for s in r.responses]) for r in records]
+    for policy, stored in (("sft", "reference_logps"), ("iter0", "opponent_logps")):
+        model = AutoModelForCausalLM.from_pretrained(folder / policy / "policy").eval()
+        numbers = torch.tensor([getattr(response, stored) for response in responses])
+        torch.testing.assert_close(
+            response_logps(model, groups).detach(), numbers, rtol=1e-5, atol=1e-4
+        )
+    apart = [abs(response.reference_logps - response.opponent_logps) for response in responses]
+    assert max(apart) > 0.1
+    # No history yet, nothing learnt yet.
+    assert losses(folder, "iter0")[1] == pytest.approx(math.log(2), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_given_pairs_are_trained_on_as_dpo_does(tmp_path):
+    config = make_config(tmp_path, **SHORT, generation={"engine": "given"}, beta=0.3)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    official = [
+        {
+            side: [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": answer},
+            ]
+            for side, answer in (("real", row["response"]), ("generated", row["prompt"][::-1]))
+        }
+        for row in rows
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, official)))
+    succeed("run", config)
+    folder = tmp_path / "run"
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    for record in records_of(folder / "iter0" / "scored", "train-*.parquet"):
+        real, generated = record.responses
+        prompt = tokenizer.convert_ids_to_tokens(record.prompt_ids)
+        answer = tokenizer.convert_ids_to_tokens(generated.ids)
+        assert answer == [*prompt[:-1][::-1], "<eos>"]
+        group = Group(record.prompt_ids, [real.ids, generated.ids])
+        stored = torch.tensor([real.opponent_logps, generated.opponent_logps])
+        logps = response_logps(reference, [group]).detach()
+        torch.testing.assert_close(logps, stored, rtol=0, atol=1e-4)
+    assert losses(folder, "iter0")[1] == pytest.approx(math.log(2), abs=1e-4)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*official[:3], *rows[3:]])))
+    other = {"generation": {"engine": "given"}, "output_dir": str(tmp_path / "other")}
+    assert "has no other response" in refused("run", make_config(tmp_path, **SHORT, **other))
+
+
+def test_given_pairs_are_of_one_iteration(tmp_path):
+    config = make_config(tmp_path, generation={"engine": "given"})
+    assert "iterations: 1" in refused("run", config)
 
 
 def test_dropout_is_off_in_scoring_and_training(tmp_path):
