@@ -328,38 +328,3 @@ def test_the_source_of_a_hub_dataset_is_the_commit_if_the_hub_says(monkeypatch):
         "commit": "commit of openai/gsm8k at None",
     }
     assert source_of(DataConfig(path="offline", revision="v1"))["commit"] == "v1"
-
-
-# Real files
-
-
-@pytest.mark.parametrize(
-    ("file", "rows", "says"),
-    [
-        ("gsm8k/train.jsonl", 7473, "Natalia sold clips"),
-        ("multi_turn/dummy_conversation.json", 500, "Who are you?"),
-    ],
-)
-def test_real_data_is_read_whole(data_folder, file, rows, says):
-    read = list(read_rows(DataConfig(path=str(data_folder / file))))
-    assert len(read) == rows
-    assert read[0].messages[0]["content"].startswith(says)
-    assert all(row.messages[-1]["role"] == "user" and row.response for row in read)
-
-
-def test_real_conversations_keep_all_earlier_turns_in_the_prompt(data_folder):
-    """Defect 7 on real chats: of n turns, n - 1 are the prompt."""
-    path = data_folder / "multi_turn" / "dummy_conversation.json"
-    for raw, row in zip(
-        json.loads(path.read_text()), read_rows(DataConfig(path=str(path))), strict=True
-    ):
-        assert len(row.messages) == len(raw["conversations"]) - 1
-        assert row.response == raw["conversations"][-1]["value"]
-
-
-@pytest.mark.parametrize(
-    "file", ["self_instruct/seed_tasks.jsonl", "tinystories/tinystories_1000.json"]
-)
-def test_real_data_of_another_shape_is_refused_by_its_first_row(data_folder, file):
-    with pytest.raises(UserError, match=r", (line|row) 1: a row (needs one of|must be an object)"):
-        list(read_rows(DataConfig(path=str(data_folder / file))))
