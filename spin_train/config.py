@@ -54,7 +54,7 @@ class DataConfig(_Section):
     """Where the SFT rows come from."""
 
     path: str
-    """JSONL, JSON, CSV or Parquet file, a folder of such or saved by `datasets`, or a hub name."""
+    """JSONL, JSON, CSV or Parquet file, a folder of such or saved by `datasets`, or hub name."""
     split: str = "train"
     """Split of a hub dataset or a folder; ignored for files."""
     subset: str | None = None
@@ -62,7 +62,9 @@ class DataConfig(_Section):
     revision: str | None = None
     """Commit or tag of a hub dataset."""
     shape: str | None = None
-    """Shape of the rows, such as `messages`; null finds it by the keys of each row."""
+    """Shape of the rows: `messages`, `conversations`, `real/generated`, `chosen/rejected`,
+    `prompt/response`, `prompt/completion`, `instruction/output` or `question/answer`; null finds it
+    by the keys of each row, and asks for this where several fit."""
     malformed: Literal["error", "drop"] = "error"
     """What happens to a row that is of no shape, has no prompt or no response, or that the chat
     template refuses: refuse the data, or drop the row and count it."""

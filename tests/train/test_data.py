@@ -311,6 +311,13 @@ def test_fewer_than_two_prompts_are_refused(tmp_path, rows):
         prepared(write(tmp_path, rows))
 
 
+def test_a_missing_file_is_refused_without_asking_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: pytest.fail("asked the hub"))
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="no data file at"):
+        prepared(DataConfig(path=str(tmp_path / "rows.jsonl")))
+
+
 def test_ids_that_the_model_does_not_know_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"token id \d+ and the model knows 4 ids"):
         prepared(write(tmp_path, ROWS), vocabulary=4)

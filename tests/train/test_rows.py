@@ -11,7 +11,7 @@ import pytest
 from spin_train.config import DataConfig
 from spin_train.errors import UserError
 from spin_train.rows import read_rows, source_of
-from spin_train.shapes import row_of
+from spin_train.shapes import SHAPES, row_of
 
 
 def turn(role, content):
@@ -92,6 +92,10 @@ def test_an_alpaca_input_stands_under_its_instruction():
 def test_a_ready_made_pair_keeps_its_other_response(raw):
     row = row_of(raw, "line 1")
     assert (row.messages, row.response, row.given) == ([USER], "ba", "no")
+
+
+def test_the_description_of_the_key_names_every_shape():
+    assert all(f"`{name}`" in DataConfig.model_fields["shape"].description for name in SHAPES)
 
 
 def test_a_sample_may_be_empty():
