@@ -7,6 +7,7 @@ import tracemalloc
 import pyarrow as pa
 import pytest
 
+from benchmarks import data_memory
 from spin_train.batching import MicroBatches, examples_of
 from spin_train.config import DataConfig
 from spin_train.data import Limits, prepare
@@ -72,3 +73,9 @@ def test_a_training_stage_holds_little_more_than_four_bytes_a_token(tmp_path, tr
     tokens = 30 * 64 * 750
     assert (allocated() - before) / tokens < 5
     assert len(batches[0].examples[0].group.responses[1]) == 250
+
+
+def test_the_benchmark_takes_every_row_through_every_stage(tmp_path):
+    data_memory.made_up_rows(tmp_path / "rows.jsonl", 200)
+    rows = [stage(tmp_path) for stage in data_memory.STAGES.values()]
+    assert rows == [200, 196, 196]  # 2 % of 200 prompts are held out

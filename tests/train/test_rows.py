@@ -199,9 +199,17 @@ def test_official_pairs_are_read_unchanged(tmp_path, kind):
     assert [row.given for row in read_rows(write(tmp_path, official, kind))] == ["no"] * 600
 
 
-def test_a_csv_may_begin_with_a_byte_order_mark(tmp_path):
-    path = tmp_path / "rows.csv"
-    path.write_bytes(b"\xef\xbb\xbfprompt,response\r\na b,ba\r\n")
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("csv", b"prompt,response\r\na b,ba\r\n"),
+        ("json", b'[{"prompt": "a b", "response": "ba"}]'),
+        ("jsonl", b'{"prompt": "a b", "response": "ba"}\r\n'),
+    ],
+)
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, kind, content):
+    path = tmp_path / f"rows.{kind}"
+    path.write_bytes(b"\xef\xbb\xbf" + content)
     (row,) = read_rows(DataConfig(path=str(path)))
     assert row.messages == [USER]
 
@@ -219,6 +227,7 @@ def test_other_keys_are_left_alone_and_empty_lines_skipped(tmp_path):
         ("rows.jsonl", b'{"prompt": "a", "response": "b"}\n{"prompt\n', "line 2: no JSON"),
         ("rows.jsonl", b'{"prompt": "\xff", "response": "b"}\n', "line 1: no JSON"),
         ("rows.json", b'{"prompt": "a", "response": "b"}', "must hold a list of rows, got dict"),
+        ("rows.json", b'[{"prompt": "\xff", "response": "b"}]', "no JSON"),
         ("rows.json", b'{"a": 1}\n{"a": 2}', "JSON lines belong in a .jsonl file"),
         ("rows.parquet", b"no such thing", "no Parquet"),
         ("rows.csv", b"prompt,response\na,b,c\n", "row 1: more fields than the header names"),
