@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spin_train import data as data_module
+from spin_train.artifacts import remove_partial
 from spin_train.config import DataConfig
 from spin_train.data import Limits, prepare, split_prompts
 from spin_train.errors import UserError
@@ -321,6 +323,16 @@ def test_a_missing_file_is_refused_without_asking_the_hub(tmp_path, monkeypatch)
 def test_ids_that_the_model_does_not_know_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"token id \d+ and the model knows 4 ids"):
         prepared(write(tmp_path, ROWS), vocabulary=4)
+
+
+def test_what_a_killed_pass_leaves_is_removed_when_the_run_goes_on(tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr(data_module, "share_out", lambda source, masks: left.append(source))
+    with pytest.raises(AssertionError):  # neither side's file is there
+        prepared(write(tmp_path, ROWS))
+    left[0].write_bytes(b"half")
+    remove_partial(tmp_path)
+    assert not left[0].exists()
 
 
 # The summary
