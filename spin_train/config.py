@@ -56,7 +56,7 @@ class DataConfig(_Section):
     """Where the SFT rows come from."""
 
     path: str
-    """JSONL, JSON, CSV or Parquet file, a folder of such or saved by `datasets`, or a hub name."""
+    """JSONL, JSON, CSV or Parquet file, a folder of such or saved by `datasets`, or hub name."""
     split: str = "train"
     """Split of a hub dataset or a folder; ignored for files."""
     subset: str | None = None
@@ -64,7 +64,9 @@ class DataConfig(_Section):
     revision: str | None = None
     """Commit or tag of a hub dataset."""
     shape: str | None = None
-    """Shape of the rows, such as `messages`; null finds it by the keys of each row."""
+    """Shape of the rows: `messages`, `conversations`, `real/generated`, `chosen/rejected`,
+    `prompt/response`, `prompt/completion`, `instruction/output` or `question/answer`; null finds it
+    by the keys of each row, and asks for this where several fit."""
     turn: Literal["last", "first"] = "last"
     """Which turn of the assistant is the response; the published runs take the first of a chat."""
     malformed: Literal["error", "drop"] = "error"

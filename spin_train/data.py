@@ -124,7 +124,6 @@ def prepare(
         If a row is malformed or beyond a limit, there are too few rows, or tokenizer and model do
         not belong together.
     """
-    source = source_of(data)
     pass_ = _Pass(data, renderer, limits, watch)
     # Named as what a killed writer leaves, which is removed when the run goes on.
     rendered = train.with_name("rendered.partial")
@@ -138,7 +137,7 @@ def prepare(
         share_out(rendered, dict(zip((train, held_out), masks, strict=True)))
     finally:
         rendered.unlink(missing_ok=True)
-    return {"source": source, **pass_.summary(*masks)}
+    return {"source": source_of(data), **pass_.summary(*masks)}
 
 
 _COUNTS = (
@@ -151,7 +150,6 @@ _COUNTS = (
     "dropped_repeated",
     "ignored_tool_turns",
     "dropped_turns_after_response",
-    "given",
 )
 
 
@@ -193,7 +191,6 @@ class _Pass:
             seen |= {prompt, whole}
             counts["ignored_tool_turns"] += row.ignored_turns
             counts["dropped_turns_after_response"] += row.dropped_turns
-            counts["given"] += row.given is not None
             self.texts.update((b"\n" if self.prompts else b"") + prompt_text.encode())
             self.prompts.append(prompt)
             lengths = {response.role: len(response.ids) for response in record.responses}
@@ -213,6 +210,7 @@ class _Pass:
             "left_out": int((~used).sum()),
             "train": int(train.sum()),
             "held_out": int(held_out.sum()),
+            "given": int((given >= 0).sum()),
             "distinct_prompts": len(set(self.prompts)),
             "prompt_tokens": _statistics(prompt),
             "response_tokens": _statistics(response),

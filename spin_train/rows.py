@@ -146,7 +146,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        content = json.loads(path.read_bytes())
+        with path.open(encoding="utf-8-sig") as file:
+            content = json.load(file)
     except ValueError as error:
         raise UserError(f"{path}: no JSON ({error}); JSON lines belong in a .jsonl file") from None
     if not isinstance(content, list):

@@ -11,7 +11,7 @@ __all__ = ["SHAPES", "Message", "Row", "RowError", "row_of"]
 Message = dict[str, str]
 
 _ROLES = {
-    "system": "system",
+    **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), "assistant"),
     **dict.fromkeys(

@@ -60,6 +60,11 @@ def test_managed_training_arguments_are_contradictions():
     assert "training.dtype" in refusal({"training": {"bf16": True}})
 
 
+@pytest.mark.parametrize("template", ["spin-official", "tspin", "zephyr", None])
+def test_a_published_template_goes_by_its_name(template):
+    assert parse_config({**SMALLEST, "template": template}).template == template
+
+
 def test_template_must_hold_the_prompt_once():
     assert "{prompt}" in refusal({"template": "no place for it"})
 
@@ -97,6 +102,7 @@ def test_overrides_reach_nested_keys(tmp_path):
 
 
 def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
+    """Defect 13: YAML itself keeps the last, silently."""
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(SMALLEST) + "beta: 0.1\nbeta: 5.0\n")
     with pytest.raises(UserError, match=r"'beta' is given twice \(line \d+\)"):

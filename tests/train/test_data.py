@@ -1,23 +1,19 @@
-import gc
 import hashlib
 import itertools
 import json
 import logging
-import tracemalloc
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
-from spin_train.batching import MicroBatches, examples_of
+from spin_train import data as data_module
+from spin_train.artifacts import remove_partial
 from spin_train.config import DataConfig
 from spin_train.data import Limits, prepare, split_prompts
 from spin_train.errors import UserError
-from spin_train.objective import Objective
-from spin_train.records import Record, Response, read_records, write_records
+from spin_train.records import read_records
 from spin_train.rendering import Renderer
 from tests.train.tokenizers import CHATML, byte_level
 
@@ -317,9 +313,26 @@ def test_fewer_than_two_prompts_are_refused(tmp_path, rows):
         prepared(write(tmp_path, rows))
 
 
+def test_a_missing_file_is_refused_without_asking_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: pytest.fail("asked the hub"))
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="no data file at"):
+        prepared(DataConfig(path=str(tmp_path / "rows.jsonl")))
+
+
 def test_ids_that_the_model_does_not_know_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"token id \d+ and the model knows 4 ids"):
         prepared(write(tmp_path, ROWS), vocabulary=4)
+
+
+def test_what_a_killed_pass_leaves_is_removed_when_the_run_goes_on(tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr(data_module, "share_out", lambda source, masks: left.append(source))
+    with pytest.raises(AssertionError):  # neither side's file is there
+        prepared(write(tmp_path, ROWS))
+    left[0].write_bytes(b"half")
+    remove_partial(tmp_path)
+    assert not left[0].exists()
 
 
 # The summary
@@ -351,119 +364,3 @@ def test_rows_of_several_batches_come_out_as_they_went_in(tmp_path):
     for record in train + held_out:
         assert tokenizer.decode(record.prompt_ids) == f"a {record.prompt_id}\n"
         assert tokenizer.decode(record.responses[0].ids[:-1]) == f"b {record.prompt_id}"
-
-
-# Memory
-
-
-def allocated():
-    return tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes()
-
-
-@pytest.fixture
-def traced():
-    gc.collect()
-    tracemalloc.start()
-    yield
-    tracemalloc.stop()
-
-
-LETTERS = "abcd " * 80  # 400 characters, at most as many tokens
-
-
-def test_preparing_keeps_digests_of_rows_not_rows(tmp_path, traced):
-    """A row of some 300 tokens is 1.2 kB at 4 bytes a token, and 10 kB as Python lists."""
-    rows = [{"prompt": f"{LETTERS} {number}", "response": LETTERS} for number in range(2000)]
-    data = write(tmp_path, rows)
-    del rows
-    sizes = {}
-    prepare(
-        data,
-        Renderer(byte_level(), "{prompt}\n"),
-        Limits(4096, 4, VOCABULARY),
-        train=tmp_path / "train.parquet",
-        held_out=tmp_path / "held_out.parquet",
-        seed=0,
-        watch=lambda count: sizes.update({count: allocated()}),
-    )
-    assert list(sizes) == [1000, 2000]
-    assert len(read_records(tmp_path / "train.parquet")[0].prompt_ids) > 150
-    assert (sizes[2000] - sizes[1000]) / 1000 < 600
-
-
-def test_a_training_stage_holds_little_more_than_four_bytes_a_token(tmp_path, traced):
-    shards = [tmp_path / f"{index}.parquet" for index in range(30)]
-    for shard in shards:
-        ids = list(range(1000, 1250))  # none of them an integer that Python keeps anyway
-        roles = [Response(role, ids, "stop", opponent_logps=-1.0) for role in ("real", "generated")]
-        write_records(shard, [Record(number, ids, roles) for number in range(64)])
-    gc.collect()
-    before = allocated()
-    batches = MicroBatches(
-        examples_of(read_records(*shards), Objective("spin")),
-        batch_size=64,
-        micro_batch_tokens=4096,
-        ranks=2,
-        epochs=2,
-        seed=0,
-    )
-    tokens = 30 * 64 * 750
-    assert (allocated() - before) / tokens < 5
-    assert len(batches[0].examples[0].group.responses[1]) == 250
-
-
-# Real data
-
-
-def real(tokenizer, template, data, tmp_path):
-    return prepare(
-        data,
-        Renderer(tokenizer, template),
-        Limits(512, 64, 512),
-        train=tmp_path / "train.parquet",
-        held_out=tmp_path / "held_out.parquet",
-        seed=0,
-    )
-
-
-def test_real_questions_are_prepared_with_the_official_prompt(data_folder, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(data_folder / "stories260K")
-    lines = (data_folder / "gsm8k" / "train.jsonl").read_text().splitlines()[:300]
-    path = tmp_path / "gsm8k.jsonl"
-    path.write_text("\n".join(lines))
-    data = DataConfig(path=str(path), too_long="truncate", held_out=30)
-    summary = real(tokenizer, "spin-official", data, tmp_path)
-    assert (summary["train"], summary["held_out"]) == (270, 30)
-    raw = [json.loads(line) for line in lines]
-    whole = 0
-    for record in read_records(tmp_path / "train.parquet"):
-        (answer,) = record.responses
-        row = raw[record.prompt_id]
-        text = tokenizer.decode(record.prompt_ids + answer.ids, skip_special_tokens=True)
-        full = f"### Instruction: {row['question']}\n\n### Response: {row['answer']}"
-        cut = len(record.prompt_ids) == 512 - 64
-        # Unknown to the tokenizer, a sign comes back as bytes or not at all.
-        if answer.finish_reason == "stop" and not cut and full.isascii():
-            assert text == full
-            whole += 1
-        assert len(record.prompt_ids) + len(answer.ids) <= 512
-    assert whole > 100
-    assert summary["truncated_responses"] > 0
-
-
-def test_real_chats_have_their_last_turn_in_the_loss_and_no_other(data_folder, tmp_path):
-    """Defects 4, 6 and 7 on real chats, Zephyr's template, a tokenizer that pads with its end."""
-    tokenizer = AutoTokenizer.from_pretrained(data_folder / "stories260K")
-    path = data_folder / "multi_turn" / "dummy_conversation.json"
-    raw = json.loads(path.read_text())
-    summary = real(tokenizer, "zephyr", DataConfig(path=str(path), too_long="drop"), tmp_path)
-    # The same question has several answers; such rows stay on one side together.
-    assert (summary["train"] + summary["held_out"], summary["distinct_prompts"]) == (500, 384)
-    end = tokenizer.eos_token_id
-    for record in read_records(tmp_path / "train.parquet"):
-        (answer,) = record.responses
-        turns = raw[record.prompt_id]["conversations"]
-        assert record.prompt_ids.count(end) == len(turns)  # and one of the empty system turn
-        assert answer.ids.count(end) == 1
-        assert answer.ids[-1] == end
-        assert tokenizer.decode(answer.ids[:-1]).strip() == turns[-1]["value"].strip()
