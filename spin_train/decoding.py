@@ -47,10 +47,10 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     scores = scores - scores.max(-1, keepdim=True).values
     sums = (scores / temperature).exp().cumsum(-1)
     total = sums[:, -1:]
-    # Below the total although a product rounds, lest a token of probability 0 comes at the end.
-    goals = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    # The largest, 1 - 2**-53, times the total is below the total when rounded too.
     # Logits that are not numbers would point past the end; their log-probs give them away.
-    tokens = torch.searchsorted(sums, goals, right=True).clamp(max=logits.shape[1] - 1)
+    tokens = torch.searchsorted(sums, uniforms[:, None] * total, right=True)
+    tokens = tokens.clamp(max=logits.shape[1] - 1)
     if temperature != 1.0:
         total = scores.exp().sum(-1, keepdim=True)
     return tokens[:, 0], (scores.gather(1, tokens) - total.log())[:, 0]
