@@ -46,6 +46,14 @@ def test_no_claim_is_left_behind(folder):
     assert {path.suffix for path in (folder / "run").glob("iter*/scored/*")} == {".parquet"}
 
 
+def test_the_prompts_sampled_from_are_those_trained_on_token_for_token(folder):
+    rows = {r.prompt_id: r.prompt_ids for r in records_of(folder, "data/*.parquet")}
+    for pattern in ("iter*/generations/*.parquet", "iter*/scored/*.parquet"):
+        records = records_of(folder, pattern)
+        assert len(records) == 2 * len(rows)
+        assert all(record.prompt_ids == rows[record.prompt_id] for record in records)
+
+
 def test_samples_of_a_prompt_are_drawn_anew(folder):
     records = records_of(folder, "iter0/generations/train-*.parquet")
     pairs = [[sample.ids for sample in record.responses] for record in records]
