@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from spin_train.generation import Sample, SamplingSettings
 
 __all__ = ["Batch", "Row", "Task", "draw", "draw_and_take", "left_padded"]
+
+_ROOM = 64  # columns; a cache that is full is copied
 
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -44,10 +47,10 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     scores = scores - scores.max(-1, keepdim=True).values
     sums = (scores / temperature).exp().cumsum(-1)
     total = sums[:, -1:]
-    # Below the total although a product rounds, lest a token of probability 0 comes at the end.
-    goals = torch.minimum(uniforms[:, None] * total, total.nextafter(torch.zeros_like(total)))
+    # The largest, 1 - 2**-53, times the total is below the total when rounded too.
     # Logits that are not numbers would point past the end; their log-probs give them away.
-    tokens = torch.searchsorted(sums, goals, right=True).clamp(max=logits.shape[1] - 1)
+    tokens = torch.searchsorted(sums, uniforms[:, None] * total, right=True)
+    tokens = tokens.clamp(max=logits.shape[1] - 1)
     if temperature != 1.0:
         total = scores.exp().sum(-1, keepdim=True)
     return tokens[:, 0], (scores.gather(1, tokens) - total.log())[:, 0]
@@ -168,6 +171,51 @@ def left_padded(tasks: Sequence[Task], device: torch.device) -> tuple[Tensor, Te
     return torch.tensor(input_ids, device=device), mask.long()
 
 
+class _Roomy:
+    """States (rows, heads, columns, size) with room behind them, so that a step copies none."""
+
+    def __init__(self) -> None:
+        self._storage = self._filled = torch.empty(0)
+
+    def append(self, states: Tensor, new: Tensor) -> Tensor:
+        """Append columns to states: to what this gave last, or to others, copied once."""
+        start = states.shape[2] if states.numel() else 0
+        end = start + new.shape[2]
+        if states is not self._filled or end > self._storage.shape[2]:
+            rows, heads, _, size = new.shape
+            self._storage = new.new_empty(rows, heads, end + _ROOM, size)
+            if start:
+                self._storage[:, :, :start] = states
+        self._storage[:, :, start:end] = new
+        self._filled = self._storage[:, :, :end]
+        return self._filled
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer of the cache whose states have room behind them."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        self._roomy_keys, self._roomy_values = _Roomy(), _Roomy()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        states: tuple[Any, Any] = self.keys, self.values
+        keys = self._roomy_keys.append(states[0], key_states)
+        values = self._roomy_values.append(states[1], value_states)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _empty_cache() -> DynamicCache:
+    cache = DynamicCache()  # without the config: windows are masked, not cut off
+    cache.layer_class_to_replicate = _RoomyLayer
+    return cache
+
+
 class Batch:
     """Rows in the making, and the model's state after all their tokens but the next.
 
@@ -181,7 +229,7 @@ class Batch:
         self.rows: list[Row] = []
         self._model = model
         self._device = next(model.parameters()).device
-        self._cache = DynamicCache()  # without the config: windows are masked, not cut off
+        self._cache = _empty_cache()
         self._mask = torch.empty(0, 0)  # (rows, columns)
         self._logits = torch.empty(0, 0)  # (rows, V), of the next token
         parameters = inspect.signature(model.forward).parameters
@@ -194,7 +242,7 @@ class Batch:
             return
         self.rows = [self.rows[number] for number in kept]
         if not self.rows:
-            self._cache = DynamicCache()
+            self._cache = _empty_cache()
             return
         index = torch.tensor(kept, device=self._device)
         longest = max(len(row.task.prompt_ids) + len(row.ids) for row in self.rows)
@@ -213,7 +261,7 @@ class Batch:
             At least one.
         """
         input_ids, mask = left_padded(tasks, self._device)
-        cache = DynamicCache()
+        cache = _empty_cache()
         logits = self._forward(input_ids, mask, cache)
         if self.rows:
             width = max(mask.shape[1], self._mask.shape[1])

@@ -31,8 +31,10 @@ __all__ = [
 ]
 
 # Nats between an engine's log-prob of its own sample and the trainer's: a constant, and a part per
-# token. Seen TODO
-PARITY_TOLERANCE = {"float32": (1e-3, 2e-5), "bfloat16": (0.5, 0.02)}
+# token. Seen with the hf engine, at most, on models of 5 and 12 layers: float32 5e-5 for 56 tokens
+# and 2e-4 for 200; bfloat16 1.0 for 55 and 2.7 for 200, as rounding of either sign adds up. Samples
+# of other weights, another template or a cut-off vocabulary are 0.05 to 8 off a token.
+PARITY_TOLERANCE = {"float32": (1e-3, 2e-5), "bfloat16": (1.5, 0.02)}
 
 
 def seed_of(*parts: object) -> int:

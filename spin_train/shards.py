@@ -5,6 +5,7 @@ alone. Ranks take the next that nobody is at: the claim is a lock that the kerne
 holder dies, so none goes stale.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from spin_train.config import GenerationConfig
 from spin_train.processes import FileLock
 from spin_train.records import Record, count_records, read_records
 
-__all__ = ["CLAIMS", "Shard", "claimed", "rows_per_shard", "shards_of"]
+__all__ = ["Shard", "claimed", "forget_claims", "rows_per_shard", "shards_of"]
 
-CLAIMS = ".claims"
+_CLAIMS = ".claims"
 _MANY = 64  # shards of large data: a kill loses a 64th of the work, uneven ones differ by as much
 _FEW = 8  # shards of small data, so that eight ranks have something to do
 _LEAST = 8  # rows, where there are so many
@@ -131,10 +132,21 @@ def claimed(shards: Sequence[Shard], folder: Path) -> Iterator[tuple[int, Shard]
     """
     for number, shard in enumerate(shards):
         path = folder / shard.name
-        claim = FileLock(folder / CLAIMS / shard.name)
+        claim = FileLock(folder / _CLAIMS / f"{shard.name}.lock")
         try:
             # Looked at again under the claim: its last holder may just have written it.
             if not path.exists() and claim.acquire() and not path.exists():
                 yield number, shard
         finally:
             claim.release()
+
+
+def forget_claims(folder: Path) -> None:
+    """Remove the files of claims, once every shard is there.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the shards are.
+    """
+    shutil.rmtree(folder / _CLAIMS, ignore_errors=True)

@@ -24,7 +24,7 @@ from spin_train.ranks import Progress, Ranks
 from spin_train.records import Record, Response, count_records, read_records, write_records
 from spin_train.rendering import Renderer
 from spin_train.selfplay import Stage
-from spin_train.shards import Shard, claimed, shards_of
+from spin_train.shards import Shard, claimed, forget_claims, shards_of
 from spin_train.training import TrainingTask, fit
 
 __all__ = ["StageRunner"]
@@ -76,15 +76,15 @@ class StageRunner:
         if stage.kind == "generate":
             self._generate(stage.iteration)
             self.ranks.barrier()  # all ranks' shards are there to be listed
-            return [folder / "generations/settings.json", *self._shards(folder / "generations")]
+            return [folder / "generations/settings.json", *self._complete(folder / "generations")]
         if stage.kind == "reference":
             self._score_by_reference(stage.iteration)
             self.ranks.barrier()
-            return list(self._shards(folder / "reference"))
+            return self._complete(folder / "reference")
         if stage.kind == "score":
             self._score(stage.iteration)
             self.ranks.barrier()
-            return self._shards(folder / "scored")
+            return self._complete(folder / "scored")
         if stage.kind == "train":
             self._train(stage, folder)
             policy = [path for path in (folder / "policy").iterdir() if path.is_file()]
@@ -303,6 +303,11 @@ class StageRunner:
             names = {name: None for part in gathered for name in part}
             merged = {name: [v for part in gathered for v in part.get(name, [])] for name in names}
             write_json(folder / "evaluation.json", summarise(merged))
+
+    def _complete(self, folder: Path) -> list[Path]:
+        if self.ranks.is_first:
+            forget_claims(folder)
+        return self._shards(folder)
 
     def _shards(self, folder: Path) -> list[Path]:
         return sorted(folder.glob("*.parquet"))

@@ -211,6 +211,21 @@ def test_mixed_in_samples_give_a_pair_each_with_the_same_real_response():
     ]
 
 
+def test_several_samples_of_an_opponent_meet_the_proto_responses_of_their_own_numbers():
+    new, old, proto = (
+        [Response(role, [10 * k + n, 2], "stop", k, opponent_logps=0.0) for n in range(2)]
+        for role, k in (("generated", 1), ("generated", 0), ("proto", 3))
+    )
+    record = Record(0, [1], [REAL, *new, *old, *proto])
+    groups = [example.group for example in examples_of([record], Objective("tspin"))]
+    assert [[ids[0] for ids in group.responses] for group in groups] == [
+        [3, 10, 30],
+        [3, 11, 31],
+        [3, 0, 30],
+        [3, 1, 31],
+    ]
+
+
 def test_a_triplet_is_real_generated_proto():
     record = Record(0, [1], [REAL, NEW, OLD, PROTO])
     assert examples_of([record], Objective("tspin")) == [

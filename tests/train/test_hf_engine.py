@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from spin_train import hf_engine
@@ -101,6 +103,16 @@ def test_a_token_of_probability_zero_never_comes():
     assert tokens.tolist() == [1, 3, 1, 3]
     expected = torch.tensor([1.0, math.e, 1.0, math.e]).log() - math.log1p(math.e)
     torch.testing.assert_close(logps, expected.double(), atol=1e-6, rtol=0)
+
+
+@given(logits=st.lists(st.floats(-30, 30), min_size=1, max_size=40))
+def test_the_largest_uniform_still_finds_a_token_that_can_come(logits):
+    # After the last token that can come stand two that cannot.
+    row = torch.tensor([[*logits, -torch.inf, -torch.inf]], dtype=torch.float64)
+    uniforms = torch.tensor([1 - 2**-53], dtype=torch.float64)
+    token, logps = draw(row, uniforms, 1.0)
+    assert token.item() < len(logits)
+    assert logps.isfinite().all()
 
 
 def test_log_probs_are_those_of_temperature_one_at_any_temperature():
@@ -210,6 +222,21 @@ def test_no_more_rows_than_the_batch_size_are_in_the_model(monkeypatch):
     sample(model, [[1, 3]] * 40, range(40), settings(batch_size=7))
     assert max(seen) == 7
     assert len(seen) > 5
+
+
+def test_the_longest_prompts_go_first(monkeypatch):
+    seen = []
+    add = Batch.add
+    monkeypatch.setattr(
+        Batch,
+        "add",
+        lambda self, tasks: (add(self, tasks), seen.extend(len(t.prompt_ids) for t in tasks)),
+    )
+    model = stopping(0.3)
+    hf_engine._chosen[model] = WAYS[0]
+    sample(model, [[1] * (1 + n * 7 % 18) for n in range(18)], range(18), settings(batch_size=4))
+    assert seen == sorted(seen, reverse=True)
+    assert len(seen) == 18
 
 
 def test_settings_that_came_with_the_model_are_ignored(tmp_path):

@@ -219,7 +219,8 @@ def test_tspin_on_chat_rows_trains_on_triplets_whose_proto_is_the_first_opponent
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     succeed("run", config)
     folder = tmp_path / "run"
-    first = {r.prompt_id: r.responses[0].ids for r in records_of(folder / "iter0/generations", "*")}
+    sampled = records_of(folder, "iter0/generations/*.parquet")
+    first = {record.prompt_id: record.responses[0].ids for record in sampled}
     for record in records_of(folder / "iter1" / "scored", "train-*.parquet"):
         assert [response.role for response in record.responses] == ["real", "generated", "proto"]
         assert record.of_role("proto")[0].ids == first[record.prompt_id]

@@ -15,6 +15,7 @@ LEARNING_RATE = 0.01
 GROUPS = {
     "spin": [Group([3, 4], [[5, 6, 2], [7]]), Group([8], [[9, 2], [10, 11, 12, 13]])],
     "tspin": [Group([3, 4], [[5, 6, 2], [7], [8, 2]]), Group([8], [[9, 2], [10, 11], [3]])],
+    "tspin_ref": [Group([3, 4], [[5, 6, 2], [7], [8, 2]]), Group([8], [[9, 2], [10, 11], [3]])],
     "sft": [Group([3, 4], [[5, 6, 2]]), Group([8], [[9, 2]])],
 }
 # Five: the last batch of four is one example beside a filler or nothing.
@@ -32,7 +33,15 @@ def scored_examples(model, algorithm, *, off_by=0.0):
     for group in groups:
         with torch.no_grad():
             logps = response_logps(model, [group]).tolist()
-        examples.append(Example(group, [logps[0] + off_by, *logps[1:]]))
+        # Another model's than the opponent, so that one taken for the other shows.
+        reference = [value + 0.5 * n for n, value in enumerate(logps, 1)]
+        examples.append(
+            Example(
+                group,
+                [logps[0] + off_by, *logps[1:]],
+                reference if algorithm == "tspin_ref" else None,
+            )
+        )
     return examples
 
 
@@ -85,7 +94,8 @@ def dense_training(model, objective, batches):
         examples = [example for batch in micro_batches for example in batch.examples]
         policy = torch.stack([response_logps(model, [example.group]) for example in examples])
         opponent = torch.tensor([e.opponent_logps for e in examples], dtype=policy.dtype)
-        loss = objective(policy, opponent).mean()
+        stored = [e.reference_logps or e.opponent_logps for e in examples]
+        loss = objective(policy, torch.tensor(stored, dtype=policy.dtype)).mean()
         model.zero_grad()
         loss.backward()
         with torch.no_grad():
@@ -99,6 +109,7 @@ OBJECTIVES = [
     Objective("spin", beta=0.5),
     Objective("spin", loss_type="hinge", beta=0.1),
     Objective("tspin", beta=0.2, history_weight=0.3),
+    Objective("tspin_ref", beta=0.2, history_weight=0.3),
     Objective("sft", scale=0.05),
 ]
 
@@ -187,3 +198,23 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 def test_a_micro_batch_passes_through_the_loader_as_it_is():
     assert collate(["micro-batch"]) == {"batch": "micro-batch"}
+
+
+def test_the_loss_prints_nothing(tmp_path, capfd):
+    """Defect 1: eight tensors a step on standard output."""
+    model = tiny_model("llama", torch.float32)
+    trainer = make_trainer(tmp_path, model, Objective("spin", beta=0.5))
+    capfd.readouterr()
+    trainer.compute_loss(model, {"batch": trainer.train_dataset[0]}).backward()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_model_goes_forward_once_a_micro_batch(tmp_path):
+    """Defect 2: the opponent is never forwarded, its log-probs are read."""
+    model = tiny_model("llama", torch.float32)
+    trainer = make_trainer(tmp_path, model, Objective("spin", beta=0.5))
+    calls = []
+    model.model.register_forward_hook(lambda *_: calls.append(1))
+    for number in range(len(trainer.train_dataset)):
+        trainer.compute_loss(model, {"batch": trainer.train_dataset[number]})
+    assert len(calls) == len(trainer.train_dataset)
