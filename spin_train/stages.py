@@ -250,7 +250,9 @@ class StageRunner:
         if self.ranks.is_first:
             names = {name: None for part in gathered for name in part}
             merged = {name: [v for part in gathered for v in part.get(name, [])] for name in names}
-            write_json(folder / "evaluation.json", summarise(merged))
+            temperature = self.config.generation.temperature
+            summary = summarise(merged, temperature=temperature)
+            write_json(folder / "evaluation.json", summary)
 
     def _my_shards(self, action: str, iteration: int) -> Iterator[tuple[str, int, list[Record]]]:
         """Yield this rank's shards: the same rows each, whatever the number of ranks."""
