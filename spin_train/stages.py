@@ -11,9 +11,10 @@ from spin_train.artifacts import RunDirectory, write_json
 from spin_train.batching import token_runs
 from spin_train.config import Config
 from spin_train.data import Renderer, prepare
-from spin_train.errors import UserError
+from spin_train.errors import StoppedError, UserError
 from spin_train.evaluation import held_out_sums, summarise
 from spin_train.generation import sample_responses, seed_of
+from spin_train.leaderboards import benchmark_tasks, run_task, wrapped
 from spin_train.logps import Group, response_logps
 from spin_train.models import load_policy, load_tokenizer, model_limits
 from spin_train.objective import control_objective, selfplay_objective, sft_objective
@@ -75,6 +76,9 @@ class StageRunner:
             self._train(stage, folder)
             policy = [path for path in (folder / "policy").iterdir() if path.is_file()]
             return [*policy, folder / "metrics.jsonl"]
+        if stage.kind == "benchmark":
+            self._benchmark(stage, folder)
+            return sorted((folder / "benchmark").glob("*.json"))
         self._evaluate(stage, folder)
         return [folder / "evaluation.json"]
 
@@ -253,6 +257,23 @@ class StageRunner:
             temperature = self.config.generation.temperature
             summary = summarise(merged, temperature=temperature)
             write_json(folder / "evaluation.json", summary)
+
+    def _benchmark(self, stage: Stage, folder: Path) -> None:
+        """Run the tasks that have no file yet, on the first rank; the others wait, task by task."""
+        tasks = benchmark_tasks(self.config)
+        judge: Any = None
+        for number, task in enumerate(tasks):
+            if self.ranks.stop_requested():  # the same answer on all, who meet again below
+                raise StoppedError
+            self.progress.report(stage.name, number, len(tasks), task.name)
+            path = folder / "benchmark" / f"{task.name}.json"
+            if self.ranks.is_first and not path.exists():
+                policy = self._opponent(0) if stage.iteration < 0 else folder / "policy"
+                judge = judge or wrapped(
+                    self._load(policy), load_tokenizer(self.config), self.config
+                )
+                write_json(path, run_task(judge, task, self.config))
+            self.ranks.barrier()
 
     def _my_shards(self, action: str, iteration: int) -> Iterator[tuple[str, int, list[Record]]]:
         """Yield this rank's shards: the same rows each, whatever the number of ranks."""
