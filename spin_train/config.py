@@ -161,6 +161,7 @@ class EvaluationConfig(_Section):
     """What is measured of every policy beside its held-out numbers."""
 
     lm_eval: LmEvalConfig | None = None
+    """Benchmarks of lm-eval; null runs none."""
 
 
 class Config(_Section):

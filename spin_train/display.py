@@ -31,6 +31,12 @@ __all__ = [
 ]
 
 
+_LEGEND = (
+    "y: real; y': of the opponent p_t; meter, TV: how far p_t was from the data, an estimate and "
+    "what it exceeds\nwith 95 % confidence, 0 proves nothing (docs/metrics.md)"
+)
+
+
 @contextmanager
 def watching() -> Iterator[Callable[[str, int, int, str], None]]:
     """Show progress on standard error: bars on a terminal, a line a stage elsewhere.
@@ -121,7 +127,7 @@ def results_table(config: Config) -> Table:
         "meter, and\nat least",
         "TV ≥",
         title=f"{config.algorithm}, held-out prompts (± standard error)",
-        caption="\n".join(notes) or None,
+        caption="\n".join([_LEGEND, *notes]),
     )
     for name, numbers in rows:
         table.add_row(
@@ -161,20 +167,16 @@ def benchmark_table(config: Config) -> Table | None:
     tasks = list(dict.fromkeys(task for results in found.values() for task in results))
     if not tasks:
         return None
-    version = next(iter(found[name][tasks[0]] for name in found if tasks[0] in found[name]))
-    title = f"lm-eval {version['lm_eval_version']} (per cent)"
+    versions = {
+        result["lm_eval_version"] for results in found.values() for result in results.values()
+    }
+    title = f"lm-eval {', '.join(sorted(versions))} (per cent)"
     table = Table("policy", *(task.replace("_", "_\u200b") for task in tasks), "mean", title=title)
     for name, results in found.items():
-        values = [results[task]["value"] for task in tasks if task in results]
-        numbers = [100 * value for value in values if value is not None]
-        whole = len(numbers) == len(tasks)
-        cells = [
-            f"{100 * results[task]['value']:.2f}"
-            if task in results and results[task]["value"] is not None
-            else ""
-            for task in tasks
-        ]
-        table.add_row(name, *cells, f"{sum(numbers) / len(numbers):.2f}" if whole else "")
+        values = [results[task]["value"] if task in results else None for task in tasks]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if len(known) == len(tasks) else None
+        table.add_row(name, *map(_per_cent, [*values, mean]))
     return table
 
 
@@ -227,6 +229,10 @@ def duration(seconds: float | None) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _per_cent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
 
 
 def _number(numbers: dict[str, Any], name: str, digits: int) -> str:
