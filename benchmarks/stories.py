@@ -20,7 +20,8 @@ from spin_train import selfplay
 from spin_train.artifacts import RunDirectory
 from spin_train.config import Config
 from spin_train.config_files import parse_config
-from spin_train.display import evaluations, watching
+from spin_train.display import watching
+from spin_train.results import evaluations
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {

@@ -28,6 +28,7 @@ from spin_theory.iteration_claims import (
 from spin_theory.languages import NoisySort
 from spin_theory.log_linear import LogLinearClass, RestrictedMinimum, minimise_within
 from spin_theory.losses import PENALTIES, sft_loss, spin_loss, tspin_loss
+from spin_theory.meter import Meter, convergence_meter
 from spin_theory.objective_claims import (
     check_convexity,
     check_degeneracy,
@@ -101,6 +102,7 @@ __all__ = [
     "InnerProblem",
     "Linearisation",
     "LogLinearClass",
+    "Meter",
     "Minimum",
     "NoisySort",
     "Opponent",
@@ -145,6 +147,7 @@ __all__ = [
     "chi_square",
     "closed_form",
     "closed_form_update",
+    "convergence_meter",
     "cycle_length",
     "dense_expected_penalty",
     "descending_ray",

@@ -29,7 +29,9 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 `checkpoints`      which checkpoints are complete, and which to resume from
 `stages`           what each stage of a run does
 `training`         one training stage: Trainer under DeepSpeed, from a start to a policy
-`evaluation`       held-out numbers
+`evaluation`       held-out numbers, and the convergence meter
+`leaderboards`     benchmarks of lm-eval, with their few-shot counts
+`results`          the numbers of all policies of a run
 `selfplay`         the driver: the stage graph, resume, launching workers
 `branching`        a new run that shares the beginning of another
 `selection`        the best policy so far; when to stop
@@ -38,6 +40,7 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 `ranks`            what a worker knows of the others, and of the driver
 `processes`        locks, launching, signals, the compiled communication op
 `artifacts`        what lies in a run directory, written atomically
+`status`           how far a run is, from its files
 `display`          bars and tables in the terminal
 `demo`             the self-contained demo
 `cli`              the command line

@@ -10,7 +10,9 @@
     iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl evaluation.json
                          (reference/: scored by p_0, for T-SPIN_ref)
     control/iterK/       checkpoints/ policy/ metrics.jsonl evaluation.json
-    logs/                one file a start, all output of the workers
+                         where asked for, benchmark/ beside each evaluation.json
+    results.json         all evaluations and benchmarks
+    logs/                one file a start, all output of the workers; tensorboard/, by stage
 """
 
 import hashlib
@@ -56,6 +58,7 @@ class RunDirectory:
         self.progress = self.root / ".progress.json"
         self.worker_errors = self.root / ".errors"
         self.logs = self.root / "logs"
+        self.results = self.root / "results.json"
         self.data = self.root / "data"
         self.train_rows = self.data / "train.parquet"
         self.held_out_rows = self.data / "held_out.parquet"
@@ -158,7 +161,7 @@ def remove_partial(root: Path) -> None:
     """
     ours = [root / name for name in ("data", "sft", "initial", "control")] + [*root.glob("iter*")]
     found = [partial for folder in ours for partial in folder.rglob(f"*{_PARTIAL}")]
-    for name in ("config.yaml", "manifest.json", ".progress.json"):
+    for name in ("config.yaml", "manifest.json", "results.json", ".progress.json"):
         found += root.glob(f"{name}.*{_PARTIAL}")
     for partial in found:
         if partial.is_dir():

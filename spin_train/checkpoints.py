@@ -123,7 +123,9 @@ class RunCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Save and stop if the driver asked to."""
+        """Save and stop if the driver asked to; leave no step out of the metrics."""
+        if state.global_step == state.max_steps:
+            control.should_log = True
         self._progress.report(self._stage, state.global_step, state.max_steps, self._note)
         if self._ranks.stop_requested():
             self.stopped = control.should_save = control.should_training_stop = True

@@ -1,8 +1,10 @@
-"""The command line: `spin-train run`, `spin-train demo`."""
+"""The command line: `spin-train run`, `status`, `keys`, `demo`."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -98,6 +100,33 @@ def grid(
 
 
 @app.command()
+def status(
+    run_dir: Annotated[Path, typer.Argument(help="Directory of a run, its output_dir.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how far a run is, alive or dead: stages, progress, time left, last loss, last error."""
+    from spin_train.status import read_status
+
+    found = read_status(run_dir)
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    from spin_train.display import duration, show_table, status_table
+
+    show_table(status_table(found))
+    finished = all(stage.state == "done" for stage in found.stages)
+    print("a process works on it" if found.working else "no process works on it")
+    if not finished:
+        print(f"time left: {duration(found.eta_seconds) or 'not known yet'}")
+    if found.loss is not None:
+        print(f"last loss: {found.loss:.4f} ({found.loss_at})")
+    if found.error:
+        print(f"last error: {found.error}")
+    if found.log:
+        print(f"log: {found.log}")
+
+
+@app.command()
 def keys() -> None:
     """List every configuration key with its default and meaning."""
     for line in _describe(Config, ""):
@@ -173,12 +202,22 @@ def _describe(section: type, prefix: str) -> list[str]:
 
 
 def _run(config: Config, *, restart_iteration: bool = False) -> None:
+    if cpu_only():  # lm-eval and transformers import DeepSpeed, which would warn
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from spin_train import selfplay
-    from spin_train.display import results_table, show_table, watching
+    from spin_train.display import benchmark_table, results_table, show_table, watching
+    from spin_train.results import write_results
+    from spin_train.selection import best_policy
 
     with watching() as watch:
         selfplay.run(config, restart_iteration=restart_iteration, watch=watch)
-    show_table(results_table(config))
+    for table in (results_table(config), benchmark_table(config)):
+        if table is not None:
+            show_table(table)
+    best = best_policy(config)
+    if best is not None:
+        print(f"best by {config.selection.metric}: {best.name} ({best.value:.4g}), {best.policy}")
+    print(f"numbers: {write_results(config)}")
 
 
 def main() -> None:

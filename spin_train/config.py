@@ -11,7 +11,9 @@ __all__ = [
     "AdapterConfig",
     "Config",
     "DataConfig",
+    "EvaluationConfig",
     "GenerationConfig",
+    "LmEvalConfig",
     "SelectionConfig",
     "SftConfig",
     "TrainingConfig",
@@ -201,6 +203,41 @@ class SelectionConfig(_Section):
     """Stop after so many iterations in a row without a better policy; null plays them all."""
 
 
+class LmEvalConfig(_Section):
+    """Benchmarks of lm-evaluation-harness for every policy; needs the extra `eval`."""
+
+    leaderboard: Literal["v1", "tspin"] | None = None
+    """`v1`: Open LLM Leaderboard v1, as SPIN reports. `tspin`: the ten tasks of T-SPIN. Both
+    with their few-shot counts."""
+    tasks: list[str] | None = None
+    """Tasks or groups by their names in lm-eval, instead of a leaderboard."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Examples before each question of `tasks`; null is each task's own number."""
+    limit: float | None = Field(default=None, gt=0)
+    """Questions of each task: a number from 1 on, a fraction below; null is all."""
+    include_path: str | None = None
+    """Directory with task files (YAML) of your own."""
+    batch_size: int = Field(default=8, ge=1)
+    """Questions through the model at once."""
+    chat_template: bool = False
+    """Put each question into the tokenizer's chat template."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.leaderboard is None) == (not self.tasks):
+            raise ValueError("give either tasks or a leaderboard")
+        if self.num_fewshot is not None and self.leaderboard:
+            raise ValueError("num_fewshot belongs to tasks; a leaderboard has its own")
+        return self
+
+
+class EvaluationConfig(_Section):
+    """What is measured of every policy beside its held-out numbers."""
+
+    lm_eval: LmEvalConfig | None = None
+    """Benchmarks of lm-eval; null runs none."""
+
+
 class Config(_Section):
     """A whole run."""
 
@@ -244,6 +281,7 @@ class Config(_Section):
     selection: SelectionConfig = SelectionConfig()
     generation: GenerationConfig = GenerationConfig()
     training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
     ranks: int = Field(default=1, ge=1)

@@ -16,6 +16,7 @@ __all__ = ["changed_keys", "flatten", "load_config", "override", "parse_config",
 
 # What may differ between a run and its resumption without changing its result.
 _FREE_KEYS = {
+    "evaluation.lm_eval.batch_size",
     "iterations",
     "selection.metric",
     "selection.goal",
@@ -169,12 +170,16 @@ def changed_keys(old: Config, new: Config) -> list[str]:
     -------
     list of str
         One ``key: old -> new`` a key. More iterations, longer schedules with the same beginning,
-        logging, checkpoint spacing, ranks and ZeRO stage may change; the rest may not.
+        logging, checkpoint spacing, ranks and ZeRO stage may change, and benchmarks may be
+        added or left out; the rest may not.
     """
     before, after = flatten(old), flatten(new)
+    added = None in (old.evaluation.lm_eval, new.evaluation.lm_eval)
     changes = []
     for key in sorted(before.keys() | after.keys()):
         if key in _FREE_KEYS or before.get(key) == after.get(key):
+            continue
+        if added and key.startswith("evaluation.lm_eval"):  # benchmarks come in, or are left out
             continue
         if key in ("beta", "history_weight", "learning_rate", "epochs") and all(
             old.at(key, k) == new.at(key, k) for k in range(min(old.iterations, new.iterations))

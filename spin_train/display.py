@@ -1,6 +1,6 @@
-"""What a run shows in the terminal: a bar a stage, then one table."""
+"""What a run shows in the terminal: a bar a stage, then tables."""
 
-import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +17,24 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from spin_train.artifacts import RunDirectory
 from spin_train.config import Config
+from spin_train.results import benchmarks, evaluations, policy_folders
+from spin_train.status import RunStatus
 
-__all__ = ["evaluations", "results_table", "show_table", "watching"]
+__all__ = [
+    "benchmark_table",
+    "duration",
+    "results_table",
+    "show_table",
+    "status_table",
+    "watching",
+]
+
+
+_LEGEND = (
+    "y: real; y': of the opponent p_t; meter, TV: how far p_t was from the data, an estimate and "
+    "what it exceeds\nwith 95 % confidence, 0 proves nothing (docs/metrics.md)"
+)
 
 
 @contextmanager
@@ -83,32 +97,6 @@ def show_table(table: Table) -> None:
     console.print(table)
 
 
-def evaluations(config: Config) -> list[tuple[str, dict[str, Any]]]:
-    """Read the evaluations of a finished run.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    list of tuple
-        Name of the policy and its held-out numbers: p_0, then policy and control by iteration.
-    """
-    directory = RunDirectory(config.output_dir)
-    folders = [("p_0", directory.initial)]
-    for k in range(config.iterations):
-        folders.append((f"p_{k + 1}", directory.iteration(k)))
-        if config.control:
-            folders.append((f"control {k + 1}", directory.control(k)))
-    return [
-        (name, json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
-        for name, folder in folders
-        if (folder / "evaluation.json").is_file()  # not where the run stopped early
-    ]
-
-
 def results_table(config: Config) -> Table:
     """Held-out numbers of all policies of a run.
 
@@ -120,39 +108,141 @@ def results_table(config: Config) -> Table:
     Returns
     -------
     rich.table.Table
-        A row a policy; margins and losses are against the opponent of that iteration.
+        A row a policy, within 140 columns; ``docs/metrics.md`` defines the numbers. Margin, loss,
+        KL and meter are against the opponent p_t of that iteration, y' its samples.
     """
+    rows = evaluations(config)
+    notes = list(dict.fromkeys(note for _, numbers in rows for note in numbers.get("notes", ())))
     table = Table(
         "policy",
         "loss",
         "margin (nats)",
-        "accuracy",
-        "log p(real) (nats)",
-        "NLL/token (nats)",
-        "opponent's tokens",
-        "opponent's stops",
-        title=f"{config.algorithm}, held-out prompts (± standard error){_unusual(config)}",
+        "accu-\nracy",
+        "log p(y) (nats)",
+        "log p(y')",
+        "NLL/\ntoken",
+        "y' to-\nkens",
+        "y'\nstops",
+        "KL(p_t||p)\n(nats)",
+        "meter, and\nat least",
+        "TV ≥",
+        title=f"{config.algorithm}, held-out prompts (± standard error)",
+        caption="\n".join([_LEGEND, *notes]),
     )
-    for name, numbers in evaluations(config):
-        played = "margin" in numbers
+    for name, numbers in rows:
         table.add_row(
             name,
-            f"{numbers['loss']:.4f}" if played else "",
-            _with_error(numbers, "margin") if played else "",
-            f"{numbers['accuracy']:.3f}" if played else "",
+            _number(numbers, "loss", 4) if "margin" in numbers else "",
+            _with_error(numbers, "margin"),
+            _number(numbers, "accuracy", 3),
             _with_error(numbers, "real_logps"),
-            f"{numbers['real_nll_per_token']:.4f}",
-            f"{numbers['generated_tokens']:.1f}" if played else "",
-            f"{numbers['generated_stopped']:.3f}" if played else "",
+            _number(numbers, "generated_logps", 2),
+            _number(numbers, "real_nll_per_token", 4),
+            _number(numbers, "generated_tokens", 1),
+            _number(numbers, "generated_stopped", 3),
+            _number(numbers, "opponent_kl", 3),
+            f"{numbers['meter']:.3f}, {numbers['meter_lower_bound']:.3f}"
+            if "meter" in numbers
+            else "",
+            _number(numbers, "tv_lower_bound", 3),
         )
     return table
 
 
-def _unusual(config: Config) -> str:
-    """Name what makes the opponent's samples something else than samples of p_t."""
-    temperature = config.generation.temperature
-    return "" if temperature == 1.0 else f"; sampled at temperature {temperature:g}, not from p_t"
+def benchmark_table(config: Config) -> Table | None:
+    """Results of lm-eval for all policies of a run.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    rich.table.Table or None
+        A row a policy, a column a task, in per cent, and their mean where all are there; None
+        where there are no results.
+    """
+    found = {name: benchmarks(folder) for name, folder in policy_folders(config)}
+    tasks = list(dict.fromkeys(task for results in found.values() for task in results))
+    if not tasks:
+        return None
+    versions = {
+        result["lm_eval_version"] for results in found.values() for result in results.values()
+    }
+    title = f"lm-eval {', '.join(sorted(versions))} (per cent)"
+    table = Table("policy", *(task.replace("_", "_\u200b") for task in tasks), "mean", title=title)
+    for name, results in found.items():
+        values = [results[task]["value"] if task in results else None for task in tasks]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if len(known) == len(tasks) else None
+        table.add_row(name, *map(_per_cent, [*values, mean]))
+    return table
+
+
+def status_table(status: RunStatus) -> Table:
+    """How far a run is, stage by stage.
+
+    Parameters
+    ----------
+    status : RunStatus
+        From `read_status`.
+
+    Returns
+    -------
+    rich.table.Table
+        A row a stage.
+    """
+    table = Table("stage", "state", "progress", "time", "time left")
+    for stage in status.stages:
+        counted = stage.done is not None
+        table.add_row(
+            stage.name,
+            stage.state,
+            f"{stage.done}/{stage.total}" if counted else "",
+            duration(stage.seconds),
+            "" if stage.state == "done" else duration(stage.eta_seconds),
+        )
+    return table
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time for people.
+
+    Parameters
+    ----------
+    seconds : float or None
+        How long; None where that is not known.
+
+    Returns
+    -------
+    str
+        Such as ``2:05:09``; empty for None.
+
+    Examples
+    --------
+    >>> duration(7509.4), duration(59.6), duration(None)
+    ('2:05:09', '1:00', '')
+    """
+    if seconds is None:
+        return ""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _per_cent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _number(numbers: dict[str, Any], name: str, digits: int) -> str:
+    return f"{numbers[name]:.{digits}f}" if name in numbers else ""
 
 
 def _with_error(numbers: dict[str, Any], name: str) -> str:
-    return f"{numbers[name]:.3f} ± {numbers[name + '_standard_error']:.3f}"
+    """Write a mean to the second digit of its standard error."""
+    if name not in numbers:
+        return ""
+    error = numbers[f"{name}_standard_error"]
+    digits = min(4, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 3
+    return f"{numbers[name]:.{digits}f} ± {error:.{digits}f}"

@@ -12,8 +12,8 @@ from spin_train.artifacts import write_json
 from spin_train.branching import branch
 from spin_train.config import Config
 from spin_train.config_files import load_config
-from spin_train.display import evaluations
 from spin_train.errors import UserError
+from spin_train.results import evaluations
 
 __all__ = ["Cell", "best_cells", "cells", "grid_table", "play_grid"]
 

@@ -143,6 +143,9 @@ class Progress:
         self._enabled = enabled
         self._written = 0.0
         self._stages: list[str] = []
+        self._started = 0.0
+        self._since = (0.0, 0)
+        self._total = 0
 
     def report(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Say how far a stage is.
@@ -161,9 +164,22 @@ class Progress:
         if not self._enabled or (soon and stage in self._stages and done < total):
             return
         self._written = now
+        clock = time.time()
         if stage not in self._stages:
             self._stages.append(stage)
-        # All stages so far, so that the driver misses none that is over between two looks.
-        content = {"stages": self._stages, "done": done, "total": total, "note": note}
+            self._started, self._total = clock, 0
+        if total != self._total:  # the first real count: its pace says nothing of loading
+            self._since, self._total = (clock, done), total
+        content = {
+            # All stages so far, so that the driver misses none that is over between two looks.
+            "stages": self._stages,
+            "done": done,
+            "total": total,
+            "note": note,
+            # For `spin-train status`: seconds since 1970, and where the count began.
+            "started": self._started,
+            "since": self._since,
+            "written": clock,
+        }
         with write_atomically(self._path) as partial:
             partial.write_text(json.dumps(content), encoding="utf-8")

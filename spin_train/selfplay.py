@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -21,6 +21,7 @@ from spin_train.artifacts import Manifest, RunDirectory, remove_partial, write_a
 from spin_train.config import Config
 from spin_train.config_files import changed_keys, load_config
 from spin_train.errors import StoppedError, UserError
+from spin_train.leaderboards import require_benchmarks
 from spin_train.processes import (
     FileLock,
     build_communication_op,
@@ -31,12 +32,13 @@ from spin_train.selection import iterations_wanted
 
 __all__ = ["Stage", "WorkerError", "plan", "run"]
 
+_GLANCE_SECONDS = 0.5  # `spin-train status` touches the lock for an instant
 _ORPHAN_SECONDS = 30.0
 _STOP_SECONDS = 300.0
 _POLL_SECONDS = 0.1
 _FULL_BYTES = 2**20
 
-Kind = Literal["prepare", "train", "evaluate", "generate", "reference", "score"]
+Kind = Literal["prepare", "train", "evaluate", "benchmark", "generate", "reference", "score"]
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,17 @@ def plan(config: Config) -> list[Stage]:
     stages = [Stage("data/prepare", "prepare")]
     if config.sft:
         stages.append(Stage("sft/train", "train"))
-    stages.append(Stage("initial/evaluate", "evaluate"))
+    judge: tuple[Kind, ...] = ("evaluate",)
+    if config.evaluation.lm_eval:
+        judge = ("evaluate", "benchmark")
+    stages += [Stage(f"initial/{kind}", kind) for kind in judge]
     for k in range(config.iterations):
-        kinds: tuple[Kind, ...] = ("generate", "score", "train", "evaluate")
+        kinds: tuple[Kind, ...] = ("generate", "score", "train", *judge)
         if config.algorithm == "tspin_ref":
-            kinds = ("generate", "reference", "score", "train", "evaluate")
+            kinds = ("generate", "reference", "score", "train", *judge)
         stages += [Stage(f"iter{k}/{kind}", kind, k) for kind in kinds]
         if config.control:
-            kinds = ("train", "evaluate")
+            kinds = ("train", *judge)
             stages += [Stage(f"control/iter{k}/{kind}", kind, k, control=True) for kind in kinds]
     return stages
 
@@ -111,13 +116,14 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
     _refuse_unknown_arguments(config)
     if config.adapter:
         require_peft()
+    require_benchmarks(config)
     directory = RunDirectory(config.output_dir)
     try:
         directory.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_dir {directory.root} cannot be made: {error}") from None
     lock = FileLock(directory.lock)
-    if not lock.acquire():
+    if not lock.acquire(wait_s=_GLANCE_SECONDS):
         raise UserError(f"another run is working in {directory.root}; wait for it, or stop it")
     try:
         if not FileLock(directory.worker_lock).acquire(wait_s=_ORPHAN_SECONDS):
@@ -149,11 +155,26 @@ def _refuse_unknown_arguments(config: Config) -> None:
                 f"unknown key training.{unknown[0]}: neither a key of ours (spin-train keys) nor "
                 "an argument of transformers' TrainingArguments"
             )
+    if given and "report_to" in given:
+        _require_reporters(given["report_to"])
+
+
+def _require_reporters(report_to: Any) -> None:
+    """Check that what is to be reported to is there, before anything is trained."""
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    present = {*get_available_reporting_integrations(), "flyte", "all", "none"}
+    for name in [report_to] if isinstance(report_to, str) else report_to or []:
+        if name not in present:
+            raise UserError(
+                f"training.report_to names {name!r}, which is not installed or not known to "
+                f"transformers: pip install {name}, or leave it out"
+            )
 
 
 def _all_complete(manifest: Manifest, config: Config) -> bool:
     """Say whether nothing is left to do; refuse to redo what later stages were made from."""
-    stages = [stage for stage in plan(config) if stage.kind != "evaluate"]
+    stages = [stage for stage in plan(config) if stage.kind not in ("evaluate", "benchmark")]
     complete = [manifest.is_complete(stage.name) for stage in stages]
     first = complete.index(False) if False in complete else len(stages)
     if any(complete[first:]):

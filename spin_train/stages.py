@@ -14,9 +14,10 @@ from spin_train.artifacts import RunDirectory, write_json
 from spin_train.batching import token_runs
 from spin_train.config import Config
 from spin_train.data import Limits, prepare
-from spin_train.errors import UserError
+from spin_train.errors import StoppedError, UserError
 from spin_train.evaluation import held_out_sums, summarise
 from spin_train.generation import fill_shards, parity_problem, sampling_record, seed_of
+from spin_train.leaderboards import benchmark_tasks, run_task, wrapped
 from spin_train.logps import Group, response_logps
 from spin_train.models import load_policy, load_tokenizer, model_limits
 from spin_train.objective import control_objective, selfplay_objective, sft_objective
@@ -89,6 +90,9 @@ class StageRunner:
             self._train(stage, folder)
             policy = [path for path in (folder / "policy").iterdir() if path.is_file()]
             return [*policy, folder / "metrics.jsonl"]
+        if stage.kind == "benchmark":
+            self._benchmark(stage, folder)
+            return sorted((folder / "benchmark").glob("*.json"))
         self._evaluate(stage, folder)
         return [folder / "evaluation.json"]
 
@@ -302,7 +306,30 @@ class StageRunner:
         if self.ranks.is_first:
             names = {name: None for part in gathered for name in part}
             merged = {name: [v for part in gathered for v in part.get(name, [])] for name in names}
-            write_json(folder / "evaluation.json", summarise(merged))
+            generation = self.config.generation
+            summary = summarise(
+                merged,
+                temperature=generation.temperature,
+                given=generation.engine == "given",
+            )
+            write_json(folder / "evaluation.json", summary)
+
+    def _benchmark(self, stage: Stage, folder: Path) -> None:
+        """Run the tasks that have no file yet, on the first rank; the others wait, task by task."""
+        tasks = benchmark_tasks(self.config)
+        judge: Any = None
+        for number, task in enumerate(tasks):
+            if self.ranks.stop_requested():  # the same answer on all, who meet again below
+                raise StoppedError
+            self.progress.report(stage.name, number, len(tasks), task.name)
+            path = folder / "benchmark" / f"{task.name}.json"
+            if self.ranks.is_first and not path.exists():
+                policy = self._opponent(0) if stage.iteration < 0 else folder / "policy"
+                judge = judge or wrapped(
+                    self._load(policy), load_tokenizer(self.config), self.config
+                )
+                write_json(path, run_task(judge, task, self.config))
+            self.ranks.barrier()
 
     def _complete(self, folder: Path) -> list[Path]:
         if self.ranks.is_first:

@@ -89,6 +89,10 @@ class SpinTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics, means over the examples of all ranks since the last line."""
+        if "train_runtime" in logs:
+            # The summary at the end counts micro-batches as samples, and starts at a resumption;
+            # the stage's seconds are in the manifest.
+            return
         if "loss" in logs:
             if not torch.isfinite(torch.tensor(logs["loss"])):
                 raise UserError(

@@ -2,6 +2,8 @@
 
 import gc
 import importlib.resources
+import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +12,12 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from spin_train.adapters import attach, is_adapter, write_learnt
+from spin_train.artifacts import RunDirectory
 from spin_train.batching import MicroBatches, examples_of
 from spin_train.checkpoints import RunCallback, latest_complete, remove_checkpoints
 from spin_train.config import Config
@@ -25,6 +29,8 @@ from spin_train.records import Record
 from spin_train.trainer import SpinTrainer, collate
 
 __all__ = ["TrainingTask", "fit"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,10 @@ def fit(
     callback = RunCallback(
         ranks, progress, stage=stage, folder=folder, zero_stage=config.zero_stage
     )
+    events = RunDirectory(config.output_dir).logs / "tensorboard" / stage.rpartition("/")[0]
+    writers = _event_writers(arguments, ranks, events, resume)
     with _released_afterwards():
-        _fit(task, config, ranks, arguments, batches, callback, resume, folder / "policy")
+        _fit(task, config, ranks, arguments, batches, callback, writers, resume, folder / "policy")
 
 
 def _fit(
@@ -121,6 +129,7 @@ def _fit(
     arguments: TrainingArguments,
     batches: MicroBatches,
     callback: RunCallback,
+    writers: list[TrainerCallback],
     resume: Path | None,
     policy: Path,
 ) -> None:
@@ -134,7 +143,7 @@ def _fit(
         args=arguments,
         train_dataset=batches,
         data_collator=collate,
-        callbacks=[callback],
+        callbacks=[callback, *writers],
         objective=task.objective,
         dtype=config.training.dtype,
         ranks=ranks,
@@ -193,12 +202,32 @@ def _training_arguments(
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": not on_cpu,
     }
+    report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
     known = {"batch_size", "micro_batch_size", "micro_batch_tokens", "dtype"}
     given = {key: value for key, value in training.model_dump().items() if key not in known}
     try:
-        return TrainingArguments(**{"report_to": "none", **managed, **given})
+        return TrainingArguments(**{"report_to": report_to, **managed, **given})
     except (TypeError, ValueError) as error:
         raise UserError(f"training: TrainingArguments refuses this: {error}") from None
+
+
+def _event_writers(
+    arguments: TrainingArguments, ranks: Ranks, events: Path, resume: Path | None
+) -> list[TrainerCallback]:
+    """TensorBoard's callback, which by itself would write among the checkpoints."""
+    reporters = list(arguments.report_to or [])  # TrainingArguments has made a list of it
+    if "tensorboard" not in reporters:
+        if ranks.is_first and not importlib.util.find_spec("tensorboard"):
+            _LOG.warning("no tensorboard here (pip install tensorboard): see metrics.jsonl")
+        return []
+    arguments.report_to = [name for name in reporters if name != "tensorboard"]
+    if not ranks.is_first:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+
+    step = int(resume.name.rpartition("-")[2]) if resume else 0
+    # What a killed start logged beyond its checkpoint is logged again: readers drop the first.
+    return [TensorBoardCallback(SummaryWriter(str(events), purge_step=step + 1))]
 
 
 def _destroy(engine: Any) -> None:

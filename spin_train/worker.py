@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 from spin_train.artifacts import Manifest, RunDirectory, write_json
@@ -86,6 +87,9 @@ def _quiet() -> None:
     logger.setLevel(logging.WARNING)
     transformers.logging.set_verbosity_warning()
     transformers.logging.disable_progress_bar()
+    if os.environ.get("RANK", "0") != "0":  # the first rank gives the same warnings
+        transformers.logging.set_verbosity_error()
+        warnings.simplefilter("ignore")
 
 
 def _fail(run: RunDirectory, code: int, line: str) -> None:
