@@ -52,6 +52,7 @@ FACTORS = {  # against plain without the opponent's forward, against plain, agai
     "mixed lengths": (2.0, 3.0, 7.0),
 }
 MEMORY_FACTOR = 8.0
+AGREEMENT = 5e-5  # relative, in float32
 
 
 @dataclass(frozen=True)
@@ -160,14 +161,29 @@ def compare(
         "plain": (plain, [plain_step(plain, b) for b in batches]),
         "plain with opponent": (plain, [plain_step(plain, b, opponent=opponent) for b in batches]),
     }
-    losses = [steps[name][1][0]().item() for name in ("ours", "plain")]
     if with_trl:
         theirs = size.build(torch.float32)
         steps["trl"] = (theirs, [trl_step(theirs, b) for b in batches])
-        losses.append(steps["trl"][1][0]().item())
-    if max(losses) - min(losses) > 1e-5 * abs(losses[0]):
-        raise AssertionError(f"ours, plain and TRL do not agree on the loss: {losses}")
+    compared = [name for name in ("plain", "ours", "trl") if name in steps]
+    _require_agreement([steps[name] for name in compared])
     return seconds_of(steps, rounds)
+
+
+def _require_agreement(steps: list[tuple[Any, list[Step]]]) -> None:
+    """Hold all ways to one loss, and to one gradient in all parameters, of the first batch."""
+    losses, gradients = [], []
+    for model, (step, *_) in steps:
+        model.zero_grad()
+        losses.append(step().item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]).double())
+    expected = gradients[0].norm()
+    apart = max((gradient - gradients[0]).norm().item() for gradient in gradients) / expected
+    gap = (max(losses) - min(losses)) / abs(losses[0])
+    print(f"apart by {gap:.1e} in the loss, {apart:.1e} in the gradient", file=sys.stderr)
+    if gap > AGREEMENT or apart > AGREEMENT:
+        raise AssertionError(
+            f"ours, plain and TRL do not agree: {gap:.2g} in the loss, {apart:.2g}"
+        )
 
 
 def own_factors(size: Size, *, rounds: int) -> dict[str, float]:
