@@ -45,6 +45,12 @@ HEAD = "spin_train/head.py"
 OBJECTIVE = "spin_train/objective.py"
 BATCHING = "spin_train/batching.py"
 TRAINER = "spin_train/trainer.py"
+DECODING = "spin_train/decoding.py"
+GENERATION = "spin_train/generation.py"
+EVALUATION = "spin_train/evaluation.py"
+SELECTION = "spin_train/selection.py"
+SHAPES = "spin_train/shapes.py"
+METER = "spin_theory/meter.py"
 INNER = "spin_theory/inner_problems.py"
 NEWTON = "spin_theory/newton.py"
 CERTIFICATES = "spin_theory/certificates.py"
@@ -71,6 +77,12 @@ TESTS = {
     OBJECTIVE: ["tests/train/test_objective.py"],
     BATCHING: ["tests/train/test_batching.py"],
     TRAINER: ["tests/train/test_trainer.py"],
+    DECODING: ["tests/train/test_hf_engine.py"],
+    GENERATION: ["tests/train/test_generation.py"],
+    EVALUATION: ["tests/train/test_evaluation.py"],
+    SELECTION: ["tests/train/test_selection.py"],
+    SHAPES: ["tests/train/test_rows.py", "tests/train/test_turns.py"],
+    METER: ["tests/theory/test_meter.py"],
     INNER: ["tests/theory/test_inner_problems.py"],
     NEWTON: ["tests/theory/test_newton.py"],
     CERTIFICATES: ["tests/theory/test_certificates.py"],
@@ -465,6 +477,30 @@ MUTANTS = [
         "(policy or data).log_probs",
         "data.log_probs",
     ),
+    Mutant("draw: log-prob at the temperature", DECODING, "if temperature != 1.0:", "if False:"),
+    Mutant(
+        "draw: an id too far",
+        DECODING,
+        "uniforms[:, None] * total, right=True)",
+        "uniforms[:, None] * total) + 1",
+    ),
+    Mutant(
+        "parity: nan passes",
+        GENERATION,
+        "if not difference <= constant",
+        "if difference > constant",
+    ),
+    Mutant(
+        "one seed a prompt", GENERATION, "iteration, prompt_id, number)", "iteration, prompt_id, 0)"
+    ),
+    Mutant("KL: sign", EVALUATION, "[-value for value in", "[value for value in"),
+    Mutant("patience: one more", SELECTION, "since >= patience", "since > patience"),
+    Mutant("best: of equals the latest", SELECTION, "min(judged, key", "min(reversed(judged), key"),
+    Mutant(
+        "first turn: the last", SHAPES, "response=row.messages[first]", "response=row.messages[-1]"
+    ),
+    Mutant("meter: tuned on what it judges", METER, "_values(*halves[1]", "_values(*halves[0]"),
+    Mutant("meter: level", METER, "-math.log1p(-confidence)", "math.log1p(confidence)"),
     Mutant("phase: refusals as diverged", PHASE, '"log_probs must be finite"', '"finite"'),
     Mutant("pipe: flushed too late", COMMANDS, "sys.stdout.flush()", "pass"),
 ]
