@@ -14,7 +14,7 @@ from spin_train.config import Config
 from spin_train.config_files import load_config, override, parse_config
 from spin_train.display import results_table, watching
 from spin_train.results import evaluations, write_results
-from spin_train.selection import Judged, best_policy
+from spin_train.selection import Judged, best_policy, write_best
 
 __all__ = ["Run", "run"]
 
@@ -92,4 +92,5 @@ def run(
     else:
         selfplay.run(resolved)
     write_results(resolved)
+    write_best(resolved)
     return Run(resolved)

@@ -32,7 +32,8 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
     at : int
         K: iterations kept. 0 keeps data, SFT and the evaluation of p_0.
     overrides : iterable of str
-        Keys of the new run, such as ``beta=0.5``. A schedule's first K values stay.
+        Keys of the new run, such as ``beta=0.5``. One number for a schedule holds from iteration K
+        on; the first K values stay.
 
     Returns
     -------
@@ -55,7 +56,11 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
     if target.exists():
         raise UserError(f"{target} exists; branch into a new directory")
     before = load_config(old.config)
-    after = load_config(old.config, [*overrides, f"output_dir={json.dumps(str(target))}"])
+    given = [*overrides, f"output_dir={json.dumps(str(target))}"]
+    after = _kept_schedules(before, load_config(old.config, given), at)
+    if at > min(before.iterations, after.iterations):
+        few = min(before.iterations, after.iterations)
+        raise UserError(f"--at {at}: one of the two runs has {few} iterations")
     changes = [
         change
         for change in changed_keys(_first(before, at), _first(after, at))
@@ -67,17 +72,29 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
             f"the first {at} iterations were made otherwise ({'; '.join(changes)}): "
             "branch earlier, or leave these keys"
         )
-    if at > after.iterations:
-        raise UserError(f"--at {at}: the new run has {after.iterations} iterations")
     manifest = Manifest(old)
     kept = [stage for stage in plan(after) if stage.iteration < at]
+    # Benchmarks may be added to any run later.
+    kept = [s for s in kept if s.kind != "benchmark" or manifest.is_complete(s.name)]
     missing = [stage.name for stage in kept if not manifest.is_complete(stage.name)]
-    if after.control and not before.control:
+    if after.control and not before.control and at > 0:
         raise UserError("control: the source has none, and it must be played from the start")
     if missing:
         raise UserError(f"{source} is not that far: {missing[0]} is not complete")
     _copy(old, RunDirectory(target), manifest, kept, after, at)
     return after
+
+
+def _kept_schedules(before: Config, after: Config, at: int) -> Config:
+    """Let one number given for a schedule hold from iteration K on."""
+    kept: dict[str, list[float]] = {}
+    for name in ("beta", "history_weight", "learning_rate", "epochs"):
+        value = getattr(after, name)
+        if at == 0 or isinstance(value, list) or value == getattr(before, name) or value is None:
+            continue
+        first = [before.at(name, k) for k in range(min(at, before.iterations))]
+        kept[name] = [*first, *[float(value)] * (after.iterations - len(first))]
+    return after.model_copy(update=kept)
 
 
 def _first(config: Config, at: int) -> Config:
@@ -95,7 +112,8 @@ def _is_of_iterations(change: str) -> bool:
     """Whether a key matters to self-play only, so that before iteration 0 it may change."""
     own = ("beta", "history_weight", "learning_rate", "epochs", "mixing", "loss_type", "algorithm")
     key = change.partition(":")[0]
-    return key in own or key.startswith("generation.")
+    # The limit on samples was one on prompts when the data were prepared.
+    return key in own or (key.startswith("generation.") and key != "generation.max_new_tokens")
 
 
 def _copy(

@@ -207,17 +207,24 @@ def _run(config: Config, *, restart_iteration: bool = False) -> None:
     from spin_train import selfplay
     from spin_train.display import benchmark_table, results_table, show_table, watching
     from spin_train.results import write_results
-    from spin_train.selection import best_policy
+    from spin_train.selection import best_policy, iterations_wanted, write_best
 
     with watching() as watch:
         selfplay.run(config, restart_iteration=restart_iteration, watch=watch)
     for table in (results_table(config), benchmark_table(config)):
         if table is not None:
             show_table(table)
+    print(f"numbers: {write_results(config)}")
+    write_best(config)
     best = best_policy(config)
     if best is not None:
         print(f"best by {config.selection.metric}: {best.name} ({best.value:.4g}), {best.policy}")
-    print(f"numbers: {write_results(config)}")
+    played = iterations_wanted(config)
+    if played < config.iterations:
+        print(
+            f"stopped after p_{played}: no better policy in {config.selection.patience} "
+            "iterations; raise selection.patience to go on"
+        )
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ __all__ = ["changed_keys", "flatten", "load_config", "override", "parse_config",
 _FREE_KEYS = {
     "evaluation.lm_eval.batch_size",
     "iterations",
+    "output_dir",  # it was found there
     "selection.metric",
     "selection.goal",
     "selection.patience",

@@ -78,7 +78,9 @@ def play_grid(
     """
     if not learning_rates or not seeds:
         raise UserError("a grid needs at least one learning rate and one seed")
+    learning_rates, seeds = list(dict.fromkeys(learning_rates)), list(dict.fromkeys(seeds))
     played: dict[float, list[Config]] = {rate: [] for rate in learning_rates}
+    failed: list[dict[str, object]] = []
     for seed in seeds:
         first: Path | None = None
         for rate in learning_rates:
@@ -86,9 +88,17 @@ def play_grid(
             own = [f"learning_rate={rate!r}"]
             if first is not None and not folder.exists():
                 branch(first, folder, at=0, overrides=own)  # data, SFT and p_0 are the same
-            given = [*overrides, *own, f"seed={seed}", "control=true", f"output_dir={folder}"]
+            # All iterations, so that every rate has every policy.
+            given = [*overrides, *own, "selection.patience=null"]
+            given += [f"seed={seed}", "control=true", f"output_dir={folder}"]
             resolved = load_config(config, given)
-            selfplay.run(resolved, watch=_naming(f"seed {seed}, {rate:g}", watch))
+            try:
+                selfplay.run(resolved, watch=_naming(f"seed {seed}, {rate:g}", watch))
+            except UserError as error:
+                # A rate too large is what a grid is there to find.
+                if "not finite" not in str(error) and "the loss is" not in str(error):
+                    raise
+                failed.append({"seed": seed, "learning_rate": rate, "error": str(error)})
             played[rate].append(resolved)
             first = first or folder
     found = cells(played)
@@ -98,6 +108,7 @@ def play_grid(
         {
             "metric": some.selection.metric,
             "goal": some.selection.goal,
+            "failed": failed,
             "cells": [{**vars(cell), "mean": cell.mean, "spread": cell.spread} for cell in found],
         },
     )
@@ -121,7 +132,7 @@ def cells(played: dict[float, list[Config]]) -> list[Cell]:
     for number, (rate, configs) in enumerate(played.items()):
         metric = configs[0].selection.metric
         runs = [dict(evaluations(config)) for config in configs]
-        for policy in runs[0]:
+        for policy in dict.fromkeys(name for run in runs for name in run):
             if not all(metric in run.get(policy, {}) for run in runs):
                 continue
             values = tuple(run[policy][metric] for run in runs)
@@ -172,7 +183,7 @@ def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
     rich.table.Table
         A row a policy, a column a learning rate: mean ± standard deviation over seeds.
     """
-    rates = [cell.learning_rate for cell in found if cell.policy == "p_1"]
+    rates = list(dict.fromkeys(c.learning_rate for c in found if c.policy != "p_0"))
     seeds = len(found[0].values)
     best = set(best_cells(found, goal=goal))
     table = Table(
@@ -181,8 +192,12 @@ def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
         title=f"{metric} by learning rate, {seeds} seeds: mean ± standard deviation; * the best",
     )
     for name in dict.fromkeys(cell.policy for cell in found):
-        row = [cell for cell in found if cell.policy == name]
-        table.add_row(name, *(_shown(cell, best=cell in best and name != "p_0") for cell in row))
+        row = {cell.learning_rate: cell for cell in found if cell.policy == name}
+        if name == "p_0":
+            table.add_row(name, *(_shown(cell, best=False) for cell in row.values()))
+            continue
+        shown = [_shown(row[rate], best=row[rate] in best) if rate in row else "" for rate in rates]
+        table.add_row(name, *shown)
     return table
 
 

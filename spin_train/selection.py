@@ -53,7 +53,9 @@ def judged_policies(config: Config) -> list[Judged]:
         if numbers is None:
             continue
         value = numbers.get(config.selection.metric)
-        if value is not None:
+        if number == 0 and config.selection.metric == "loss":
+            continue  # of SFT: no number to compare with self-play's
+        if isinstance(value, int | float):
             judged.append(Judged(f"p_{number}", policy, value))
         elif number > 0:
             raise UserError(

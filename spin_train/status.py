@@ -12,6 +12,7 @@ from spin_train.artifacts import Manifest, RunDirectory
 from spin_train.config import Config
 from spin_train.config_files import load_config
 from spin_train.errors import UserError
+from spin_train.selection import iterations_wanted
 from spin_train.selfplay import Stage, plan
 
 __all__ = ["RunStatus", "StageStatus", "read_status"]
@@ -79,7 +80,8 @@ def read_status(root: str | Path) -> RunStatus:
     config = load_config(directory.config)
     manifest = Manifest(directory)
     working = _is_locked(directory.lock)
-    stages = plan(config)
+    wanted = iterations_wanted(config)
+    stages = [stage for stage in plan(config) if stage.iteration < wanted]
     done = {stage.name for stage in stages if _is_done(manifest, stage.name)}
     word = _json_or_none(directory.progress)
     current = word["stages"][-1] if word and word["stages"][-1] not in done else None

@@ -4,7 +4,9 @@ import os
 import pytest
 
 from spin_train.branching import branch
+from spin_train.config_files import load_config
 from spin_train.errors import UserError
+from spin_train.status import read_status
 from tests.train.runs import make_config, succeed, weights
 
 pytestmark = pytest.mark.slow
@@ -55,8 +57,10 @@ def test_at_0_self_play_may_change_and_patience_ends_it(source, tmp_path):
     best = json.loads((target / "best.json").read_text())
     assert best["stopped_early"]
     assert best["best"]["name"] == "p_0"
-    succeed("run", target / "config.yaml")  # nothing left to do
+    out = succeed("run", target / "config.yaml")  # nothing left to do
     assert not (target / "iter1").exists()
+    assert "stopped after p_1" in out
+    assert {stage.state for stage in read_status(target).stages} == {"done"}
     branch(source, tmp_path / "beta", at=0, overrides=["beta=3.0", "loss_type=hinge"])
 
 
@@ -68,9 +72,10 @@ def test_at_0_self_play_may_change_and_patience_ends_it(source, tmp_path):
         (0, "seed=1", "seed"),
         (0, "data.held_out=4", "data.held_out"),
         (2, "template=null", "template"),
-        (3, "iterations=4", "iter2/generate is not complete"),
+        (3, "iterations=4", "has 2 iterations"),
         (3, "iterations=2", "has 2 iterations"),
-        (0, "control=true", "control"),
+        (1, "control=true", "control"),
+        (0, "generation.max_new_tokens=7", "max_new_tokens"),
     ],
 )
 def test_what_is_kept_cannot_be_otherwise(source, tmp_path, at, override, word):
@@ -84,3 +89,17 @@ def test_no_run_and_a_target_that_exists_are_one_line(source, tmp_path):
         branch(tmp_path, tmp_path / "new", at=0)
     with pytest.raises(UserError, match="exists"):
         branch(source, tmp_path, at=0)
+
+
+def test_one_number_for_a_schedule_holds_from_iteration_k_on(source, tmp_path):
+    config = branch(source, tmp_path / "new", at=1, overrides=["beta=1.0", "iterations=3"])
+    assert [config.at("beta", k) for k in range(3)] == [0.5, 1.0, 1.0]
+    saved = load_config(tmp_path / "new" / "config.yaml")
+    assert [saved.at("beta", k) for k in range(3)] == [0.5, 1.0, 1.0]
+    assert saved.learning_rate == load_config(source / "config.yaml").learning_rate
+
+
+def test_a_control_and_benchmarks_may_be_added_at_the_start(source, tmp_path):
+    assert branch(source, tmp_path / "control", at=0, overrides=["control=true"]).control
+    overrides = ["evaluation.lm_eval.tasks=[a]"]
+    assert branch(source, tmp_path / "benchmarks", at=1, overrides=overrides).evaluation.lm_eval

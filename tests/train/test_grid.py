@@ -6,7 +6,7 @@ import pytest
 from spin_train.api import run
 from spin_train.artifacts import RunDirectory
 from spin_train.errors import UserError
-from spin_train.grid import Cell, best_cells, play_grid
+from spin_train.grid import Cell, best_cells, grid_table, play_grid
 from tests.train.runs import make_config, succeed, weights
 from tests.train.test_run import refused
 
@@ -22,6 +22,22 @@ def test_best_and_spread_are_of_the_mean_over_seeds():
     assert [cell.learning_rate for cell in best_cells(found, goal="max")] == [0.1, 0.2]
     assert found[2].spread == pytest.approx(math.sqrt(0.5))
     assert math.isnan(Cell("p_1", 0.1, (1.0,)).spread)
+
+
+def test_a_policy_that_some_rates_lack_stands_under_its_own_rate():
+    found = [
+        Cell("p_0", math.nan, (3.0,)),
+        Cell("p_1", 0.1, (2.0,)),
+        Cell("p_1", 0.2, (1.5,)),
+        Cell("p_2", 0.2, (1.0,)),
+    ]
+    table = grid_table(found, metric="loss", goal="min")
+    columns = [list(column.cells) for column in table.columns]
+    assert columns == [
+        ["p_0", "p_1", "p_2"],
+        ["3.0000", "2.0000", ""],
+        ["", "1.5000 *", "1.0000 *"],
+    ]
 
 
 @pytest.mark.slow

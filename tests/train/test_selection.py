@@ -8,6 +8,12 @@ from spin_train.errors import UserError
 from spin_train.selection import best_policy, iterations_wanted, judged_policies, write_best
 
 
+def test_losses_of_sft_and_of_self_play_are_not_compared(tmp_path):
+    config = a_run(tmp_path, [0.1, 2.0, 1.0], metric="loss")
+    (tmp_path / "initial" / "evaluation.json").write_text('{"loss": 0.1}')
+    assert best_policy(config).name == "p_2"
+
+
 def a_run(folder, values, **selection):
     """A run with these values of real_nll_per_token: p_0, p_1, ..."""
     for number, value in enumerate(values):
