@@ -1,6 +1,5 @@
 """Which policy of a run is the best by a held-out number, and when to stop for want of a better."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from spin_train.artifacts import RunDirectory, write_json
 from spin_train.config import Config
 from spin_train.errors import UserError
+from spin_train.results import evaluations, policy_folders
 
 __all__ = ["Judged", "best_policy", "iterations_wanted", "judged_policies", "write_best"]
 
@@ -42,24 +42,21 @@ def judged_policies(config: Config) -> list[Judged]:
     UserError
         If a self-play evaluation knows no such number.
     """
-    run = RunDirectory(config.output_dir)
-    start = str(run.sft / "policy") if config.sft else config.model
-    places = [(run.initial, start)]
-    for k in range(config.iterations):
-        places.append((run.iteration(k), str(run.iteration(k) / "policy")))
+    start = RunDirectory(config.output_dir).sft / "policy" if config.sft else config.model
+    folders = dict(policy_folders(config))
     judged = []
-    for number, (folder, policy) in enumerate(places):
-        numbers = _numbers(folder)
-        if numbers is None:
+    for name, numbers in evaluations(config):
+        if name.startswith("control"):
             continue
         value = numbers.get(config.selection.metric)
-        if number == 0 and config.selection.metric == "loss":
+        if name == "p_0" and config.selection.metric == "loss":
             continue  # of SFT: no number to compare with self-play's
         if isinstance(value, int | float):
-            judged.append(Judged(f"p_{number}", policy, value))
-        elif number > 0:
+            policy = start if name == "p_0" else folders[name] / "policy"
+            judged.append(Judged(name, str(policy), value))
+        elif name != "p_0":
             raise UserError(
-                f"selection.metric: no number {config.selection.metric!r} in {folder}/"
+                f"selection.metric: no number {config.selection.metric!r} in {folders[name]}/"
                 f"evaluation.json; there are {', '.join(sorted(numbers))}"
             )
     return judged
@@ -141,11 +138,3 @@ def _cost(config: Config, value: float) -> float:
     if math.isnan(value):
         return math.inf
     return value if config.selection.goal == "min" else -value
-
-
-def _numbers(folder: Path) -> dict[str, float] | None:
-    path = folder / "evaluation.json"
-    if not path.is_file():
-        return None
-    content: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
-    return content
