@@ -265,18 +265,21 @@ class _LargeAttention(torch.autograd.Function):
             parts.append(_unfold(probs @ v, queries.shape[1]))
             keep = few and block.keys <= _KEPT_KEYS * q.shape[-1]
             kept.append(probs if keep else None)
-        ctx.save_for_backward(queries, keys, values)
-        ctx.settings, ctx.kept = settings, kept
+        # Under activation checkpointing what is saved goes, and what hangs on ctx would stay.
+        ctx.save_for_backward(queries, keys, values, *kept)
+        ctx.settings = settings
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values = ctx.saved_tensors
+        queries, keys, values, *kept_by_block = ctx.saved_tensors  # to be asked for once only
         row, window, scaling, _ = ctx.settings
-        of_queries, of_keys, of_values = (torch.zeros_like(x) for x in ctx.saved_tensors)
+        of_queries, of_keys, of_values = (torch.zeros_like(x) for x in (queries, keys, values))
         blocks = row.once(("blocks", window), lambda: _blocks(row, window))
         sizes = [block.stop - block.start for block in blocks]
-        for block, kept, grad in zip(blocks, ctx.kept, torch.split(grads[0], sizes), strict=True):
+        for block, kept, grad in zip(
+            blocks, kept_by_block, torch.split(grads[0], sizes), strict=True
+        ):
             k, v = block.gather(keys), block.gather(values)
             q, grad = (_fold(x, len(k)) for x in (queries[block.start : block.stop], grad))
             probs, slope = (kept, None) if kept is not None else _probs(block, q, k, *ctx.settings)

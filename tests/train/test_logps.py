@@ -157,10 +157,13 @@ def test_the_check_leaves_the_model_as_it_was():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_under_gradient_checkpointing_the_gradient_is_the_same():
+@pytest.mark.parametrize("small", [0, 64])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_under_gradient_checkpointing_the_gradient_is_the_same(reentrant, small, monkeypatch):
+    monkeypatch.setattr(attention, "_SMALL", small)
     model = tiny_model("llama").train()
     expected = gradient(model, response_logps(model, UNEVEN))
-    model.activation_checkpointing_enable()
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
     got = gradient(model, response_logps(model, UNEVEN))
     torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-12)
 
