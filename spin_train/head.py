@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 __all__ = ["chunked_token_logps", "replaced_forward"]
 
-# Logits alive at once, as float32: 128 MiB on CPUs, 1 GiB where memory is quick. What fits into one
-# chunk is not computed again: 384/128 of benchmarks.train_step took 1.13 s at 2**23, 1.00 at 2**25.
-_CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
+# Logits alive at once, as float32: 512 MiB on CPUs, 1 GiB where memory is quick. What fits into one
+# chunk is not computed again: four triplets of benchmarks.train_step took 1.51 s at 2**25, 1.32 at
+# 2**27, mixed lengths 1.55 and 1.34. Fewer tokens a micro-batch take less, whatever this says.
+_CHUNK_ELEMENTS = {"cpu": 2**27, "cuda": 2**28}
 # Rows of logits made probabilities at a time on CPUs: few enough to stay in the cache meanwhile.
 _CACHED_ROWS = 64
 
