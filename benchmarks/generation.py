@@ -12,9 +12,7 @@ exit code is 0 whether the target is met or not.
 
 import argparse
 import json
-import os
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +28,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from benchmarks.train_step import BUSY_LOAD, CORES, Row, timed
+from benchmarks.measure import CORES, Row, refuse_busy, timed
 from spin_train.generation import PARITY_TOLERANCE, SamplingSettings
 from spin_train.hf_engine import sample
 from spin_train.logps import Group, response_logps
@@ -252,9 +250,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="rows at a time, in both ways")
     parser.add_argument("--max-new-tokens", type=int, default=160, help="longest response")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
-    if load > BUSY_LOAD and not arguments.busy:
-        sys.exit(f"load {load:.2f}: others are working here; wait, or add --busy")
+    load = refuse_busy(allowed=arguments.busy)
     torch.set_num_threads(1 if arguments.busy else CORES)
     sizes = {"batch_size": arguments.batch_size, "max_new_tokens": arguments.max_new_tokens}
     if arguments.data:

@@ -8,7 +8,7 @@ import statistics
 
 import torch
 
-from benchmarks.train_step import Row, timed
+from benchmarks.measure import Row, timed
 from benchmarks.yardsticks import Size, draw_groups, mixed_lengths, our_step, trl_step
 from spin_train.packing import Group
 

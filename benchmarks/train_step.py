@@ -11,17 +11,15 @@ meets all alike; a factor is the ratio of two. The exit code is 0 whether target
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.measure import CORES, Row, refuse_busy, seconds_of
 from benchmarks.yardsticks import (
     Size,
     Step,
@@ -35,8 +33,6 @@ from spin_train.config import TrainingConfig
 from spin_train.objective import Objective
 from spin_train.packing import Group
 
-CORES = 2
-BUSY_LOAD = 0.5  # processes waiting for a core, before this one has done anything
 ROUNDS = 5
 MICRO_BATCH_TOKENS = TrainingConfig().micro_batch_tokens
 SMALL_TOKENS = 700  # one group of 384/128 at a time
@@ -52,86 +48,12 @@ FACTORS = {  # against plain without the opponent's forward, against plain, agai
     "mixed lengths": (2.0, 3.0, 7.0),
 }
 MEMORY_FACTOR = 8.0
+BUDGETS = {
+    "ours": "",
+    "ours, small": f", {SMALL_TOKENS} tokens at a time",
+    "ours, least": f", {SMALL_TOKENS} tokens at a time, activations recomputed",
+}
 AGREEMENT = 5e-5  # relative, in float32
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the results."""
-
-    claim: str
-    target: float
-    measured: float | None
-    unit: str = ""
-    at_most: bool = False
-
-    def markdown(self) -> str:
-        """Format it.
-
-        Returns
-        -------
-        str
-            A row of a Markdown table.
-        """
-        sign = "≤" if self.at_most else "≥"
-        target = f"{sign} {self.target:g}{self.unit}"
-        if self.measured is None:
-            return f"| {self.claim} | {target} | not measured: no TRL | |"
-        met = self.measured <= self.target if self.at_most else self.measured >= self.target
-        shown = f"{self.measured:.3g}{self.unit}"
-        return f"| {self.claim} | {target} | {shown} | {'met' if met else 'MISS'} |"
-
-
-def seconds_of(steps: dict[str, tuple[Any, list[Step]]], rounds: int) -> dict[str, float]:
-    """Time ways of making a step, in turns.
-
-    Parameters
-    ----------
-    steps : dict
-        Name to the model and the steps of its batches.
-    rounds : int
-        Turns of each; one more goes before. TRL, where it takes seconds, has one.
-
-    Returns
-    -------
-    dict
-        Median seconds a step, or a matrix product for ``product``.
-    """
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, (model, batches) in steps.items():
-            if name == "trl" and turn > 0 and times[name][-1] > 2:
-                continue
-            spent = 0.0
-            for step in batches:
-                if model is not None:
-                    model.zero_grad(set_to_none=True)
-                spent += timed(step)
-            times[name].append(spent / len(batches))
-    return {name: statistics.median(taken[1:] or taken) for name, taken in times.items()}
-
-
-def timed(step: Callable[[], Any]) -> float:
-    """Time one call, device included: by the clock, or the work of the only thread.
-
-    Parameters
-    ----------
-    step : callable
-        What to time.
-
-    Returns
-    -------
-    float
-        Seconds.
-    """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = clock()
-    step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return clock() - started
 
 
 def compare(
@@ -199,13 +121,15 @@ def own_factors(size: Size, *, rounds: int) -> dict[str, float]:
     Returns
     -------
     dict
-        Of the triplet step over the pair step, a smaller budget's step over the default's, the
-        useful share of float32 products, and float32
-        over bfloat16 time; the two rates of products, in GFLOP/s.
+        Of the triplet step over the pair step, steps that take less memory over the default's,
+        the useful share of float32 products, and float32 over bfloat16 time; the two rates of
+        products, in GFLOP/s.
     """
     pairs = draw_groups(LAYOUTS["384/128"], size.vocabulary)
     triplets = draw_groups(TRIPLETS, size.vocabulary)
     model, narrow = size.build(torch.float32), size.build(torch.bfloat16)
+    recomputing = size.build(torch.float32)
+    recomputing.gradient_checkpointing_enable()
     square = torch.randn(2048, 2048)
     squares = {"product": square, "narrow product": square.bfloat16()}
     tspin = Objective("tspin", beta=1.0, history_weight=0.1)
@@ -214,6 +138,7 @@ def own_factors(size: Size, *, rounds: int) -> dict[str, float]:
         {
             "pairs": (model, [our_step(model, pairs, tokens=tokens)]),
             "small": (model, [our_step(model, pairs, tokens=SMALL_TOKENS)]),
+            "least": (recomputing, [our_step(recomputing, pairs, tokens=SMALL_TOKENS)]),
             "triplets": (model, [our_step(model, triplets, tokens=tokens, objective=tspin)]),
             "bfloat16": (narrow, [our_step(narrow, pairs, tokens=tokens)]),
             **{name: (None, [lambda x=x: x @ x]) for name, x in squares.items()},  # type: ignore[misc]
@@ -223,6 +148,7 @@ def own_factors(size: Size, *, rounds: int) -> dict[str, float]:
     rate = 2 * 2048**3 / seconds["product"]
     return {
         "triplets over pairs": seconds["triplets"] / seconds["pairs"],
+        "least over pairs": seconds["least"] / seconds["pairs"],
         "small over pairs": seconds["small"] / seconds["pairs"],
         "useful share": 100 * size.useful_flops(pairs) / seconds["pairs"] / rate,
         "bfloat16": seconds["pairs"] / seconds["bfloat16"],
@@ -237,7 +163,7 @@ def report_memory(kind: str) -> None:
     Parameters
     ----------
     kind : str
-        ``ours``, ``ours, small``, ``plain``, ``plain with opponent`` or ``trl``.
+        ``ours``, ``ours, small``, ``ours, least``, ``plain``, ``plain with opponent`` or ``trl``.
     """
     size = Size()
     model = size.build(torch.float32)
@@ -246,10 +172,13 @@ def report_memory(kind: str) -> None:
     makers: dict[str, Callable[[list[Group]], Step]] = {
         "ours": lambda groups: our_step(model, groups, tokens=MICRO_BATCH_TOKENS),
         "ours, small": lambda groups: our_step(model, groups, tokens=SMALL_TOKENS),
+        "ours, least": lambda groups: our_step(model, groups, tokens=SMALL_TOKENS),
         "plain": lambda groups: plain_step(model, groups),
         "plain with opponent": lambda groups: plain_step(model, groups, opponent=opponent),
         "trl": lambda groups: trl_step(model, groups),
     }
+    if kind == "ours, least":
+        model.gradient_checkpointing_enable()
     opponent = size.build(torch.float32) if kind == "plain with opponent" else None
     makers["plain" if kind == "trl" else kind](tiny)()  # libraries load on first use
     model.zero_grad(set_to_none=True)
@@ -320,17 +249,19 @@ def cpu_rows(rounds: int, *, with_trl: bool) -> tuple[list[Row], list[str]]:
     kinds = (
         ("plain", "plain with opponent", "trl") if with_trl else ("plain", "plain with opponent")
     )
-    memory = {kind: memory_of(kind) for kind in ("ours", "ours, small", *kinds)}
+    memory = {kind: memory_of(kind) for kind in (*BUDGETS, *kinds)}
     notes.append("384/128, MB above idle: " + ", ".join(f"{n} {m:.0f}" for n, m in memory.items()))
     for other, said in zip(("plain", "plain with opponent", "trl"), spoken, strict=True):
-        for ours in ("ours", "ours, small"):
+        for ours, budget in BUDGETS.items():
             factor = memory[other] / memory[ours] if other in memory else None
-            budget = f", {SMALL_TOKENS} tokens at a time" if ours != "ours" else ""
             rows.append(
                 Row(f"384/128{budget}: less memory than {said}", MEMORY_FACTOR, factor, "x")
             )
     own = own_factors(size, rounds=rounds)
-    notes.append(f"{SMALL_TOKENS} tokens at a time: {own['small over pairs']:.3f} of the time")
+    notes.append(
+        f"{SMALL_TOKENS} tokens at a time: {own['small over pairs']:.3f} of the time; "
+        f"with activations recomputed {own['least over pairs']:.3f}"
+    )
     notes.append(
         f"matrix products, GFLOP/s: float32 {own['float32 GFLOP/s']:.0f}, "
         f"bfloat16 {own['bfloat16 GFLOP/s']:.0f}"
@@ -351,9 +282,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each step")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
-    if load > BUSY_LOAD and not arguments.busy:
-        sys.exit(f"load {load:.2f}: others are working here; wait, or add --busy")
+    load = refuse_busy(allowed=arguments.busy)
     torch.set_num_threads(1 if arguments.busy else CORES)
     if arguments.memory:
         report_memory(arguments.memory)

@@ -8,14 +8,13 @@ targets are met.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.train_step import BUSY_LOAD, Row
+from benchmarks.measure import Row, refuse_busy
 from spin_train import selfplay
 from spin_train.artifacts import RunDirectory
 from spin_train.demo import build
@@ -74,9 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--busy", action="store_true", help="measure although others are working")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
-    if load > BUSY_LOAD and not arguments.busy:
-        sys.exit(f"load {load:.2f}: others are working here; wait, or add --busy")
+    load = refuse_busy(allowed=arguments.busy)
     with tempfile.TemporaryDirectory() as folder:
         play(Path(folder) / "warm", overrides=["epochs=0.05", "sft.epochs=0.05"])
         wall, start, stages = play(Path(folder) / "run", overrides=["epochs=10"])
