@@ -13,8 +13,8 @@ from spin_train.artifacts import RunDirectory
 from spin_train.config import Config
 from spin_train.config_files import load_config, override, parse_config
 from spin_train.display import results_table, watching
-from spin_train.results import evaluations, write_results
-from spin_train.selection import Judged, best_policy, write_best
+from spin_train.results import evaluations
+from spin_train.selection import Judged, best_policy
 
 __all__ = ["Run", "run"]
 
@@ -91,6 +91,4 @@ def run(
             selfplay.run(resolved, watch=watch)
     else:
         selfplay.run(resolved)
-    write_results(resolved)
-    write_best(resolved)
     return Run(resolved)

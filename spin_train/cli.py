@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from spin_train.artifacts import RunDirectory
 from spin_train.config import Config
 from spin_train.config_files import load_config, presets
 from spin_train.errors import StoppedError, UserError, disk_full
@@ -86,7 +87,7 @@ def grid(
 
     rates, numbers = _numbers(learning_rates, float), _numbers(seeds, int)
     with watching() as watch:
-        cells = play_grid(
+        cells, failures = play_grid(
             config,
             out,
             learning_rates=rates,
@@ -96,6 +97,8 @@ def grid(
         )
     selection = load_config(config, [*(overrides or []), f"output_dir={out}"]).selection
     show_table(grid_table(cells, metric=selection.metric, goal=selection.goal))
+    for failure in failures:
+        print(f"seed {failure.seed}, {failure.learning_rate:g}: {failure.error}")
     print(f"numbers: {out}/grid.json")
 
 
@@ -206,16 +209,14 @@ def _run(config: Config, *, restart_iteration: bool = False) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from spin_train import selfplay
     from spin_train.display import benchmark_table, results_table, show_table, watching
-    from spin_train.results import write_results
-    from spin_train.selection import best_policy, iterations_wanted, write_best
+    from spin_train.selection import best_policy, iterations_wanted
 
     with watching() as watch:
         selfplay.run(config, restart_iteration=restart_iteration, watch=watch)
     for table in (results_table(config), benchmark_table(config)):
         if table is not None:
             show_table(table)
-    print(f"numbers: {write_results(config)}")
-    write_best(config)
+    print(f"numbers: {RunDirectory(config.output_dir).results}")
     best = best_policy(config)
     if best is not None:
         print(f"best by {config.selection.metric}: {best.name} ({best.value:.4g}), {best.policy}")

@@ -195,8 +195,17 @@ class AdapterConfig(_Section):
 class SelectionConfig(_Section):
     """Which policy is the best (best.json), and when to stop."""
 
-    metric: str = "real_nll_per_token"
-    """Number of evaluation.json that policies are judged by (docs/metrics.md). `loss` and `margin`
+    metric: Literal[
+        "real_nll_per_token",
+        "real_logps",
+        "loss",
+        "margin",
+        "accuracy",
+        "opponent_kl",
+        "meter",
+        "tv_lower_bound",
+    ] = "real_nll_per_token"
+    """Number of evaluation.json that policies are judged by (docs/metrics.md). Those from `loss` on
     are against another opponent in every iteration: they do not compare iterations."""
     goal: Literal["min", "max"] = "min"
     """Whether less is better, or more."""

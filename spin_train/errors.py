@@ -2,7 +2,7 @@
 
 import errno
 
-__all__ = ["StoppedError", "UserError", "disk_full"]
+__all__ = ["DivergedError", "StoppedError", "UserError", "disk_full"]
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 # Writers in C++ and Rust wrap the OS error in a message of their own.
@@ -17,6 +17,10 @@ _DISK_MESSAGES = (
 
 class UserError(Exception):
     """Something the user can mend: one line that says what to do; exit code 2."""
+
+
+class DivergedError(UserError):
+    """Training left the finite numbers; a smaller learning rate may not."""
 
 
 class StoppedError(Exception):

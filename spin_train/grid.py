@@ -12,10 +12,10 @@ from spin_train.artifacts import write_json
 from spin_train.branching import branch
 from spin_train.config import Config
 from spin_train.config_files import load_config
-from spin_train.errors import UserError
+from spin_train.errors import DivergedError, UserError
 from spin_train.results import evaluations
 
-__all__ = ["Cell", "best_cells", "cells", "grid_table", "play_grid"]
+__all__ = ["Cell", "Failure", "best_cells", "cells", "grid_table", "play_grid"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Cell:
 
     policy: str
     """``p_1``, ``control 1``, ...; p_0 is the same at all learning rates."""
-    learning_rate: float
-    """Peak, in every iteration; nan for p_0."""
+    learning_rate: float | None
+    """Peak, in every iteration; None for p_0."""
     values: tuple[float, ...]
     """The metric, one a seed."""
 
@@ -35,9 +35,21 @@ class Cell:
         return statistics.fmean(self.values)
 
     @property
-    def spread(self) -> float:
-        """Standard deviation over seeds; nan for one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else float("nan")
+    def spread(self) -> float | None:
+        """Standard deviation over seeds; None for one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that diverged."""
+
+    seed: int
+    """The run's."""
+    learning_rate: float
+    """Peak."""
+    error: str
+    """In one line."""
 
 
 def play_grid(
@@ -48,7 +60,7 @@ def play_grid(
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
     watch: selfplay.Watcher | None = None,
-) -> list[Cell]:
+) -> tuple[list[Cell], list[Failure]]:
     """Play every learning rate with every seed, control beside, and write `grid.json`.
 
     Parameters
@@ -68,19 +80,21 @@ def play_grid(
 
     Returns
     -------
-    list of Cell
-        Every policy at every learning rate.
+    cells : list of Cell
+        Every policy at every learning rate that diverged with no seed.
+    failures : list of Failure
+        Runs that diverged; the others are played all the same.
 
     Raises
     ------
     UserError
-        If the grid is empty, or a run stops.
+        If the grid is empty, or a run stops for another reason.
     """
     if not learning_rates or not seeds:
         raise UserError("a grid needs at least one learning rate and one seed")
     learning_rates, seeds = list(dict.fromkeys(learning_rates)), list(dict.fromkeys(seeds))
     played: dict[float, list[Config]] = {rate: [] for rate in learning_rates}
-    failed: list[dict[str, object]] = []
+    failures: list[Failure] = []
     for seed in seeds:
         first: Path | None = None
         for rate in learning_rates:
@@ -94,11 +108,8 @@ def play_grid(
             resolved = load_config(config, given)
             try:
                 selfplay.run(resolved, watch=_naming(f"seed {seed}, {rate:g}", watch))
-            except UserError as error:
-                # A rate too large is what a grid is there to find.
-                if "not finite" not in str(error) and "the loss is" not in str(error):
-                    raise
-                failed.append({"seed": seed, "learning_rate": rate, "error": str(error)})
+            except DivergedError as error:  # a rate too large is what a grid is there to find
+                failures.append(Failure(seed, rate, str(error)))
             played[rate].append(resolved)
             first = first or folder
     found = cells(played)
@@ -108,11 +119,11 @@ def play_grid(
         {
             "metric": some.selection.metric,
             "goal": some.selection.goal,
-            "failed": failed,
+            "failed": [vars(failure) for failure in failures],
             "cells": [{**vars(cell), "mean": cell.mean, "spread": cell.spread} for cell in found],
         },
     )
-    return found
+    return found, failures
 
 
 def cells(played: dict[float, list[Config]]) -> list[Cell]:
@@ -139,7 +150,7 @@ def cells(played: dict[float, list[Config]]) -> list[Cell]:
             if policy != "p_0":
                 found.append(Cell(policy, rate, values))
             elif number == 0:
-                found.append(Cell(policy, float("nan"), values))
+                found.append(Cell(policy, None, values))
     return found
 
 
@@ -185,11 +196,12 @@ def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
     """
     rates = list(dict.fromkeys(c.learning_rate for c in found if c.policy != "p_0"))
     seeds = len(found[0].values)
+    over = f" ± standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
     best = set(best_cells(found, goal=goal))
     table = Table(
         "policy",
         *(f"{rate:g}" for rate in rates),
-        title=f"{metric} by learning rate, {seeds} seeds: mean ± standard deviation; * the best",
+        title=f"{metric} by learning rate, mean{over}; * the best",
     )
     for name in dict.fromkeys(cell.policy for cell in found):
         row = {cell.learning_rate: cell for cell in found if cell.policy == name}
@@ -202,7 +214,7 @@ def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
 
 
 def _shown(cell: Cell, *, best: bool) -> str:
-    spread = "" if len(cell.values) == 1 else f" ± {cell.spread:.4f}"
+    spread = "" if cell.spread is None else f" ± {cell.spread:.4f}"
     return f"{cell.mean:.4f}{spread}{' *' if best else ''}"
 
 

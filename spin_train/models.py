@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from spin_train.adapters import is_adapter, quantisation, with_adapter
 from spin_train.artifacts import write_directory
 from spin_train.config import Config
-from spin_train.errors import UserError, disk_full
+from spin_train.errors import DivergedError, UserError, disk_full
 
 __all__ = [
     "load_model",
@@ -172,11 +172,13 @@ def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Pa
     Raises
     ------
     UserError
-        If the disk is full, or a weight is not finite.
+        If the disk is full.
+    DivergedError
+        If a weight is not finite.
     """
     broken = [name for name, value in state_dict.items() if not value.isfinite().all()]
     if broken:
-        raise UserError(
+        raise DivergedError(
             f"training ended with weights that are not finite ({broken[0]}): lower learning_rate "
             "(or beta), then start in a new output_dir"
         )

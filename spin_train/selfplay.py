@@ -20,7 +20,7 @@ from spin_train.adapters import require_peft
 from spin_train.artifacts import Manifest, RunDirectory, remove_partial, write_atomically
 from spin_train.config import Config
 from spin_train.config_files import changed_keys, load_config
-from spin_train.errors import StoppedError, UserError
+from spin_train.errors import DivergedError, StoppedError, UserError
 from spin_train.leaderboards import require_benchmarks
 from spin_train.processes import (
     FileLock,
@@ -28,7 +28,8 @@ from spin_train.processes import (
     launch_workers,
     require_shared_memory,
 )
-from spin_train.selection import iterations_wanted
+from spin_train.results import write_results
+from spin_train.selection import iterations_wanted, write_best
 
 __all__ = ["Stage", "WorkerError", "plan", "run"]
 
@@ -134,11 +135,12 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
         if restart_iteration:
             _forget_checkpoints(config, directory)
         manifest = Manifest(directory)
-        if _all_complete(manifest, config):
-            return
-        build_communication_op()
-        require_shared_memory(config.ranks)
-        _work(config, directory, watch)
+        if not _all_complete(manifest, config):
+            build_communication_op()
+            require_shared_memory(config.ranks)
+            _work(config, directory, watch)
+        write_results(config)
+        write_best(config)
     finally:
         lock.release()
 
@@ -298,7 +300,8 @@ def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> N
     words = [json.loads(path.read_text(encoding="utf-8")) for path in errors]
     mendable = [word for word in words if word["code"] == 2]
     if mendable:
-        raise UserError(mendable[0]["line"])
+        kind = DivergedError if mendable[0]["diverged"] else UserError
+        raise kind(mendable[0]["line"])
     if words:
         raise WorkerError(f"{words[0]['line']} (log: {log_path})")
     if shutil.disk_usage(directory.root).free < _FULL_BYTES:  # no room for a word either

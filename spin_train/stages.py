@@ -124,6 +124,12 @@ class StageRunner:
             seed=config.seed,
             watch=lambda rows: self.progress.report("data/prepare", 0, 1, f"{rows} rows"),
         )
+        bare = summary["train"] + summary["held_out"] - summary["given"]
+        if config.generation.engine == "given" and bare:
+            raise UserError(
+                f"generation.engine: given, but {bare} rows of {config.data.path} have no other "
+                "response (generated, rejected)"
+            )
         write_json(self.run.data_summary, {**summary, "stop_id": renderer.stop_id})
 
     def _generate(self, iteration: int) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from spin_train.batching import MicroBatch
-from spin_train.errors import UserError
+from spin_train.errors import DivergedError, UserError
 from spin_train.logps import response_logps
 from spin_train.objective import Objective
 from spin_train.ranks import Ranks
@@ -95,7 +95,7 @@ class SpinTrainer(Trainer):
             return
         if "loss" in logs:
             if not torch.isfinite(torch.tensor(logs["loss"])):
-                raise UserError(
+                raise DivergedError(
                     f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
                     "learning_rate (or beta), then start in a new output_dir"
                 )

@@ -81,7 +81,9 @@ def fit(
     ------
     UserError
         If there would be one step with a learning rate of 0, a TrainingArguments value is refused,
-        the loss or a weight is not finite, or the scores are not the opponent's.
+        or the scores are not the opponent's.
+    DivergedError
+        If the loss or a weight is not finite.
     StoppedError
         If the driver asked to stop; a checkpoint is on disk.
     """

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from spin_train.artifacts import Manifest, RunDirectory, write_json
-from spin_train.errors import StoppedError, UserError, disk_full
+from spin_train.errors import DivergedError, StoppedError, UserError, disk_full
 from spin_train.processes import FileLock, die_with_driver
 
 __all__ = ["main"]
@@ -27,7 +27,7 @@ def main() -> None:
     except StoppedError:
         _leave(0)
     except UserError as error:
-        _fail(run, 2, str(error))
+        _fail(run, 2, str(error), diverged=isinstance(error, DivergedError))
     except Exception as error:
         traceback.print_exc()
         if disk_full(error):
@@ -76,8 +76,6 @@ def _walk(run: RunDirectory) -> None:
             if stage.kind == "train":
                 remove_checkpoints(runner.folder(stage) / "checkpoints")
         progress.report(stage.name, 1, 1)
-    if ranks.is_first:
-        write_best(config)
 
 
 def _quiet() -> None:
@@ -92,12 +90,12 @@ def _quiet() -> None:
         warnings.simplefilter("ignore")
 
 
-def _fail(run: RunDirectory, code: int, line: str) -> None:
-    """Leave code and line for the driver; launchers turn every code into 1."""
+def _fail(run: RunDirectory, code: int, line: str, *, diverged: bool = False) -> None:
+    """Leave word for the driver; launchers turn every code into 1."""
     try:
         run.worker_errors.mkdir(exist_ok=True)
         name = f"{time.time_ns()}-{code}.json"
-        write_json(run.worker_errors / name, {"code": code, "line": line})
+        write_json(run.worker_errors / name, {"code": code, "line": line, "diverged": diverged})
     except OSError:
         pass  # the disk is full: the line below is in the log
     print(f"spin-train: {line}", file=sys.stderr, flush=True)  # noqa: T201

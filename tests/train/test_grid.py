@@ -3,9 +3,10 @@ import math
 
 import pytest
 
+from spin_train import grid, selfplay
 from spin_train.api import run
 from spin_train.artifacts import RunDirectory
-from spin_train.errors import UserError
+from spin_train.errors import DivergedError, UserError
 from spin_train.grid import Cell, best_cells, grid_table, play_grid
 from tests.train.runs import make_config, succeed, weights
 from tests.train.test_run import refused
@@ -21,12 +22,12 @@ def test_best_and_spread_are_of_the_mean_over_seeds():
     assert [cell.learning_rate for cell in best_cells(found, goal="min")] == [0.2, 0.1]
     assert [cell.learning_rate for cell in best_cells(found, goal="max")] == [0.1, 0.2]
     assert found[2].spread == pytest.approx(math.sqrt(0.5))
-    assert math.isnan(Cell("p_1", 0.1, (1.0,)).spread)
+    assert Cell("p_1", 0.1, (1.0,)).spread is None
 
 
 def test_a_policy_that_some_rates_lack_stands_under_its_own_rate():
     found = [
-        Cell("p_0", math.nan, (3.0,)),
+        Cell("p_0", None, (3.0,)),
         Cell("p_1", 0.1, (2.0,)),
         Cell("p_1", 0.2, (1.5,)),
         Cell("p_2", 0.2, (1.0,)),
@@ -59,9 +60,44 @@ def test_a_grid_shares_p_0_and_goes_on_and_equals_single_runs(tmp_path):
     assert by_name["p_1", 0.01] == [alone.evaluations["p_1"]["real_nll_per_token"]]
     assert by_name["control 1", 0.01] == [alone.evaluations["control 1"]["real_nll_per_token"]]
     assert len(by_name) == 5  # p_0 once
-    before = (quick / "manifest.json").stat().st_mtime_ns
+    before = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.safetensors"))]
     assert succeed("grid", config, *arguments) == out
-    assert (quick / "iter0/policy/model.safetensors").stat().st_mtime_ns < before + 10**10
+    assert [p.stat().st_mtime_ns for p in sorted(tmp_path.rglob("*.safetensors"))] == before
+
+
+def played_or(error, diverging):
+    """Stand-in for `selfplay.run`: `error` at the learning rate `diverging`."""
+
+    def play(config, watch=None):
+        if config.learning_rate == diverging:
+            raise error
+        for place, value in (("initial", 2.0), ("iter0", 1.0), ("control/iter0", 1.5)):
+            folder = RunDirectory(config.output_dir).root / place
+            folder.mkdir(parents=True)
+            (folder / "evaluation.json").write_text(json.dumps({"real_nll_per_token": value}))
+
+    return play
+
+
+def test_a_rate_that_diverges_is_noted_and_the_others_are_played(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "branch", lambda *arguments, **options: None)
+    monkeypatch.setattr(selfplay, "run", played_or(DivergedError("the loss is nan"), 10.0))
+    config = make_config(tmp_path, iterations=1)
+    cells, failures = play_grid(
+        config, tmp_path / "grid", learning_rates=[0.1, 10.0, 0.2], seeds=[0]
+    )
+    assert [(failure.seed, failure.learning_rate) for failure in failures] == [(0, 10.0)]
+    assert {cell.learning_rate for cell in cells if cell.policy == "p_1"} == {0.1, 0.2}
+    text = (tmp_path / "grid" / "grid.json").read_text()
+    assert "NaN" not in text  # which is no JSON
+    content = json.loads(text)
+    assert content["failed"] == [{"seed": 0, "learning_rate": 10.0, "error": "the loss is nan"}]
+
+
+def test_any_other_error_ends_a_grid(tmp_path, monkeypatch):
+    monkeypatch.setattr(selfplay, "run", played_or(UserError("the disk is full"), 0.1))
+    with pytest.raises(UserError, match="disk"):
+        play_grid(make_config(tmp_path), tmp_path / "grid", learning_rates=[0.1], seeds=[0])
 
 
 def test_an_empty_or_unreadable_grid_is_one_line(tmp_path):

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from spin_train.errors import UserError
+from spin_train import selfplay, worker
+from spin_train.artifacts import RunDirectory
+from spin_train.errors import DivergedError, UserError
 from spin_train.processes import (
     DRIVER_VARIABLE,
     FileLock,
@@ -180,3 +183,16 @@ def test_a_compilation_that_fails_is_told_by_the_compilers_own_line(monkeypatch,
     with pytest.raises(UserError, match=r"does not compile: shm\.cpp:3:1: error: .*-id$"):
         build_communication_op()
     assert list(tmp_path.glob("*.built")) == []
+
+
+def test_the_driver_tells_a_diverged_run_from_other_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_leave", lambda code: None)
+    directory = RunDirectory(tmp_path)
+    worker._fail(directory, 2, "the loss is nan", diverged=True)
+    with pytest.raises(DivergedError, match="the loss is nan"):
+        selfplay._raise_worker_error(1, directory, tmp_path / "log")
+    shutil.rmtree(directory.worker_errors)
+    worker._fail(directory, 2, "no such file")
+    with pytest.raises(UserError) as caught:
+        selfplay._raise_worker_error(1, directory, tmp_path / "log")
+    assert not isinstance(caught.value, DivergedError)

@@ -272,7 +272,9 @@ def test_given_pairs_are_trained_on_as_dpo_does(tmp_path):
     assert losses(folder, "iter0")[1] == pytest.approx(math.log(2), abs=1e-4)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*official[:3], *rows[3:]])))
     other = {"generation": {"engine": "given"}, "output_dir": str(tmp_path / "other")}
-    assert "has no other response" in refused("run", make_config(tmp_path, **SHORT, **other))
+    line = refused("run", make_config(tmp_path, **SHORT, **other))
+    assert f"given, but {len(rows) - 3} rows of" in line
+    assert not (tmp_path / "other" / "initial").exists()  # before anything is evaluated
 
 
 def test_given_pairs_are_of_one_iteration(tmp_path):

@@ -65,7 +65,12 @@ def test_a_metric_against_an_opponent_leaves_p_0_out(tmp_path):
 
 def test_an_unknown_metric_names_those_there_are(tmp_path):
     with pytest.raises(UserError, match="real_nll_per_token"):
-        best_policy(a_run(tmp_path, [1.0, 2.0], metric="bleu"))
+        a_run(tmp_path, [1.0, 2.0], metric="bleu")
+
+
+def test_a_metric_that_this_run_does_not_measure_names_those_it_does(tmp_path):
+    with pytest.raises(UserError, match=r"no number 'meter' in .*; there are loss, real_nll"):
+        best_policy(a_run(tmp_path, [1.0, 2.0], metric="meter"))
 
 
 def test_best_json_names_policy_and_values(tmp_path):
