@@ -192,9 +192,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     # At beta 1e6 the first step throws the policy so far off that exp(-margin) overflows.
     objective = Objective("spin", loss_type="exponential", beta=1e6)
     trainer = make_trainer(tmp_path, tiny_model("gpt2"), objective)
-    with pytest.raises(
-        DivergedError, match="the loss is (nan|inf) at step 2: lower"
-    ):
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step 2: lower"):
         trainer.train()
 
 
