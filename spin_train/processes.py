@@ -265,13 +265,25 @@ def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Po
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # Ctrl-C reaches the driver alone, which lets the workers save
-        preexec_fn=_die_with_parent,
+        preexec_fn=_begin_launcher,
     )
 
 
-def die_with_driver() -> None:
-    """Make this worker die when its launcher or its driver does, kill -9 included."""
+def _begin_launcher() -> None:
     _die_with_parent()
+    # Batch systems send SIGTERM to all processes of a job: the driver alone is to act on it. The
+    # mask passes to the workers; the launcher's own handler would kill them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def die_with_driver() -> None:
+    """Make this worker die when its launcher or its driver does, kill -9 included.
+
+    SIGTERM from the launcher, which ends the others when one fails, is obeyed; from anyone else it
+    is left to the driver, which lets all workers save.
+    """
+    _die_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     driver = int(os.environ[DRIVER_VARIABLE])
 
     def watch() -> None:
@@ -280,7 +292,9 @@ def die_with_driver() -> None:
                 os.kill(driver, 0)
             except (ProcessLookupError, PermissionError):  # gone, or its number is another's
                 os._exit(128 + signal.SIGTERM)
-            time.sleep(_WATCH_SECONDS)
+            came = signal.sigtimedwait({signal.SIGTERM}, _WATCH_SECONDS)
+            if came is not None and came.si_pid == os.getppid():
+                os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, name="watch-driver", daemon=True).start()
 

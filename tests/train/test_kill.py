@@ -128,10 +128,10 @@ def test_kills_in_the_stages_and_in_a_save_change_no_bit(uninterrupted, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("zero_stage", "ranks", "dtype"),
-    [(0, 1, "bfloat16"), (1, 2, "bfloat16"), (3, 2, "float32")],
+    ("zero_stage", "ranks", "dtype", "whom"),
+    [(0, 1, "bfloat16", "driver"), (1, 2, "bfloat16", "all"), (3, 2, "float32", "driver")],
 )
-def test_sigterm_saves_and_resuming_changes_no_bit(tmp_path, zero_stage, ranks, dtype):
+def test_sigterm_saves_and_resuming_changes_no_bit(tmp_path, zero_stage, ranks, dtype, whom):
     settings = {"zero_stage": zero_stage, "ranks": ranks, "training": {"dtype": dtype}}
     settings |= {"epochs": 6, "sft": None, "iterations": 1}
     whole = make_config(tmp_path / "whole", **settings)
@@ -141,6 +141,11 @@ def test_sigterm_saves_and_resuming_changes_no_bit(tmp_path, zero_stage, ranks, 
     process = start("run", stopped)
     checkpoints = folder / "iter0" / "checkpoints"
     wait_until(lambda: any(checkpoints.glob("*/complete.json")), process)
+    if whom == "all":  # as batch systems do
+        launchers, workers = processes_of(folder)
+        for victim in launchers + workers:
+            os.kill(victim, signal.SIGTERM)
+        time.sleep(1)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM

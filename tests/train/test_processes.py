@@ -124,6 +124,27 @@ def test_a_worker_dies_soon_after_its_driver_is_killed(tmp_path, direct):
     assert FileLock(tmp_path / "lock").acquire(wait_s=DEATH_SECONDS)
 
 
+@pytest.mark.parametrize("sender", ["launcher", "stranger"])
+def test_sigterm_ends_a_worker_if_it_comes_from_the_launcher(tmp_path, sender):
+    ending = f"""
+import os, signal, subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.PIPE)
+worker.stdout.readline()
+os.kill(worker.pid, signal.SIGTERM) if {sender == "launcher"} else subprocess.run(
+    ["kill", "-TERM", str(worker.pid)]
+)
+try:
+    print(worker.wait({DEATH_SECONDS}), flush=True)
+except subprocess.TimeoutExpired:
+    print("lives", flush=True)
+    worker.kill()
+"""
+    environment = dict(os.environ) | {DRIVER_VARIABLE: str(os.getpid())}
+    command = [sys.executable, "-c", ending, WORKER, str(tmp_path / "lock")]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == (str(128 + signal.SIGTERM) if sender == "launcher" else "lives")
+
+
 def test_a_worker_dies_with_its_launcher_while_the_driver_lives(tmp_path):
     environment = dict(os.environ) | {DRIVER_VARIABLE: str(os.getpid())}
     launcher = started(LAUNCHER, WORKER, tmp_path / "lock", env=environment)
