@@ -20,6 +20,7 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 `batching`         examples to micro-batches of a token budget
 `packing`          groups in one row: each prompt once, no padding
 `attention`        attention within such a row, responses blind to each other
+`flex`             the same on a GPU, by FlexAttention
 `head`             log-probs without logits
 `logps`            summed log-probs of responses; scoring and training
 `objective`        which loss of which roles, with its weights

@@ -2,7 +2,7 @@
 
 It enters models through transformers' own extension point, `AttentionInterface`, so any model whose
 layers ask there takes it. On CPUs the mask is never made: segments of the row attend one by one, to
-nothing but what they see. On GPUs FlexAttention skips the blocks of the mask that are empty.
+nothing but what they see. On GPUs it is FlexAttention (`spin_train.flex`).
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,9 @@ def packed_attention(
         raise NotImplementedError(f"{asked} in the attention of a packed row")
     settings = sliding_window, query.shape[-1] ** -0.5 if scaling is None else scaling, softcap
     if query.is_cuda:
-        return _block_mask_attention(module, query, key, value, row, *settings), None
+        from spin_train.flex import flex_attention  # compiles, where there is a device for it
+
+        return flex_attention(module, query, key, value, row, *settings), None
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H, D)
     small, large = _split(row)
     parts = []
@@ -103,29 +105,6 @@ def packed_attention(
         out = torch.cat([part.flatten(1) for part in parts])
         out = functional.embedding(places, out).view(queries.shape)
     return out[None], None
-
-
-def _block_mask_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    row: PackedRow,
-    window: int | None,
-    scaling: float,
-    softcap: float | None,
-) -> Tensor:
-    """FlexAttention over the whole row, for devices where it is compiled to one kernel."""
-    from torch.nn.attention.flex_attention import create_block_mask
-    from transformers.integrations.flex_attention import flex_attention_forward
-
-    size = query.shape[2]
-    mask = row.once(
-        ("block mask", window),
-        lambda: create_block_mask(row.sees(window), None, None, size, size, query.device.type),
-    )
-    out, _ = flex_attention_forward(module, query, key, value, mask, scaling, softcap)
-    return out
 
 
 def _split(row: PackedRow) -> tuple[list[Segment], list[Segment]]:

@@ -1,12 +1,15 @@
+import operator
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from torch.nn.attention.flex_attention import create_mask
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
+from torch.nn.attention.flex_attention import flex_attention as uncompiled
+from transformers.integrations import flex_attention as flex_integration
 
-from spin_train import attention
+from spin_train import attention, flex
 from spin_train.attention import packed_attention
 from tests.train.test_packing import LENGTHS, fast_mask, row_of, slow_mask
 
@@ -76,12 +79,38 @@ def test_equals_attention_under_the_mask_in_value_and_gradient(
         torch.testing.assert_close(fast_one, slow_one, atol=1e-12, rtol=1e-10)
 
 
-@pytest.mark.parametrize("window", [None, 3])
-def test_flex_attention_is_given_the_same_mask(window):
-    row = row_of([(5, [4, 3]), (2, [1, 3])])
+@given(lengths=LENGTHS, window=st.none() | st.integers(1, 12), block=st.sampled_from([1, 2, 3, 8]))
+def test_flex_attention_is_given_the_blocks_of_the_same_mask(lengths, window, block):
+    row = row_of(lengths)
     size = row.input_ids.shape[1]
     mask = create_mask(row.sees(window), None, None, size, size, "cpu")
     assert torch.equal(mask[0, 0], fast_mask(row, window))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flex, "BLOCK", block)
+        got = flex.block_mask(row, window)
+    expected = create_block_mask(row.sees(window), None, None, size, size, "cpu", block)
+    for name, value in vars(expected).items():
+        same = torch.equal if isinstance(value, torch.Tensor) else operator.eq
+        assert name == "mask_mod" or same(vars(got)[name], value), name
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (20, None), (None, 0.5)])
+def test_flex_attention_gives_the_same_values(window, softcap, monkeypatch):
+    """Uncompiled and without its backward pass, which only a GPU has."""
+    monkeypatch.setattr(
+        flex_integration,
+        "compile_friendly_flex_attention",
+        lambda query, key, value, training, **settings: uncompiled(query, key, value, **settings),
+    )
+    row = row_of([(150, [60, 30]), (3, [200, 1])])
+    shapes = [(1, heads, row.input_ids.shape[1], 8) for heads in (4, 2, 2)]
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    got = flex.flex_attention(SimpleNamespace(training=True), *tensors, row, window, 0.7, softcap)
+    settings = {"scaling": 0.7, "softcap": softcap, "sliding_window": window}
+    expected, _ = packed_attention(LAYER, *tensors, None, row=row, **settings)
+    torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-10)
 
 
 def attend(layer=LAYER, **settings):
