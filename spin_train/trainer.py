@@ -122,7 +122,10 @@ class SpinTrainer(Trainer):
             example.reference_logps or example.opponent_logps for example in batch.examples
         ]
         opponent_logps, reference_logps = (
-            torch.tensor(values, dtype=policy_logps.dtype, device=policy_logps.device)
+            # Without waiting for the forward pass that a GPU is still at.
+            torch.tensor(values, dtype=policy_logps.dtype).to(
+                policy_logps.device, non_blocking=True
+            )
             for values in (stored, reference)
         )
         return policy_logps, opponent_logps, reference_logps
