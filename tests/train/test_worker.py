@@ -103,10 +103,12 @@ def test_a_stage_that_fails_is_not_recorded_and_is_begun_with_by_the_next_walk(b
     assert done(run) == [*over, *stages[len(over) - 1 :]]
 
 
-def test_a_walk_ends_with_the_iteration_that_spends_the_patience(begun):
-    run, stages = begun(iterations=4, selection={"patience": 2})
+@pytest.mark.parametrize("patience", [1, 2])
+def test_a_walk_ends_with_the_iteration_that_spends_the_patience(begun, patience):
+    run, stages = begun(iterations=3, selection={"patience": patience})
     worker._walk(run)
-    assert done(run) == [stage for stage in stages if not stage.startswith(("iter2", "iter3"))]
+    later = tuple(f"iter{k}" for k in range(patience, 3))
+    assert done(run) == [stage for stage in stages if not stage.startswith(later)]
     best = json.loads((run.root / "best.json").read_text())
     assert (best["best"]["name"], best["stopped_early"]) == ("p_0", True)
 
