@@ -40,6 +40,8 @@ def test_a_policy_that_some_rates_lack_stands_under_its_own_rate():
         ["3.0000", "2.0000", ""],
         ["", "1.5000 *", "1.0000 *"],
     ]
+    table = grid_table(found, metric="accuracy", goal="max")
+    assert list(table.columns[1].cells) == ["3.0000", "2.0000 *", ""]
 
 
 @pytest.mark.slow
