@@ -135,6 +135,14 @@ def test_later_stages_take_what_one_that_is_over_took_before_what_one_in_work_wi
     assert stages["iter2/generate"].eta_seconds == 50.0
 
 
+def test_a_stage_that_has_no_pace_yet_takes_what_the_last_of_its_kind_took(tmp_path):
+    took = FIRST | {"iter0/train": 200.0, "iter0/evaluate": 7.0}
+    root = make_run(tmp_path, took=took, current=("iter1/generate", 0, 1, 0.0, 0))
+    stage = by_name(read_status(root))["iter1/generate"]
+    assert (stage.state, stage.done, stage.total) == ("stopped", None, None)
+    assert stage.eta_seconds == 50.0
+
+
 def test_what_nothing_tells_is_not_invented(tmp_path):
     status = read_status(make_run(tmp_path, took={"data/prepare": 1.0}))
     assert by_name(status)["iter0/generate"].eta_seconds is None
