@@ -108,7 +108,7 @@ def played(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "branch", note)
     monkeypatch.setattr(selfplay, "run", lambda config, watch=None: runs.append(config))
     config = make_config(tmp_path, selection={"patience": 1, "goal": "max"})
-    numbers = {"learning_rates": [0.1, 0.2, 0.1], "seeds": [3, 4, 3]}
+    numbers = {"learning_rates": [0.1, 0.12345678, 0.1], "seeds": [3, 4, 3]}
     play_grid(config, out, **numbers, overrides=["beta=0.7", "control=false"])
     return out, runs, branches
 
@@ -117,12 +117,12 @@ def test_every_rate_is_played_once_with_every_seed(played):
     out, runs, _ = played
     assert [(run.seed, run.learning_rate) for run in runs] == [
         (3, 0.1),
-        (3, 0.2),
+        (3, 0.12345678),
         (4, 0.1),
-        (4, 0.2),
+        (4, 0.12345678),
     ]
     assert [run.output_dir for run in runs] == [
-        str(out / place) for place in ("seed3/0.1", "seed3/0.2", "seed4/0.1", "seed4/0.2")
+        str(out / place) for place in ("seed3/0.1", "seed3/0.123457", "seed4/0.1", "seed4/0.123457")
     ]
 
 
@@ -132,7 +132,7 @@ def test_every_run_of_a_grid_has_its_control_all_iterations_and_what_is_overridd
 
 
 def test_rates_of_one_seed_share_its_beginning_and_seeds_share_nothing(played):
-    assert played[2] == [("seed3/0.1", "seed3/0.2", 0), ("seed4/0.1", "seed4/0.2", 0)]
+    assert played[2] == [("seed3/0.1", "seed3/0.123457", 0), ("seed4/0.1", "seed4/0.123457", 0)]
 
 
 def test_the_goal_stands_in_grid_json(played):
