@@ -83,6 +83,33 @@ def loaded(base, folder, between):
     return load_model(folder, dtype="float64")
 
 
+def test_the_product_of_an_adapter_is_added_alpha_over_rank_times():
+    model, place = tiny_model("llama"), "model.layers.0.self_attn.q_proj"
+    before = model.get_parameter(f"{place}.weight").detach().clone()
+    attach(model, adapter())
+    learn(model, 0)
+    learnt = model.state_dict()
+    a, b = (learnt[f"{place}.lora_{part}.new.weight"] for part in "AB")
+    merged = write_learnt(tiny_model("llama"), None, adapter(), learnt)
+    expected = before + adapter().alpha / adapter().rank * b @ a
+    torch.testing.assert_close(merged.get_parameter(f"{place}.weight").detach(), expected)
+
+
+def test_an_adapter_has_no_dropout_in_training():
+    model = tiny_model("llama")
+    attach(model, adapter())
+    learn(model, 0)
+    training = response_logps(model.train(), GROUPS).detach()
+    torch.testing.assert_close(training, logps(model), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("names", [[], ["model.layers.9.self_attn.q_proj.lora_A.new.weight"]])
+def test_a_stage_whose_adapter_cannot_be_found_again_is_no_policy(names):
+    learnt = {name: torch.ones(2, 16) for name in names}
+    with pytest.raises(RuntimeError, match="adapter weights do not fit"):
+        write_learnt(tiny_model("llama"), None, adapter(), learnt)
+
+
 def test_an_unmerged_adapter_is_frozen_under_a_new_one(base, tmp_path):
     start = base()
     attach(start, adapter())

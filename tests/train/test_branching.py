@@ -1,15 +1,16 @@
 import json
 import os
+import shutil
 
 import pytest
 
+from spin_train.artifacts import Manifest, RunDirectory
 from spin_train.branching import branch
 from spin_train.config_files import load_config
 from spin_train.errors import UserError
+from spin_train.selfplay import plan
 from spin_train.status import read_status
 from tests.train.runs import make_config, succeed, weights
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,7 @@ def source(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_branch_plays_on_to_the_bits_of_its_source(source, tmp_path):
     target = tmp_path / "same"
     assert "spin-train run" in succeed("branch", source, target, "--at", 1)
@@ -32,6 +34,7 @@ def test_a_branch_plays_on_to_the_bits_of_its_source(source, tmp_path):
     assert manifest["branched_from"] == {"run": str(source), "at": 1}
 
 
+@pytest.mark.slow
 def test_another_schedule_from_iteration_k_leaves_the_source_as_it_was(source, tmp_path):
     before, target = weights(source), tmp_path / "other"
     branch(source, target, at=1, overrides=["beta=[0.5, 5.0]"])
@@ -42,6 +45,7 @@ def test_another_schedule_from_iteration_k_leaves_the_source_as_it_was(source, t
     assert weights(source) == before
 
 
+@pytest.mark.slow
 def test_at_0_self_play_may_change_and_patience_ends_it(source, tmp_path):
     numbers = [
         json.loads((source / place / "evaluation.json").read_text())["real_nll_per_token"]
@@ -64,6 +68,7 @@ def test_at_0_self_play_may_change_and_patience_ends_it(source, tmp_path):
     branch(source, tmp_path / "beta", at=0, overrides=["beta=3.0", "loss_type=hinge"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at", "override", "word"),
     [
@@ -84,6 +89,7 @@ def test_what_is_kept_cannot_be_otherwise(source, tmp_path, at, override, word):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_no_run_and_a_target_that_exists_are_one_line(source, tmp_path):
     with pytest.raises(UserError, match="is no run"):
         branch(tmp_path, tmp_path / "new", at=0)
@@ -91,6 +97,7 @@ def test_no_run_and_a_target_that_exists_are_one_line(source, tmp_path):
         branch(source, tmp_path, at=0)
 
 
+@pytest.mark.slow
 def test_one_number_for_a_schedule_holds_from_iteration_k_on(source, tmp_path):
     config = branch(source, tmp_path / "new", at=1, overrides=["beta=1.0", "iterations=3"])
     assert [config.at("beta", k) for k in range(3)] == [0.5, 1.0, 1.0]
@@ -99,7 +106,89 @@ def test_one_number_for_a_schedule_holds_from_iteration_k_on(source, tmp_path):
     assert saved.learning_rate == load_config(source / "config.yaml").learning_rate
 
 
+@pytest.mark.slow
 def test_a_control_and_benchmarks_may_be_added_at_the_start(source, tmp_path):
     assert branch(source, tmp_path / "control", at=0, overrides=["control=true"]).control
     overrides = ["evaluation.lm_eval.tasks=[a]"]
     assert branch(source, tmp_path / "benchmarks", at=1, overrides=overrides).evaluation.lm_eval
+
+
+def recorded(folder, *, until=None, **changes):
+    """A run of which nothing was done: every stage left a file that holds its name."""
+    path = make_config(folder, **changes)
+    config = load_config(path)
+    run = RunDirectory(config.output_dir)
+    run.root.mkdir()
+    shutil.copy(path, run.config)
+    manifest = Manifest(run)
+    for stage in plan(config):
+        if stage.name == until:
+            break
+        file = run.root / stage.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(stage.name)
+        manifest.complete(stage.name, [file], seconds=1.0)
+    return run.root
+
+
+def files_of(root):
+    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    return files - {"config.yaml", "manifest.json"}
+
+
+BEFORE = {"data/prepare", "sft/train", "initial/evaluate"}
+FIRST = {f"iter0/{kind}" for kind in ("generate", "score", "train", "evaluate")}
+FIRST |= {"control/iter0/train", "control/iter0/evaluate"}
+
+
+@pytest.mark.parametrize(("at", "kept"), [(0, BEFORE), (1, BEFORE | FIRST)])
+def test_a_branch_has_the_stages_before_iteration_k_and_no_others(tmp_path, at, kept):
+    source, target = recorded(tmp_path, control=True), tmp_path / "new"
+    branch(source, target, at=at)
+    assert files_of(target) == kept
+    assert all((target / name).read_text() == name for name in kept)
+    assert Manifest(RunDirectory(target)).content["stages"].keys() == kept
+
+
+def test_one_number_for_any_schedule_of_tspin_holds_from_iteration_k_on(tmp_path):
+    source = recorded(tmp_path, algorithm="tspin", history_weight=[0.0, 0.1])
+    given = {"beta": 2.0, "history_weight": 0.3, "learning_rate": 0.5, "epochs": 3.0}
+    overrides = [f"{name}={value}" for name, value in given.items()]
+    config = branch(source, tmp_path / "new", at=1, overrides=overrides)
+    before = load_config(source / "config.yaml")
+    for name, value in given.items():
+        assert [config.at(name, 0), config.at(name, 1)] == [before.at(name, 0), value]
+
+
+def test_the_history_weight_of_later_iterations_may_change_and_of_earlier_may_not(tmp_path):
+    source = recorded(tmp_path, algorithm="tspin", history_weight=[0.0, 0.1])
+    branch(source, tmp_path / "later", at=1, overrides=["history_weight=[0.0, 0.3]"])
+    with pytest.raises(UserError, match="history_weight"):
+        branch(source, tmp_path / "earlier", at=1, overrides=["history_weight=[0.2, 0.1]"])
+
+
+@pytest.mark.parametrize("override", ["generation.temperature=0.5", "mixing=1", "algorithm=tspin"])
+def test_what_self_play_alone_knows_of_may_change_at_0_only(tmp_path, override):
+    source = recorded(tmp_path)
+    branch(source, tmp_path / "new", at=0, overrides=[override])
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        branch(source, tmp_path / "other", at=1, overrides=[override])
+
+
+def test_a_source_that_is_not_that_far_names_what_it_lacks(tmp_path):
+    source = recorded(tmp_path, until="iter0/evaluate")
+    with pytest.raises(UserError, match=r"not that far: iter0/evaluate is not complete"):
+        branch(source, tmp_path / "new", at=1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_are_copied_where_they_cannot_be_linked(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError
+
+    source = recorded(tmp_path)
+    monkeypatch.setattr(os, "link", refuse)
+    branch(source, tmp_path / "new", at=0)
+    for name in BEFORE:
+        assert (tmp_path / "new" / name).read_text() == (source / name).read_text() == name
+        assert not os.path.samefile(source / name, tmp_path / "new" / name)

@@ -68,6 +68,7 @@ def test_a_published_template_goes_by_its_name(template):
 
 def test_template_must_hold_the_prompt_once():
     assert "{prompt}" in refusal({"template": "no place for it"})
+    assert "{prompt}" in refusal({"template": "{prompt} and {prompt}"})
 
 
 def test_published_history_weight_is_zero_then_a_tenth():

@@ -4,10 +4,11 @@ import math
 import pytest
 
 from spin_train import grid, selfplay
-from spin_train.api import run
+from spin_train.api import Run, run
 from spin_train.artifacts import RunDirectory
+from spin_train.config_files import parse_config
 from spin_train.errors import DivergedError, UserError
-from spin_train.grid import Cell, best_cells, grid_table, play_grid
+from spin_train.grid import Cell, best_cells, cells, grid_table, play_grid
 from tests.train.runs import make_config, succeed, weights
 from tests.train.test_run import refused
 
@@ -39,6 +40,8 @@ def test_a_policy_that_some_rates_lack_stands_under_its_own_rate():
         ["3.0000", "2.0000", ""],
         ["", "1.5000 *", "1.0000 *"],
     ]
+    table = grid_table(found, metric="accuracy", goal="max")
+    assert list(table.columns[1].cells) == ["3.0000", "2.0000 *", ""]
 
 
 @pytest.mark.slow
@@ -94,6 +97,86 @@ def test_a_rate_that_diverges_is_noted_and_the_others_are_played(tmp_path, monke
     assert content["failed"] == [{"seed": 0, "learning_rate": 10.0, "error": "the loss is nan"}]
 
 
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """A grid of two rates and two seeds that is only noted: its runs, and who began with whom."""
+    runs, branches, out = [], [], tmp_path / "grid"
+
+    def note(source, target, *, at, overrides):
+        branches.append((str(source.relative_to(out)), str(target.relative_to(out)), at))
+
+    monkeypatch.setattr(grid, "branch", note)
+    monkeypatch.setattr(selfplay, "run", lambda config, watch=None: runs.append(config))
+    config = make_config(tmp_path, selection={"patience": 1, "goal": "max"})
+    numbers = {"learning_rates": [0.1, 0.12345678, 0.1], "seeds": [3, 4, 3]}
+    play_grid(config, out, **numbers, overrides=["beta=0.7", "control=false"])
+    return out, runs, branches
+
+
+def test_every_rate_is_played_once_with_every_seed(played):
+    out, runs, _ = played
+    assert [(run.seed, run.learning_rate) for run in runs] == [
+        (3, 0.1),
+        (3, 0.12345678),
+        (4, 0.1),
+        (4, 0.12345678),
+    ]
+    assert [run.output_dir for run in runs] == [
+        str(out / place) for place in ("seed3/0.1", "seed3/0.123457", "seed4/0.1", "seed4/0.123457")
+    ]
+
+
+def test_every_run_of_a_grid_has_its_control_all_iterations_and_what_is_overridden(played):
+    assert all(run.control and run.selection.patience is None for run in played[1])
+    assert {run.beta for run in played[1]} == {0.7}
+
+
+def test_rates_of_one_seed_share_its_beginning_and_seeds_share_nothing(played):
+    assert played[2] == [("seed3/0.1", "seed3/0.123457", 0), ("seed4/0.1", "seed4/0.123457", 0)]
+
+
+def test_the_goal_stands_in_grid_json(played):
+    content = json.loads((played[0] / "grid.json").read_text())
+    assert (content["metric"], content["goal"]) == ("real_nll_per_token", "max")
+
+
+def a_run(folder, values, **changes):
+    """A run with these values of real_nll_per_token, by place."""
+    for place, value in values.items():
+        (folder / place).mkdir(parents=True)
+        numbers = json.dumps({"real_nll_per_token": value})
+        (folder / place / "evaluation.json").write_text(numbers)
+    content = {"model": "m", "data": {"path": "d"}, "output_dir": str(folder), "control": True}
+    return parse_config(content | changes)
+
+
+def test_a_cell_holds_the_numbers_of_its_policy_and_rate_one_a_seed(tmp_path):
+    played = {
+        rate: [
+            a_run(
+                tmp_path / f"{rate}-{seed}",
+                {"initial": seed, "iter0": 10 * rate + seed, "control/iter0": 20 * rate + seed},
+            )
+            for seed in (0.25, 0.5)
+        ]
+        for rate in (1.0, 2.0)
+    }
+    assert cells(played) == [
+        Cell("p_0", None, (0.25, 0.5)),
+        Cell("p_1", 1.0, (10.25, 10.5)),
+        Cell("control 1", 1.0, (20.25, 20.5)),
+        Cell("p_1", 2.0, (20.25, 20.5)),
+        Cell("control 1", 2.0, (40.25, 40.5)),
+    ]
+
+
+def test_a_rate_that_diverged_with_one_seed_has_no_cell_of_the_others(tmp_path):
+    whole = a_run(tmp_path / "whole", {"initial": 3.0, "iter0": 2.0, "iter1": 1.0})
+    diverged = a_run(tmp_path / "diverged", {"initial": 3.5, "iter0": 2.5})
+    found = cells({0.1: [whole, diverged]})
+    assert found == [Cell("p_0", None, (3.0, 3.5)), Cell("p_1", 0.1, (2.0, 2.5))]
+
+
 def test_any_other_error_ends_a_grid(tmp_path, monkeypatch):
     monkeypatch.setattr(selfplay, "run", played_or(UserError("the disk is full"), 0.1))
     with pytest.raises(UserError, match="disk"):
@@ -120,6 +203,25 @@ def test_from_python_a_run_is_what_the_command_line_makes(tmp_path):
     assert result.table().row_count == 2
     assert result.config.beta == 0.7
     assert RunDirectory(result.config.output_dir).manifest.is_file()
+
+
+def test_policies_are_those_made_so_far_each_under_its_name(tmp_path):
+    for place in ("iter0", "iter1", "control/iter0"):
+        (tmp_path / place / "policy").mkdir(parents=True)
+    assert Run(a_run(tmp_path, {}, iterations=3)).policies == {
+        "p_1": tmp_path / "iter0" / "policy",
+        "p_2": tmp_path / "iter1" / "policy",
+    }
+
+
+def test_a_mapping_is_run_with_its_overrides_and_quietly_where_asked(monkeypatch):
+    seen = []
+    monkeypatch.setattr(selfplay, "run", lambda config, watch=None: seen.append((config, watch)))
+    content = {"model": "m", "data": {"path": "d"}, "output_dir": "o", "beta": 0.1}
+    quiet, shown = run(content, ["beta=0.7"], progress=False), run(content, ["beta=0.7"])
+    assert [config for config, _ in seen] == [quiet.config, shown.config]
+    assert quiet.config.beta == shown.config.beta == 0.7
+    assert [watch is None for _, watch in seen] == [True, False]
 
 
 def test_overrides_leave_a_mapping_as_it_was():

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import GenerationConfig
 from spin_train import hf_engine
 from spin_train.decoding import Batch, Task, draw
 from spin_train.errors import UserError
-from spin_train.generation import SamplingSettings
+from spin_train.generation import Sample, SamplingSettings
 from spin_train.hf_engine import sample
 from spin_train.logps import Group, response_logps
 from spin_train.models import load_model
@@ -141,6 +142,51 @@ def test_rows_are_refilled_on_every_architecture_that_pays_attention(architectur
     with caplog.at_level(logging.WARNING, "spin_train.hf_engine"):
         assert hf_engine._exact_way(tiny_model(architecture, torch.float32)) is WAYS[0]
     assert not caplog.records
+
+
+def test_ways_that_a_model_does_not_take_are_passed_over_with_their_reasons(monkeypatch, caplog):
+    def refusing(error):
+        def refuse(*_):
+            raise error("no such\ncache")
+
+        return refuse
+
+    errors = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+    ways = {error.__name__: refusing(error) for error in errors} | {"padded": WAYS[1]}
+    monkeypatch.setattr(hf_engine, "_WAYS", ways)
+    with caplog.at_level(logging.WARNING, "spin_train.hf_engine"):
+        assert hf_engine._exact_way(stopping(0.5)) is WAYS[1]
+    for error in errors:
+        name = error.__name__
+        assert f"{name} not used: {name}: no such cache" in caplog.text
+
+
+def test_a_model_that_no_way_is_exact_on_is_not_sampled_from(monkeypatch):
+    def off_in_one_response(*arguments):
+        for task, sampled in WAYS[0](*arguments):
+            off = 1.0 if task.number == 3 else 0.0
+            yield task, replace(sampled, logps=sampled.logps + off * len(sampled.ids))
+
+    monkeypatch.setattr(hf_engine, "_WAYS", {"nearly": off_in_one_response})
+    with pytest.raises(RuntimeError, match="no way of sampling agrees"):
+        hf_engine._exact_way(stopping(0.5))
+
+
+def test_a_model_is_tried_out_once(monkeypatch):
+    tried = []
+    monkeypatch.setattr(hf_engine, "_exact_way", lambda model: tried.append(model) or WAYS[0])
+    model = stopping(0.5)
+    for _ in range(2):
+        sample(model, [[1]], [0], settings())
+    assert tried == [model]
+
+
+def test_logits_are_computed_for_the_last_token_of_a_prompt_alone(monkeypatch):
+    model, columns = stopping(0.5), set()
+    monkeypatch.setitem(hf_engine._chosen, model, WAYS[0])
+    model.lm_head.register_forward_hook(lambda _, __, logits: columns.add(logits.shape[1]))
+    sample(model, [[1, 3, 4], [1], [1, 3]], range(3), settings())
+    assert columns == {1}
 
 
 def test_a_model_with_a_state_is_left_to_generate_with_a_warning(caplog):
@@ -329,6 +375,31 @@ def test_weights_that_are_not_finite_are_refused_in_one_line():
         model.lm_head.weight.fill_(math.nan)
     with pytest.raises(UserError, match="not finite"):
         sample(model, [[3]], [0], settings())
+
+
+def test_one_sample_that_is_not_finite_is_enough_to_refuse_them(monkeypatch):
+    def broken(model, tasks, settings, between):
+        for task in tasks:
+            yield task, Sample([STOP], "stop", math.nan if task.number == 1 else -1.0)
+
+    model = stopping(0.5)
+    monkeypatch.setitem(hf_engine._chosen, model, broken)
+    with pytest.raises(UserError, match="not finite"):
+        sample(model, [[3]] * 3, range(3), settings())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_between_is_called_whenever_prompts_are_taken_in(way, monkeypatch):
+    model, calls = stopping(1.0), []
+    monkeypatch.setitem(hf_engine._chosen, model, way)
+    sample(
+        model,
+        [[1, 3]] * 10,
+        range(10),
+        settings(batch_size=4),
+        between=lambda: calls.append(None),
+    )
+    assert len(calls) >= 3
 
 
 def test_sampling_can_be_stopped_between_rows():

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spin_train import selfplay
+from spin_train import leaderboards, selfplay
 from spin_train.config_files import changed_keys, load_config, parse_config
 from spin_train.display import benchmark_table
 from spin_train.errors import UserError
@@ -83,6 +83,20 @@ def test_few_shot_counts_are_the_published_ones():
 def test_lm_eval_knows_every_task_of_the_leaderboards(lm_eval):
     for leaderboard in LEADERBOARDS:
         require_benchmarks(config_with(leaderboard=leaderboard))
+
+
+def test_lm_eval_reports_the_metric_of_every_column(lm_eval):
+    """It is looked up by that name in what was found, hours later."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    index = leaderboards._task_manager(None).task_index
+    for task in (*LEADERBOARDS["v1"], *LEADERBOARDS["tspin"]):
+        content = load_yaml(index[task.name].yaml_path, resolve_func=False)
+        listed = content.get("aggregate_metric_list") or content["metric_list"]
+        filters = [each["name"] for each in content.get("filter_list", [{"name": "none"}])]
+        metric, _, filtered = task.metric.partition(",")
+        assert metric in [each["metric"] for each in listed], task
+        assert filtered == filters[0], task
 
 
 def test_lm_evals_own_counts_agree_where_it_fixes_one(lm_eval):
@@ -176,6 +190,43 @@ def test_a_local_task_gives_what_the_log_probs_say(lm_eval, tmp_path):
     assert found["lm_eval_version"] == lm_eval.__version__
     limited = config_with(tasks=["sorted_pair"], include_path=str(tasks), limit=2)
     assert run_task(wrapped(model, tokenizer, limited), task, limited)["questions"] == 2
+
+
+@pytest.fixture
+def asked(lm_eval, monkeypatch):
+    """What lm-eval is asked for; it answers at once, to every task alike."""
+    asked = {}
+    numbers = {"acc,none": 0.5, "acc_stderr,none": 0.2, "alias": "a task"}
+    numbers |= {"acc_norm,none": 0.25, "acc_norm_stderr,none": 0.1}
+
+    def evaluate(**given):
+        asked.update(given)
+        (task,) = given["tasks"]
+        return {"results": {task: numbers}, "n-shot": {}, "n-samples": {}, "versions": {}}
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", evaluate)
+    monkeypatch.setattr(leaderboards, "_task_manager", lambda include_path: include_path)
+    return asked
+
+
+def test_what_the_run_asks_for_reaches_lm_eval(asked):
+    settings = {"num_fewshot": 3, "chat_template": True, "limit": 2, "include_path": "tasks"}
+    config = config_with(tasks=["a"], **settings)
+    found = run_task("model", *benchmark_tasks(config), config)
+    assert (asked["model"], asked["tasks"]) == ("model", ["a"])
+    assert (asked["num_fewshot"], asked["apply_chat_template"]) == (3, True)
+    assert (asked["limit"], asked["task_manager"]) == (2, "tasks")
+    assert (found["num_fewshot"], found["chat_template"], found["limit"]) == (3, True, 2)
+
+
+@pytest.mark.parametrize(
+    ("metric", "numbers"),
+    [(None, ("acc_norm,none", 0.25, 0.1)), ("acc,none", ("acc,none", 0.5, 0.2))],
+)
+def test_the_metric_of_the_column_is_taken_or_else_the_most_usual(asked, metric, numbers):
+    config = config_with(tasks=["a"])
+    found = run_task("model", BenchmarkTask("a", metric=metric), config)
+    assert (found["metric"], found["value"], found["standard_error"]) == numbers
 
 
 def test_data_that_cannot_be_had_are_named(lm_eval, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from spin_train.config_files import load_config
+from spin_train.artifacts import write_json
+from spin_train.config_files import load_config, parse_config
 from spin_train.display import benchmark_table, results_table
 from spin_train.records import read_records
+from spin_train.results import write_results
 from tests.train.runs import make_config, run, start, succeed
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +131,30 @@ def test_results_hold_every_policy_as_json(spin):
     assert [row["folder"] for row in rows] == ["initial", "iter0", "control/iter0"]
     assert rows[1]["margin"] == evaluation_of(spin[0] / "iter0")["margin"]
     assert f"numbers: {spin[0]}/results.json" in spin[2]
+
+
+def test_results_have_null_for_what_is_no_number_and_each_policys_benchmarks(tmp_path):
+    content = {"model": "m", "data": {"path": "d"}, "output_dir": str(tmp_path), "control": True}
+    values = {"initial": 1.5, "iter0": math.nan, "control/iter0": -math.inf}
+    for place, value in values.items():
+        write_json(tmp_path / place / "evaluation.json", {"real_logps": value})
+        write_json(tmp_path / place / "benchmark" / "task.json", {"value": len(place)})
+    path = write_results(parse_config(content))
+    rows = json.loads(path.read_text(), parse_constant=pytest.fail)
+    expected = {
+        "p_0": ("initial", 1.5),
+        "p_1": ("iter0", None),
+        "control 1": ("control/iter0", None),
+    }
+    assert rows == [
+        {
+            "policy": name,
+            "folder": place,
+            "real_logps": value,
+            "benchmarks": {"task": {"value": len(place)}},
+        }
+        for name, (place, value) in expected.items()
+    ]
 
 
 def rendered(table):

@@ -11,7 +11,10 @@ SPIN = {
     "model": "alignment-handbook/zephyr-7b-sft-full",
     "model_revision": ZEPHYR,
     "template": "zephyr",
+    "data.path": "HuggingFaceH4/ultrachat_200k",
+    "data.split": "train_sft",
     "data.rows": 50_000,
+    "data.too_long": "truncate",
     "data.turn": "first",
     "seed": 42,
     "algorithm": "spin",
@@ -49,7 +52,8 @@ TABLES = {
         SPIN
         | {"algorithm": "tspin", "template": "tspin", "iterations": 5, "mixing": 0}
         | {"data.max_prompt_tokens": 1024, "data.max_response_tokens": 1024},
-        {"beta": [1.0] * 5, "history_weight": [0.0, 0.1, 0.1, 0.1, 0.1]},
+        {"beta": [1.0] * 5, "history_weight": [0.0, 0.1, 0.1, 0.1, 0.1]}
+        | {"learning_rate": [5e-7] * 5, "epochs": [2.0] * 5},  # SPIN's, none being stated
     ),
 }
 

@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from spin_train.errors import UserError
 from spin_train.rendering import Renderer
@@ -66,6 +67,19 @@ def test_a_plain_template_has_the_tokenizers_start_of_text_once():
     assert prompt_ids[0] == tokenizer.bos_token_id
 
 
+@pytest.mark.parametrize("prompt", ["a", "a </s>"])
+def test_a_tokenizer_that_closes_every_text_leaves_a_prompt_open(prompt):
+    tokenizer = sentence_piece()
+    expected = Renderer(tokenizer, "A: {prompt} B:").render(pair_row(prompt, "ba"))
+    closing = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)],
+    )
+    tokenizer.backend_tokenizer.post_processor = closing
+    assert tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+    assert Renderer(tokenizer, "A: {prompt} B:").render(pair_row(prompt, "ba")) == expected
+
+
 def test_a_prompt_may_hold_the_words_of_the_template():
     tokenizer = byte_level()
     prompt_ids, _ = Renderer(tokenizer, "{prompt}:").render(pair_row("{prompt}", "b"))
@@ -92,6 +106,13 @@ def test_a_response_ends_with_the_end_of_turn_of_the_chat_template():
     assert tokenizer.decode(response_ids) == "ba<|im_end|>"
     assert renderer.stop_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert renderer.stop_id != tokenizer.eos_token_id
+
+
+def test_a_token_that_is_not_special_ends_no_turn():
+    tokenizer = byte_level(chat_template=CHATML.replace("<|im_end|>", "</answer><|im_end|>"))
+    tokenizer.add_tokens(["</answer>"])
+    _, response_ids = Renderer(tokenizer, None).render(pair_row("a b", "ba"))
+    assert tokenizer.decode(response_ids) == "ba</answer><|im_end|>"
 
 
 def test_a_chat_template_without_an_end_gets_the_end_of_text():

@@ -36,6 +36,21 @@ def test_goal_max_turns_it_round_and_p_0_is_the_model(tmp_path):
     assert (best.name, best.policy) == ("p_0", "m")
 
 
+def test_after_sft_p_0_is_what_sft_made(tmp_path):
+    config = a_run(tmp_path, [1.0, 2.0])
+    tuned = parse_config(config.model_dump() | {"sft": {"learning_rate": 1e-5}})
+    assert best_policy(tuned).policy == str(tmp_path / "sft" / "policy")
+
+
+def test_a_control_is_never_the_best(tmp_path):
+    config = a_run(tmp_path, [3.0, 2.0])
+    (tmp_path / "control" / "iter0").mkdir(parents=True)
+    numbers = '{"real_nll_per_token": 1.0}'
+    (tmp_path / "control" / "iter0" / "evaluation.json").write_text(numbers)
+    beside = config.model_copy(update={"control": True})
+    assert [judged.name for judged in judged_policies(beside)] == ["p_0", "p_1"]
+
+
 def test_nan_is_never_the_best(tmp_path):
     assert best_policy(a_run(tmp_path, [math.nan, 2.0, math.nan])).name == "p_1"
 
@@ -44,8 +59,10 @@ def test_nan_is_never_the_best(tmp_path):
     ("values", "patience", "wanted"),
     [
         ([3.0], 1, 5),  # p_0 alone says nothing
+        ([math.nan], 1, 5),
         ([3.0, 2.0, 1.0], 1, 5),
         ([3.0, 3.5], 1, 1),
+        ([3.0, 3.0], 1, 1),
         ([3.0, 3.5], 2, 5),
         ([3.0, 3.5, 3.2], 2, 2),
         ([3.0, 3.5, 2.9, 3.1, 3.0], 2, 4),
@@ -78,6 +95,14 @@ def test_best_json_names_policy_and_values(tmp_path):
     assert content["best"]["name"] == "p_1"
     assert content["values"] == {"p_0": 3.0, "p_1": 2.0, "p_2": 2.5}
     assert content["stopped_early"]
+
+
+def test_best_json_names_the_goal_and_says_when_all_iterations_are_wanted(tmp_path):
+    path = write_best(a_run(tmp_path, [3.0, 3.5, 2.5], patience=2, goal="max"))
+    content = json.loads(path.read_text())
+    assert (content["metric"], content["goal"]) == ("real_nll_per_token", "max")
+    assert content["best"]["value"] == 3.5
+    assert not content["stopped_early"]
 
 
 def test_nothing_is_written_before_the_first_evaluation(tmp_path):

@@ -72,12 +72,75 @@ def test_waiting_stages_take_what_the_last_of_their_kind_took(tmp_path):
     assert read_status(root).eta_seconds == 50.0 + 40.0 + 600.0 + 7.0
 
 
+def test_more_samples_than_mixing_adds_are_not_waited_for(tmp_path):
+    took = FIRST | {"iter0/train": 200.0, "iter0/evaluate": 7.0}
+    stages = by_name(read_status(make_run(tmp_path, took=took, iterations=4, mixing=1)))
+    assert [stages[f"iter{k}/score"].eta_seconds for k in (1, 2, 3)] == [40.0] * 3
+    assert [stages[f"iter{k}/train"].eta_seconds for k in (1, 2, 3)] == [400.0] * 3
+
+
+def test_the_first_iteration_takes_what_sft_took_an_epoch(tmp_path):
+    """100 seconds for the two epochs of SFT."""
+    stages = by_name(read_status(make_run(tmp_path, took=FIRST, epochs=3)))
+    assert stages["iter0/train"].eta_seconds == 150.0
+
+
+def test_a_control_takes_what_controls_took(tmp_path):
+    took = FIRST | {"iter0/train": 200.0, "iter0/evaluate": 7.0}
+    took |= {"control/iter0/train": 90.0, "control/iter0/evaluate": 3.0}
+    stages = by_name(read_status(make_run(tmp_path, took=took, control=True)))
+    assert stages["iter1/train"].eta_seconds == 200.0
+    assert stages["control/iter1/train"].eta_seconds == 90.0
+    assert stages["iter1/evaluate"].eta_seconds == 7.0
+    assert stages["control/iter1/evaluate"].eta_seconds == 3.0
+
+
+def test_time_left_runs_on_between_two_words_of_a_run_in_work(tmp_path):
+    root = make_run(tmp_path, took=FIRST, current=("iter0/train", 30, 100, 40.0, 10))
+    word = json.loads((root / ".progress.json").read_text())
+    moments = {"started": word["started"] - 60, "written": word["written"] - 60}
+    moments["since"] = [word["since"][0] - 60, word["since"][1]]
+    (root / ".progress.json").write_text(json.dumps(word | moments))
+    with (root / ".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        train = by_name(read_status(root))["iter0/train"]
+    assert train.eta_seconds == pytest.approx(140.0 - 60.0, abs=0.5)
+    assert train.seconds == pytest.approx(45.0 + 60.0, abs=0.5)
+
+
+def test_iterations_that_patience_ends_are_not_waited_for(tmp_path):
+    took = FIRST | {"iter0/train": 200.0, "iter0/evaluate": 7.0}
+    root = make_run(tmp_path, took=took, selection={"patience": 1})
+    for place, value in (("initial", 1.0), ("iter0", 2.0)):
+        (root / place).mkdir()
+        numbers = json.dumps({"real_nll_per_token": value})
+        (root / place / "evaluation.json").write_text(numbers)
+    status = read_status(root)
+    assert {stage.state for stage in status.stages} == {"done"}
+    assert "iter1/generate" not in by_name(status)
+
+
 def test_later_stages_take_what_the_one_in_work_is_going_to(tmp_path):
     took = {name: FIRST[name] for name in ("data/prepare", "initial/evaluate")}
     current = ("iter0/generate", 10, 40, 20.0, 0)  # 2 s a shard, 60 s left, 85 s in all
     stages = by_name(read_status(make_run(tmp_path, took=took, current=current, sft=None)))
     assert stages["iter0/generate"].eta_seconds == pytest.approx(60.0, abs=0.5)
     assert stages["iter1/generate"].eta_seconds == pytest.approx(85.0, abs=0.5)
+
+
+def test_later_stages_take_what_one_that_is_over_took_before_what_one_in_work_will(tmp_path):
+    current = ("iter1/generate", 10, 40, 20.0, 0)  # 85 s in all
+    took = FIRST | {"iter0/train": 200.0, "iter0/evaluate": 7.0}
+    stages = by_name(read_status(make_run(tmp_path, took=took, current=current, iterations=3)))
+    assert stages["iter2/generate"].eta_seconds == 50.0
+
+
+def test_a_stage_that_has_no_pace_yet_takes_what_the_last_of_its_kind_took(tmp_path):
+    took = FIRST | {"iter0/train": 200.0, "iter0/evaluate": 7.0}
+    root = make_run(tmp_path, took=took, current=("iter1/generate", 0, 1, 0.0, 0))
+    stage = by_name(read_status(root))["iter1/generate"]
+    assert (stage.state, stage.done, stage.total) == ("stopped", None, None)
+    assert stage.eta_seconds == 50.0
 
 
 def test_what_nothing_tells_is_not_invented(tmp_path):
@@ -112,6 +175,34 @@ def test_a_stage_whose_files_are_gone_waits_to_be_done_again(tmp_path):
     manifest["stages"]["initial/evaluate"]["files"] = gone
     (root / "manifest.json").write_text(json.dumps(manifest))
     assert by_name(read_status(root))["initial/evaluate"].state == "waiting"
+
+
+def test_a_stage_whose_file_has_another_size_is_not_said_to_be_done_again(tmp_path):
+    root = make_run(tmp_path, took=FIRST)
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["stages"]["initial/evaluate"]["files"] = {"config.yaml": {"bytes": 1, "sha256": ""}}
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    assert by_name(read_status(root))["initial/evaluate"].state == "done"
+
+
+def test_the_last_loss_is_that_of_the_last_stage_that_logged_one(tmp_path):
+    root = make_run(tmp_path, took=FIRST)
+    for place, rows in (
+        ("sft", [{"step": 7, "loss": 3.0}]),
+        ("iter0", [{"step": 1, "loss": 0.7}, {"step": 2, "grad_norm": 1.0}]),
+        ("iter1", [{"step": 1, "grad_norm": 1.0}]),
+    ):
+        (root / place).mkdir()
+        (root / place / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status = read_status(root)
+    assert (status.loss, status.loss_at) == (0.7, "iter0/train step 1")
+
+
+def test_the_log_is_that_of_the_last_start(tmp_path):
+    root = make_run(tmp_path, took=FIRST)
+    for name in ("20260102-000000", "20260101-000000"):
+        (root / "logs" / f"{name}.log").touch()
+    assert read_status(root).log == str(root / "logs" / "20260102-000000.log")
 
 
 def test_last_loss_and_the_error_that_can_be_mended_are_told(tmp_path):
