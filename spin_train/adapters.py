@@ -33,7 +33,7 @@ def require_peft() -> None:
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise UserError("adapter: needs peft; pip install 'spin-toolkit[peft]'") from None
+        raise UserError("adapter: needs peft; pip install -e '.[peft]'") from None
 
 
 def is_adapter(path: str | Path) -> bool:

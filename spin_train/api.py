@@ -66,7 +66,7 @@ def run(
     config : str, Path or dict
         YAML file, name of a preset, or the keys themselves.
     overrides : iterable of str, optional
-        Such as ``beta=0.5``.
+        Such as ``beta=0.5``; one may stand alone.
     progress : bool, default True
         Show bars.
 
@@ -80,6 +80,7 @@ def run(
     UserError
         If something you can mend stands in the way.
     """
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     if isinstance(config, dict):
         content = copy.deepcopy(config)
         override(content, overrides)

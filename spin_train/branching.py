@@ -10,7 +10,7 @@ import yaml
 
 from spin_train.artifacts import Manifest, RunDirectory, write_atomically, write_json
 from spin_train.config import Config
-from spin_train.config_files import changed_keys, load_config
+from spin_train.config_files import changed_keys, is_of_training, load_config
 from spin_train.errors import UserError
 from spin_train.selfplay import Stage, plan
 
@@ -66,11 +66,13 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
         for change in changed_keys(_first(before, at), _first(after, at))
         if change.partition(":")[0] not in _LATER_KEYS
     ]
-    changes = [change for change in changes if at > 0 or not _is_of_iterations(change)]
+    if at == 0:
+        changes = [change for change in changes if not _is_of_iterations(change, after)]
     if changes:
+        made = f"the first {at} iterations were" if at else "the data, SFT or p_0 were"
         raise UserError(
-            f"the first {at} iterations were made otherwise ({'; '.join(changes)}): "
-            "branch earlier, or leave these keys"
+            f"{made} made otherwise ({'; '.join(changes)}): "
+            f"{'branch earlier' if at else 'begin a new run'}, or leave these keys"
         )
     manifest = Manifest(old)
     kept = [stage for stage in plan(after) if stage.iteration < at]
@@ -108,10 +110,12 @@ def _first(config: Config, at: int) -> Config:
     return config.model_copy(update={"iterations": max(1, at), **cut})
 
 
-def _is_of_iterations(change: str) -> bool:
+def _is_of_iterations(change: str, config: Config) -> bool:
     """Whether a key matters to self-play only, so that before iteration 0 it may change."""
     own = ("beta", "history_weight", "learning_rate", "epochs", "mixing", "loss_type", "algorithm")
     key = change.partition(":")[0]
+    if config.sft is None and is_of_training(key):
+        return True
     # The limit on samples was one on prompts when the data were prepared.
     return key in own or (key.startswith("generation.") and key != "generation.max_new_tokens")
 

@@ -96,7 +96,7 @@ def grid(
             watch=watch,
         )
     selection = load_config(config, [*(overrides or []), f"output_dir={out}"]).selection
-    show_table(grid_table(cells, metric=selection.metric, goal=selection.goal))
+    show_table(grid_table(cells, metric=selection.metric, goal=selection.better))
     for failure in failures:
         print(f"seed {failure.seed}, {failure.learning_rate:g}: {failure.error}")
     print(f"numbers: {out}/grid.json")

@@ -207,10 +207,23 @@ class SelectionConfig(_Section):
     ] = "real_nll_per_token"
     """Number of evaluation.json that policies are judged by (docs/metrics.md). Those from `loss` on
     are against another opponent in every iteration: they do not compare iterations."""
-    goal: Literal["min", "max"] = "min"
-    """Whether less is better, or more."""
+    goal: Literal["min", "max"] | None = None
+    """Whether less is better, or more; null is `max` for real_logps, margin and accuracy, `min` for
+    the others."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many iterations in a row without a better policy; null plays them all."""
+
+    @property
+    def better(self) -> Literal["min", "max"]:
+        """The goal, given or not.
+
+        Returns
+        -------
+        str
+            ``min`` or ``max``.
+        """
+        usual = self.metric in ("real_logps", "margin", "accuracy")
+        return self.goal or ("max" if usual else "min")
 
 
 class LmEvalConfig(_Section):

@@ -12,7 +12,15 @@ from pydantic import ValidationError
 from spin_train.config import Config
 from spin_train.errors import UserError
 
-__all__ = ["changed_keys", "flatten", "load_config", "override", "parse_config", "presets"]
+__all__ = [
+    "changed_keys",
+    "flatten",
+    "is_of_training",
+    "load_config",
+    "override",
+    "parse_config",
+    "presets",
+]
 
 # What may differ between a run and its resumption without changing its result.
 _FREE_KEYS = {
@@ -157,6 +165,28 @@ def flatten(config: Config) -> dict[str, Any]:
             yield prefix, value
 
     return dict(walk("", config.model_dump()))
+
+
+def is_of_training(key: str) -> bool:
+    """Say whether a key matters to training stages only: nothing before the first rests on it.
+
+    Parameters
+    ----------
+    key : str
+        Dotted.
+
+    Returns
+    -------
+    bool
+        False for what models are loaded with, such as `training.dtype`.
+    """
+    own = ("beta", "history_weight", "learning_rate", "epochs", "loss_type")
+    start, _, rest = key.partition(".")
+    if start == "sft":
+        return rest in ("epochs", "learning_rate")
+    return key in own or (
+        start in ("training", "adapter") and rest not in ("dtype", "quantised", "")
+    )
 
 
 def changed_keys(old: Config, new: Config) -> list[str]:

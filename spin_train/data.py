@@ -124,6 +124,11 @@ def prepare(
         If a row is malformed or beyond a limit, there are too few rows, or tokenizer and model do
         not belong together.
     """
+    if limits.max_new_tokens >= limits.context:
+        raise UserError(
+            f"generation.max_new_tokens={limits.max_new_tokens} leaves no prompt in the model's "
+            f"context of {limits.context}; lower it"
+        )
     pass_ = _Pass(data, renderer, limits, watch)
     # Named as what a killed writer leaves, which is removed when the run goes on.
     rendered = train.with_name("rendered.partial")
@@ -235,8 +240,8 @@ class _Pass:
         problem = self._too_long(len(prompt_ids), longest)
         if problem and self.data.too_long == "error":
             raise UserError(
-                f"{row.where}: {problem}; raise the limit, or set data.too_long=drop to leave "
-                "such rows out, truncate to cut them"
+                f"{row.where}: {problem}, or set data.too_long=drop to leave such rows out, "
+                "truncate to cut them"
             )
         if problem and self.data.too_long == "drop":
             return None
@@ -255,24 +260,19 @@ class _Pass:
     def _too_long(self, prompt: int, response: int) -> str:
         longest = prompt + max(response, self.limits.max_new_tokens)
         if prompt > self.data.max_prompt_tokens:
-            return f"the prompt has {prompt} tokens, over data.max_prompt_tokens"
+            return f"the prompt has {prompt} tokens, over data.max_prompt_tokens; raise it"
         if response > self.data.max_response_tokens:
-            return f"the response has {response} tokens, over data.max_response_tokens"
+            return f"the response has {response} tokens, over data.max_response_tokens; raise it"
         if longest > self.limits.context:
             return (
                 f"prompt and response take up to {longest} tokens (generation.max_new_tokens "
-                f"included), over the model's context of {self.limits.context}"
+                f"included), over the model's context of {self.limits.context}; lower that"
             )
         return ""
 
     def _cut(self, prompt_ids: list[int]) -> tuple[list[int], int]:
         """End of the prompt, and how many tokens of a response are left beside it."""
         room = self.limits.context - self.limits.max_new_tokens
-        if room < 1:
-            raise UserError(
-                f"generation.max_new_tokens={self.limits.max_new_tokens} leaves no prompt in the "
-                f"model's context of {self.limits.context}; lower it"
-            )
         kept = prompt_ids[-min(self.data.max_prompt_tokens, room) :]
         return kept, min(self.data.max_response_tokens, self.limits.context - len(kept))
 

@@ -1,5 +1,6 @@
 """SPIN beside its control on one grid of learning rates and seeds: best and spread of each."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from spin_train.branching import branch
 from spin_train.config import Config
 from spin_train.config_files import load_config
 from spin_train.errors import DivergedError, UserError
-from spin_train.results import evaluations
+from spin_train.results import evaluations, or_null
 
 __all__ = ["Cell", "Failure", "best_cells", "cells", "grid_table", "play_grid"]
 
@@ -108,21 +109,21 @@ def play_grid(
             resolved = load_config(config, given)
             try:
                 selfplay.run(resolved, watch=_naming(f"seed {seed}, {rate:g}", watch))
+                first = first or folder
             except DivergedError as error:  # a rate too large is what a grid is there to find
                 failures.append(Failure(seed, rate, str(error)))
             played[rate].append(resolved)
-            first = first or folder
     found = cells(played)
     some = played[learning_rates[0]][0]
-    write_json(
-        out / "grid.json",
+    content = or_null(
         {
             "metric": some.selection.metric,
-            "goal": some.selection.goal,
+            "goal": some.selection.better,
             "failed": [vars(failure) for failure in failures],
             "cells": [{**vars(cell), "mean": cell.mean, "spread": cell.spread} for cell in found],
-        },
+        }
     )
+    write_json(out / "grid.json", content)
     return found, failures
 
 
@@ -147,6 +148,8 @@ def cells(played: dict[float, list[Config]]) -> list[Cell]:
             if not all(metric in run.get(policy, {}) for run in runs):
                 continue
             values = tuple(run[policy][metric] for run in runs)
+            if policy == "p_0" and metric == "loss":
+                continue  # of SFT: no number to compare with self-play's
             if policy != "p_0":
                 found.append(Cell(policy, rate, values))
             elif number == 0:
@@ -172,7 +175,10 @@ def best_cells(found: Sequence[Cell], *, goal: str) -> list[Cell]:
     sign = 1 if goal == "min" else -1
     names = dict.fromkeys(cell.policy for cell in found)
     return [
-        min((c for c in found if c.policy == name), key=lambda cell: sign * cell.mean)
+        min(
+            (cell for cell in found if cell.policy == name),
+            key=lambda cell: (math.isnan(cell.mean), sign * cell.mean),
+        )
         for name in names
     ]
 
@@ -195,7 +201,7 @@ def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
         A row a policy, a column a learning rate: mean ± standard deviation over seeds.
     """
     rates = list(dict.fromkeys(c.learning_rate for c in found if c.policy != "p_0"))
-    seeds = len(found[0].values)
+    seeds = max((len(cell.values) for cell in found), default=0)
     over = f" ± standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
     best = set(best_cells(found, goal=goal))
     table = Table(

@@ -105,7 +105,7 @@ def require_benchmarks(config: "Config") -> None:
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(
             "evaluation.lm_eval needs lm-eval, which is not installed: "
-            "pip install 'spin-toolkit[eval]', or leave evaluation.lm_eval out"
+            "pip install -e '.[eval]', or leave evaluation.lm_eval out"
         )
     if settings.include_path and not Path(settings.include_path).is_dir():
         raise UserError(f"evaluation.lm_eval.include_path: no directory {settings.include_path}")

@@ -62,7 +62,7 @@ def load_tokenizer(config: Config) -> Any:
     try:
         return AutoTokenizer.from_pretrained(config.model, **model_source(config))
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer at model: {config.model} ({_one_line(error)})") from None
+        raise UserError(_not_at("tokenizer", config.model, error)) from None
 
 
 def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
@@ -98,7 +98,7 @@ def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
             path, dtype=getattr(torch, dtype), use_safetensors=True, **dropouts, **source
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"no causal language model at {path} ({_one_line(error)})") from None
+        raise UserError(_not_at("causal language model", path, error)) from None
 
 
 def load_policy(path: str | Path, config: Config) -> Any:
@@ -149,7 +149,7 @@ def model_limits(config: Config) -> tuple[int, int]:
     try:
         settings = AutoConfig.from_pretrained(config.model, **model_source(config))
     except (OSError, ValueError) as error:
-        raise UserError(f"no model at model: {config.model} ({_one_line(error)})") from None
+        raise UserError(_not_at("model", config.model, error)) from None
     text = settings.get_text_config()
     context = getattr(text, "max_position_embeddings", None)
     return int(context or 1_000_000), int(text.vocab_size)
@@ -198,6 +198,17 @@ def _disk_message(path: Path) -> str:
         f"the disk took no more while writing {path} ({free / 2**30:.2f} GiB free, or a file-size "
         "limit): make room, then run the same command again"
     )
+
+
+def _not_at(what: str, path: str | Path, error: BaseException) -> str:
+    """One line on what could not be loaded, and why."""
+    place = Path(path)
+    local = str(path).startswith(("/", "./", "../", "~")) or isinstance(path, Path)
+    if local and not place.is_dir():
+        return f"model: there is no directory {path}"
+    if place.is_dir() and not (place / "config.json").is_file():
+        return f"model: {path} holds no model: no config.json in it"
+    return f"no {what} at model: {path} ({_one_line(error)})"
 
 
 def _one_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from spin_train.artifacts import RunDirectory, write_json
 from spin_train.config import Config
 
-__all__ = ["benchmarks", "evaluations", "policy_folders", "write_results"]
+__all__ = ["benchmarks", "evaluations", "or_null", "policy_folders", "write_results"]
 
 
 def policy_folders(config: Config) -> list[tuple[str, Path]]:
@@ -90,13 +90,13 @@ def write_results(config: Config) -> Path:
         {
             "policy": name,
             "folder": str(folder.relative_to(directory.root)),
-            **{key: _or_null(value) for key, value in numbers[name].items()},
+            **numbers[name],
             "benchmarks": benchmarks(folder),
         }
         for name, folder in policy_folders(config)
         if name in numbers
     ]
-    write_json(directory.results, rows)
+    write_json(directory.results, or_null(rows))
     return directory.results
 
 
@@ -105,6 +105,21 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _or_null(value: Any) -> Any:
-    """JSON has no nan."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def or_null(content: Any) -> Any:
+    """Take null for what JSON has no number for.
+
+    Parameters
+    ----------
+    content : object
+        Lists, dictionaries, numbers, nested.
+
+    Returns
+    -------
+    object
+        The same, None in place of nan and infinities.
+    """
+    if isinstance(content, dict):
+        return {key: or_null(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [or_null(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

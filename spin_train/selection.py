@@ -125,7 +125,7 @@ def write_best(config: Config) -> Path | None:
     path = RunDirectory(config.output_dir).root / "best.json"
     content = {
         "metric": config.selection.metric,
-        "goal": config.selection.goal,
+        "goal": config.selection.better,
         "best": vars(best),
         "values": {judged.name: judged.value for judged in judged_policies(config)},
         "stopped_early": iterations_wanted(config) < config.iterations,
@@ -137,4 +137,4 @@ def write_best(config: Config) -> Path | None:
 def _cost(config: Config, value: float) -> float:
     if math.isnan(value):
         return math.inf
-    return value if config.selection.goal == "min" else -value
+    return value if config.selection.better == "min" else -value

@@ -1,5 +1,6 @@
 """The driver: which stages a run has, what is done, what is next, and who does it."""
 
+import difflib
 import json
 import os
 import shutil
@@ -18,8 +19,8 @@ import yaml
 
 from spin_train.adapters import require_peft
 from spin_train.artifacts import Manifest, RunDirectory, remove_partial, write_atomically
-from spin_train.config import Config
-from spin_train.config_files import changed_keys, load_config
+from spin_train.config import Config, TrainingConfig
+from spin_train.config_files import changed_keys, is_of_training, load_config
 from spin_train.errors import DivergedError, StoppedError, UserError
 from spin_train.leaderboards import require_benchmarks
 from spin_train.processes import (
@@ -147,6 +148,7 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
 
 def _refuse_unknown_arguments(config: Config) -> None:
     """Check what passes through to TrainingArguments; slow to import, so only if there is any."""
+    _refuse_unknown_names(config.training)
     given = config.training.model_extra
     if given:
         from transformers import TrainingArguments
@@ -159,6 +161,23 @@ def _refuse_unknown_arguments(config: Config) -> None:
             )
     if given and "report_to" in given:
         _require_reporters(given["report_to"])
+
+
+def _refuse_unknown_names(training: TrainingConfig) -> None:
+    """Check optimiser and schedule, before anything is sampled; the defaults need no import."""
+    usual = TrainingConfig()
+    if (training.optim, training.lr_scheduler_type) == (usual.optim, usual.lr_scheduler_type):
+        return
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    for key, kind in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        known, name = [item.value for item in kind], getattr(training, key)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or known
+            raise UserError(
+                f"training.{key}: transformers knows no {name!r}; it has {', '.join(near)}"
+            )
 
 
 def _require_reporters(report_to: Any) -> None:
@@ -194,6 +213,8 @@ def _adopt_config(config: Config, directory: RunDirectory) -> None:
     # Until a stage is complete nothing rests on the old configuration, be it a mistake.
     if directory.config.is_file() and Manifest(directory).content["stages"]:
         changes = changed_keys(load_config(directory.config), config)
+        if not _has_trained(directory):
+            changes = [change for change in changes if not is_of_training(change.partition(":")[0])]
         if changes:
             raise UserError(
                 f"{directory.root} was begun with another configuration ({'; '.join(changes)}): "
@@ -202,6 +223,14 @@ def _adopt_config(config: Config, directory: RunDirectory) -> None:
     with write_atomically(directory.config) as partial:
         text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
         partial.write_text(text, encoding="utf-8")
+
+
+def _has_trained(directory: RunDirectory) -> bool:
+    """Say whether any training stage is complete, or has got as far as a checkpoint."""
+    stages = Manifest(directory).content["stages"]
+    return any(name.endswith("/train") for name in stages) or any(
+        directory.root.rglob("checkpoints/*/complete.json")
+    )
 
 
 def _record_versions(directory: RunDirectory) -> None:

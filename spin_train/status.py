@@ -62,7 +62,7 @@ def read_status(root: str | Path) -> RunStatus:
     Parameters
     ----------
     root : str or Path
-        The run's `output_dir`.
+        The run's `output_dir`, or the directory of a demo.
 
     Returns
     -------
@@ -75,6 +75,9 @@ def read_status(root: str | Path) -> RunStatus:
         If there is no run.
     """
     directory = RunDirectory(root)
+    of_demo = RunDirectory(directory.root / "run")
+    if of_demo.config.is_file() and not directory.config.is_file():
+        directory = of_demo
     if not directory.config.is_file():
         raise UserError(f"no run at {directory.root}: there is no config.yaml in it")
     config = load_config(directory.config)
@@ -179,7 +182,7 @@ def _expectations(config: Config, took: dict[Stage, float]) -> Callable[[Stage],
 def _work(config: Config, stage: Stage) -> float:
     """How much there is to do, relative to other stages of the kind."""
     samples = 1 + min(max(stage.iteration, 0), config.mixing)
-    if stage.kind == "score":
+    if stage.kind in ("score", "reference"):
         return samples
     if stage.kind != "train":
         return 1.0

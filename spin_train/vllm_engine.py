@@ -47,7 +47,7 @@ def require_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "generation.engine=vllm needs vLLM, which is not installed: "
-            "pip install 'spin-toolkit[vllm]', or take generation.engine=hf"
+            "pip install -e '.[vllm]', or take generation.engine=hf"
         )
 
 

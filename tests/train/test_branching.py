@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from spin_train import selfplay
 from spin_train.artifacts import Manifest, RunDirectory
 from spin_train.branching import branch
 from spin_train.config_files import load_config
@@ -173,6 +174,38 @@ def test_what_self_play_alone_knows_of_may_change_at_0_only(tmp_path, override):
     branch(source, tmp_path / "new", at=0, overrides=[override])
     with pytest.raises(UserError, match=override.partition("=")[0]):
         branch(source, tmp_path / "other", at=1, overrides=[override])
+
+
+def test_at_0_without_sft_the_training_may_change(tmp_path):
+    override = "training.batch_size=9"
+    branch(recorded(tmp_path / "bare", sft=None), tmp_path / "new", at=0, overrides=[override])
+    with pytest.raises(UserError, match=r"the data, SFT or p_0 were made otherwise .* a new run"):
+        branch(recorded(tmp_path / "sft"), tmp_path / "other", at=0, overrides=[override])
+
+
+@pytest.mark.parametrize("override", ["training.optim=sgd", "learning_rate=1", "beta=2"])
+def test_until_something_is_trained_its_settings_can_be_mended(tmp_path, override):
+    """What refuses them may come after hours of sampling."""
+    run = RunDirectory(recorded(tmp_path, until="iter0/train", sft=None))
+    mended = load_config(run.config, [override])
+    (run.root / "iter0" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    selfplay._adopt_config(mended, run)
+    assert load_config(run.config) == mended
+    (run.root / "iter0" / "checkpoints" / "checkpoint-3" / "complete.json").touch()
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        selfplay._adopt_config(
+            load_config(run.config, ["training.optim=adafactor", "beta=3", "learning_rate=2"]), run
+        )
+
+
+def test_what_was_sampled_is_not_mended_so(tmp_path):
+    run = RunDirectory(recorded(tmp_path, until="iter0/train", sft=None))
+    for override in ("training.dtype=bfloat16", "seed=1", "generation.temperature=0.5"):
+        with pytest.raises(UserError, match=override.partition("=")[0]):
+            selfplay._adopt_config(load_config(run.config, [override]), run)
+    trained = RunDirectory(recorded(tmp_path / "sft", until="initial/evaluate"))
+    with pytest.raises(UserError, match="beta"):
+        selfplay._adopt_config(load_config(trained.config, ["beta=2"]), trained)
 
 
 def test_a_source_that_is_not_that_far_names_what_it_lacks(tmp_path):

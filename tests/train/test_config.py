@@ -3,6 +3,7 @@ import yaml
 
 from spin_train.config_files import changed_keys, load_config, parse_config
 from spin_train.errors import UserError
+from spin_train.models import load_tokenizer, model_limits
 
 SMALLEST = {"model": "m", "data": {"path": "rows.jsonl"}, "output_dir": "out"}
 
@@ -151,3 +152,12 @@ def test_resuming_may_add_iterations_and_change_logging():
 def test_resuming_names_the_keys_that_may_not_change(change, named):
     old, new = parse_config(SMALLEST), parse_config(SMALLEST | change)
     assert any(named in line for line in changed_keys(old, new))
+
+
+@pytest.mark.parametrize(("name", "says"), [("none", "no directory"), ("empty", "holds no model")])
+def test_a_local_model_that_is_not_there_is_said_to_be_missing(tmp_path, name, says):
+    (tmp_path / "empty").mkdir()
+    config = parse_config({**SMALLEST, "model": str(tmp_path / name)})
+    for load in (load_tokenizer, model_limits):
+        with pytest.raises(UserError, match=says):
+            load(config)

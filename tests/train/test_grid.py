@@ -97,6 +97,25 @@ def test_a_rate_that_diverges_is_noted_and_the_others_are_played(tmp_path, monke
     assert content["failed"] == [{"seed": 0, "learning_rate": 10.0, "error": "the loss is nan"}]
 
 
+def test_a_rate_that_diverged_is_no_beginning_for_another(tmp_path, monkeypatch):
+    """Its SFT may be what diverged."""
+    begun = []
+    monkeypatch.setattr(grid, "branch", lambda source, target, **options: begun.append(source.name))
+    monkeypatch.setattr(selfplay, "run", played_or(DivergedError("the loss is nan"), 0.1))
+    config = make_config(tmp_path, iterations=1)
+    play_grid(config, tmp_path / "grid", learning_rates=[0.1, 0.2, 0.3], seeds=[0])
+    assert begun == ["0.2"]
+
+
+def test_a_grid_of_which_all_diverged_has_an_empty_table():
+    assert grid_table([], metric="meter", goal="min").row_count == 0
+
+
+def test_nan_is_never_the_best_of_a_grid():
+    found = [Cell("p_1", 0.1, (math.nan,)), Cell("p_1", 0.2, (1.0,))]
+    assert best_cells(found, goal="min") == best_cells(found, goal="max") == [found[1]]
+
+
 @pytest.fixture
 def played(tmp_path, monkeypatch):
     """A grid of two rates and two seeds that is only noted: its runs, and who began with whom."""
@@ -148,6 +167,13 @@ def a_run(folder, values, **changes):
         (folder / place / "evaluation.json").write_text(numbers)
     content = {"model": "m", "data": {"path": "d"}, "output_dir": str(folder), "control": True}
     return parse_config(content | changes)
+
+
+def test_losses_of_sft_and_of_self_play_are_not_compared(tmp_path):
+    config = a_run(tmp_path, {"initial": 2.5, "iter0": 0.6}, selection={"metric": "loss"})
+    for place in ("initial", "iter0"):
+        (tmp_path / place / "evaluation.json").write_text('{"loss": 1.0}')
+    assert [cell.policy for cell in cells({0.1: [config]})] == ["p_1"]
 
 
 def test_a_cell_holds_the_numbers_of_its_policy_and_rate_one_a_seed(tmp_path):
@@ -222,6 +248,7 @@ def test_a_mapping_is_run_with_its_overrides_and_quietly_where_asked(monkeypatch
     assert [config for config, _ in seen] == [quiet.config, shown.config]
     assert quiet.config.beta == shown.config.beta == 0.7
     assert [watch is None for _, watch in seen] == [True, False]
+    assert run(content, "beta=0.7", progress=False).config == quiet.config
 
 
 def test_overrides_leave_a_mapping_as_it_was():

@@ -138,7 +138,8 @@ def test_results_have_null_for_what_is_no_number_and_each_policys_benchmarks(tmp
     values = {"initial": 1.5, "iter0": math.nan, "control/iter0": -math.inf}
     for place, value in values.items():
         write_json(tmp_path / place / "evaluation.json", {"real_logps": value})
-        write_json(tmp_path / place / "benchmark" / "task.json", {"value": len(place)})
+        benchmark = {"value": len(place), "error": math.nan}
+        write_json(tmp_path / place / "benchmark" / "task.json", benchmark)
     path = write_results(parse_config(content))
     rows = json.loads(path.read_text(), parse_constant=pytest.fail)
     expected = {
@@ -151,7 +152,7 @@ def test_results_have_null_for_what_is_no_number_and_each_policys_benchmarks(tmp
             "policy": name,
             "folder": place,
             "real_logps": value,
-            "benchmarks": {"task": {"value": len(place)}},
+            "benchmarks": {"task": {"value": len(place), "error": None}},
         }
         for name, (place, value) in expected.items()
     ]

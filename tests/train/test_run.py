@@ -12,6 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spin_theory.losses import spin_loss
+from spin_train import selfplay
+from spin_train.config_files import load_config
+from spin_train.errors import UserError
 from spin_train.logps import Group, response_logps
 from spin_train.records import read_records, write_records
 from tests.train.runs import losses, make_config, make_model, run, start, succeed, weights
@@ -320,6 +323,16 @@ def test_a_model_that_cannot_be_used_is_one_line(tmp_path):
 def test_unknown_training_arguments_are_refused_before_anything_is_loaded(tmp_path):
     config = make_config(tmp_path, **SHORT, training={"adam_betta": 0.9})
     assert "training.adam_betta" in refused("run", config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_optimiser_or_schedule_that_is_not_known_is_refused_at_once(tmp_path):
+    config = load_config(make_config(tmp_path, **SHORT), ["training.optim=adamw_torc"])
+    with pytest.raises(UserError, match=r"training.optim: .* no 'adamw_torc'; it has adamw_torch"):
+        selfplay.run(config)
+    config = load_config(make_config(tmp_path, **SHORT), ["training.lr_scheduler_type=cosinus"])
+    with pytest.raises(UserError, match=r"lr_scheduler_type: .*cosine"):
+        selfplay.run(config)
     assert not (tmp_path / "run").exists()
 
 

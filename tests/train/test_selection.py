@@ -51,6 +51,19 @@ def test_a_control_is_never_the_best(tmp_path):
     assert [judged.name for judged in judged_policies(beside)] == ["p_0", "p_1"]
 
 
+@pytest.mark.parametrize(("metric", "best"), [("real_logps", "p_1"), ("margin", "p_1")])
+def test_of_what_should_grow_the_most_is_the_best_unless_told_otherwise(tmp_path, metric, best):
+    config = a_run(tmp_path, [1.0, 3.0, 2.0], metric=metric)
+    for number in (1, 2):
+        path = tmp_path / f"iter{number - 1}" / "evaluation.json"
+        path.write_text(json.dumps({metric: [1.0, 3.0, 2.0][number]}))
+    assert best_policy(config).name == best
+    least = config.model_copy(
+        update={"selection": config.selection.model_copy(update={"goal": "min"})}
+    )
+    assert best_policy(least).name == "p_2"
+
+
 def test_nan_is_never_the_best(tmp_path):
     assert best_policy(a_run(tmp_path, [math.nan, 2.0, math.nan])).name == "p_1"
 

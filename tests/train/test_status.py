@@ -230,6 +230,13 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path):
     assert err.startswith("spin-train: no run at")
 
 
+def test_the_directory_of_a_demo_stands_for_the_run_in_it(tmp_path):
+    make_run(tmp_path / "demo", took={})
+    run = next(tmp_path.rglob("config.yaml")).parent
+    run.rename(tmp_path / "run")
+    assert read_status(tmp_path) == read_status(tmp_path / "run")
+
+
 def test_nothing_in_the_run_is_changed(tmp_path):
     root = make_run(tmp_path, took=FIRST, current=("iter0/train", 1, 9, 1.0, 0))
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}

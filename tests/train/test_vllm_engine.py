@@ -92,7 +92,7 @@ def test_the_process_is_alone_on_the_device_of_its_rank():
 
 
 def test_a_missing_vllm_is_named_with_its_extra():
-    with pytest.raises(UserError, match=r"pip install 'spin-toolkit\[vllm\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[vllm\]'"):
         require_vllm()
 
 
@@ -100,7 +100,7 @@ def test_a_run_without_vllm_is_refused_before_anything_is_trained(tmp_path):
     config = make_config(tmp_path, generation={"engine": "vllm"})
     code, _, err = run("run", config)
     assert code == 2
-    assert "spin-toolkit[vllm]" in err.strip().splitlines()[-1]
+    assert ".[vllm]" in err.strip().splitlines()[-1]
     assert not (tmp_path / "run" / "sft").exists()
 
 
