@@ -40,6 +40,35 @@ def test_a_bad_value_is_refused_by_the_name_of_its_key(content, named):
     assert named in refusal(content)
 
 
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"lerning_rate": 1}, "learning_rate"),
+        ({"data": {"path": "x", "heldout": 1}}, "data.held_out"),
+        ({"max_new_tokens": 8}, "generation.max_new_tokens"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_one(content, key):
+    assert f"did you mean {key}?" in refusal(content)
+    assert "did you mean" not in refusal({"xyzzy": 1})
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["lerning_rate=1", "data.heldout=1", "epochs=two", "beta=0", "data={}", "data.held_out=1.5"],
+)
+def test_a_key_of_the_command_line_is_not_blamed_on_the_file(tmp_path, given):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST))
+    with pytest.raises(UserError, match=given[:4]) as caught:
+        load_config(path, ["seed=1", given])
+    assert str(path) not in str(caught.value)
+    path.write_text(yaml.safe_dump(SMALLEST | {"mixin": 1}))
+    with pytest.raises(UserError, match="unknown key mixin") as caught:
+        load_config(path, ["seed=1"])
+    assert str(caught.value).startswith(f"{path}: ")
+
+
 def test_a_missing_key_is_named():
     with pytest.raises(UserError, match=r"data\.path is missing"):
         parse_config({"model": "m", "data": {}, "output_dir": "out"})
