@@ -328,8 +328,11 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
             near = difflib.get_close_matches(key, known_keys(), n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             return key, f"unknown key {key}; {hint}`spin-train keys` lists all keys"
-    first = problems[0]
-    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("list["))
+    keys = [_key_of(problem["loc"]) for problem in problems]
+    key = keys[0]
+    # A union reports each of its branches; the one that got furthest tells most.
+    same = [problem for problem, its in zip(problems, keys, strict=True) if its == key]
+    first = max(same, key=lambda problem: len(problem["loc"]))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return key, f"key {key} is missing"
@@ -337,3 +340,11 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
     if not key:  # a contradiction: it begins with the key
         return message.split()[0].rstrip(":"), f"{message}{got}"
     return key, f"{key}: {message}{got}"
+
+
+def _key_of(location: tuple[str | int, ...]) -> str:
+    """Drop what pydantic puts behind a key: the branch of a union, the index in a list."""
+    known = known_keys()
+    while location and ".".join(map(str, location)) not in known:
+        location = location[:-1]
+    return ".".join(map(str, location))

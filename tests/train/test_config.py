@@ -69,6 +69,18 @@ def test_a_key_of_the_command_line_is_not_blamed_on_the_file(tmp_path, given):
     assert str(caught.value).startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"epochs": "two"}, "epochs: Input should be a valid number, unable to parse"),
+        ({"epochs": [1, "two", 3]}, "epochs: Input should be a valid number, unable to parse"),
+        ({"adapter": {"target_modules": [3]}}, "adapter.target_modules: Input should be a valid s"),
+    ],
+)
+def test_the_branches_of_a_union_are_not_part_of_the_key(content, says):
+    assert f"config: {says}" in refusal(content)
+
+
 def test_a_missing_key_is_named():
     with pytest.raises(UserError, match=r"data\.path is missing"):
         parse_config({"model": "m", "data": {}, "output_dir": "out"})
