@@ -337,9 +337,20 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
     if first["type"] == "missing":
         return key, f"key {key} is missing"
     got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    if first["type"] == "model_type":
+        return key, f"{key} takes keys of its own, such as {_example(key)}{got}"
     if not key:  # a contradiction: it begins with the key
         return message.split()[0].rstrip(":"), f"{message}{got}"
     return key, f"{key}: {message}{got}"
+
+
+def _example(key: str) -> str:
+    """Say how a key is given on the command line; of a section, its first required key."""
+    section = section_of(known_keys()[key])
+    if section is None:
+        return f"{key}=..."
+    fields = section.model_fields
+    return f"{key}.{min(fields, key=lambda name: not fields[name].is_required())}=..."
 
 
 def _key_of(location: tuple[str | int, ...]) -> str:

@@ -81,6 +81,19 @@ def test_the_branches_of_a_union_are_not_part_of_the_key(content, says):
     assert f"config: {says}" in refusal(content)
 
 
+@pytest.mark.parametrize(
+    ("content", "example"),
+    [
+        ({"data": "rows.jsonl"}, "data.path=..., got 'rows.jsonl'"),
+        ({"sft": True}, "sft.learning_rate=..., got True"),
+        ({"adapter": True}, "adapter.rank=..., got True"),
+        ({"evaluation": {"lm_eval": "v1"}}, "evaluation.lm_eval.leaderboard=..., got 'v1'"),
+    ],
+)
+def test_a_section_given_a_value_names_a_key_of_its_own(content, example):
+    assert f"takes keys of its own, such as {example}" in refusal(content)
+
+
 def test_a_missing_key_is_named():
     with pytest.raises(UserError, match=r"data\.path is missing"):
         parse_config({"model": "m", "data": {}, "output_dir": "out"})
