@@ -88,8 +88,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         or contradicts another; the message names the key.
     """
     path = Path(path)
-    if not path.is_file():
-        path = presets().get(str(path), path)
+    source = str(path)
+    if not path.is_file() and source in presets():
+        path, source = presets()[source], f"preset {source}"
     if not path.is_file():
         names = ", ".join(presets())
         raise UserError(f"no config file at {path}; give a YAML file, or a preset ({names})")
@@ -104,7 +105,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     overrides = list(overrides)
     override(content, overrides)
     overridden = [text.partition("=")[0] for text in overrides]
-    return parse_config(content, source=str(path), overridden=overridden)
+    return parse_config(content, source=source, overridden=overridden)
 
 
 def presets() -> dict[str, Path]:
@@ -335,7 +336,7 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
     first = max(same, key=lambda problem: len(problem["loc"]))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
-        return key, f"key {key} is missing"
+        return key, f"key {key} is missing: give {_example(key)}"
     got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
     if first["type"] == "model_type":
         return key, f"{key} takes keys of its own, such as {_example(key)}{got}"

@@ -95,7 +95,7 @@ def test_a_section_given_a_value_names_a_key_of_its_own(content, example):
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(UserError, match=r"data\.path is missing"):
+    with pytest.raises(UserError, match=r"data\.path is missing: give data\.path=\.\.\.$"):
         parse_config({"model": "m", "data": {}, "output_dir": "out"})
 
 
