@@ -91,6 +91,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     source = str(path)
     if not path.is_file() and source in presets():
         path, source = presets()[source], f"preset {source}"
+    if (path / "config.yaml").is_file():
+        raise UserError(f"no config file at {path}, a directory; give {path / 'config.yaml'}")
     if not path.is_file():
         names = ", ".join(presets())
         raise UserError(f"no config file at {path}; give a YAML file, or a preset ({names})")

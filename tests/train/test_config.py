@@ -177,6 +177,13 @@ def test_an_unreadable_config_file_is_refused(tmp_path, text, says):
         load_config(path)
 
 
+def test_a_run_directory_is_refused_with_its_config_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST))
+    with pytest.raises(UserError, match=f"a directory; give {path}"):
+        load_config(tmp_path)
+
+
 def test_an_override_without_equals_is_refused(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(SMALLEST))
