@@ -74,7 +74,7 @@ def grid(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
     learning_rates: Annotated[
-        str, typer.Option(help="Peak learning rates, such as 1e-5,3e-5,1e-4.")
+        str, typer.Option(help="Peak learning rates, such as 1e-6,3e-6. Required.")
     ] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2.")] = "0",
     out: Annotated[Path, typer.Option(help="Directory of the runs; reused to go on.")] = Path(
@@ -82,10 +82,12 @@ def grid(
     ),
 ) -> None:
     """Play self-play and its control, continued SFT, on one grid: best and spread of each."""
+    rates, numbers = _numbers(learning_rates, float), _numbers(seeds, int)
+    if not rates:
+        raise UserError("a grid needs learning rates: give --learning-rates 1e-6,3e-6")
     from spin_train.display import show_table, watching
     from spin_train.grid import grid_table, play_grid
 
-    rates, numbers = _numbers(learning_rates, float), _numbers(seeds, int)
     with watching() as watch:
         cells, failures = play_grid(
             config,
