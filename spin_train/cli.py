@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 
 from spin_train.artifacts import RunDirectory
 from spin_train.config import Config
-from spin_train.config_files import load_config, presets
+from spin_train.config_files import known_keys, load_config, presets, section_of
 from spin_train.errors import StoppedError, UserError, disk_full
 from spin_train.processes import cpu_only
 
@@ -132,10 +132,21 @@ def status(
 
 
 @app.command()
-def keys() -> None:
-    """List every configuration key with its default and meaning."""
-    for line in _describe(Config, ""):
-        print(line)
+def keys(
+    beginning: Annotated[
+        str, typer.Argument(help="Only keys that begin so, such as training.")
+    ] = "",
+) -> None:
+    """List every configuration key with its default, allowed values and meaning."""
+    found = {key: field for key, field in known_keys().items() if key.startswith(beginning)}
+    if not found:
+        raise UserError(f"no key begins with {beginning!r}; `spin-train keys` lists all keys")
+    for key, field in found.items():
+        if section_of(field) is None:
+            default = "required" if field.is_required() else repr(field.default)
+            print(f"{key} [{default}]{_allowed(field.annotation)}: {field.description}")
+        elif field.description:
+            print(f"{key}: {field.description}")
 
 
 @app.command("presets")
@@ -186,24 +197,12 @@ def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:
         raise UserError(f"{text!r} is no list of numbers with commas between them") from None
 
 
-def _describe(section: type, prefix: str) -> list[str]:
-    from pydantic import BaseModel
-    from pydantic_core import PydanticUndefined
-
-    lines = []
-    for name, field in section.model_fields.items():  # type: ignore[attr-defined]
-        inner = [
-            kind
-            for kind in (field.annotation, *getattr(field.annotation, "__args__", ()))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
-        if inner:
-            lines += [f"{prefix}{name}: {field.description}"] if field.description else []
-            lines += _describe(inner[0], f"{prefix}{name}.")
-            continue
-        default = "required" if field.default is PydanticUndefined else repr(field.default)
-        lines.append(f"{prefix}{name} [{default}]: {field.description}")
-    return lines
+def _allowed(kind: Any) -> str:
+    """Values that a type of the schema enumerates, as `keys` shows them."""
+    for branch in (kind, *get_args(kind)):
+        if get_origin(branch) is Literal:
+            return f" ({', '.join(map(str, get_args(branch)))})"
+    return ""
 
 
 def _run(config: Config, *, restart_iteration: bool = False) -> None:
