@@ -1,6 +1,7 @@
 """Command line: `spin-theory verify`, `spin-theory play` and `spin-theory phase`."""
 
 import argparse
+import importlib.metadata
 import json
 import math
 import os
@@ -47,6 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+class _ShowVersion(argparse.Action):
+    """Looks the version up only when asked: a checkout need not be installed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"spin-theory {importlib.metadata.version('spin-toolkit')}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -56,6 +65,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="spin-theory", description="Self-play fine-tuning on tables, exactly.")
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="print the version and exit"
+    )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     help_ = partial(argparse.ArgumentDefaultsHelpFormatter, width=100)
 

@@ -1,5 +1,6 @@
 """The command line: `spin-train run`, `status`, `keys`, `demo`."""
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -28,8 +29,21 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"spin-train {importlib.metadata.version('spin-toolkit')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _spin_train() -> None:
+def _spin_train(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Keep `run` a subcommand of its own."""
 
 

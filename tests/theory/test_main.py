@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -180,6 +181,13 @@ def test_help_names_every_flag(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     assert "--seed" in capsys.readouterr().out
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert lines_of(capsys) == [f"spin-theory {importlib.metadata.version('spin-toolkit')}"]
 
 
 def run(flags, *, stdout, unbuffered=False):

@@ -1,7 +1,14 @@
+import importlib.metadata
+
 import pytest
 
 from spin_train.cli import app
 from spin_train.errors import UserError
+
+
+def test_version_is_that_of_the_package(capsys):
+    app(["--version"], standalone_mode=False)
+    assert capsys.readouterr().out == f"spin-train {importlib.metadata.version('spin-toolkit')}\n"
 
 
 def test_a_grid_without_rates_names_the_flag():
