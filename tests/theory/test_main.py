@@ -183,6 +183,32 @@ def test_help_names_every_flag(command, capsys):
     assert "--seed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["phase", "--inner-steps", "foo"], "must be an integer >= 0 or exact, got 'foo'"),
+        (["play", "--inner-steps", "foo"], "must be an integer >= 1, got 'foo'"),
+        (["play", "--seed", str(2**63)], f"must be at most 2^62, got {2**63}"),
+    ],
+)
+def test_a_flag_that_is_no_integer_says_what_it_takes(flags, says, capsys):
+    with pytest.raises(SystemExit):
+        main(flags)
+    assert capsys.readouterr().err.endswith(f"{says}\n")
+
+
+def test_help_shows_each_default_once_and_as_it_is_typed(capsys):
+    with pytest.raises(SystemExit):
+        main(["phase", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    flags = {flag.split()[0]: flag for flag in text.partition("options: ")[2].split(" --")[1:]}
+    assert flags["inner-steps"].endswith("(default: 1 3 10 30 100 300 exact)")
+    assert flags["betas"].endswith("(default: 0.1 0.2 0.3 0.5 0.7 1.0 2.0 5.0)")
+    assert flags["optimiser"].endswith("(default: gd)")
+    assert all(flag.count("default") <= 1 for flag in flags.values())
+    assert "None" not in text
+
+
 def test_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
