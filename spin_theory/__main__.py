@@ -260,6 +260,13 @@ def _require_table(prompts: int, responses: int) -> None:
         )
 
 
+def _require_closed_form(options: argparse.Namespace, remedy: str) -> None:
+    """Refuse in the words of the command line what `closed_form` refuses in its own."""
+    if options.loss_type == "hinge" or options.history_weight > 0:
+        what = "--loss-type hinge" if options.loss_type == "hinge" else "--history-weight > 0"
+        raise ValueError(f"{what} has no closed form; {remedy}")
+
+
 def _play(options: argparse.Namespace) -> int:
     if options.plot is not None:
         require_plot(options.plot)
@@ -277,8 +284,11 @@ def _play(options: argparse.Namespace) -> int:
         )
     elif options.pairs is not None:
         raise ValueError(f"--pairs needs --solver {' or '.join(OPTIMISERS)}")
+    elif options.solver == "exact":
+        _require_closed_form(options, "take --solver minimiser")
+        solver = exact
     else:
-        solver = exact if options.solver == "exact" else minimiser
+        solver = minimiser
     game = play(
         start,
         data,
@@ -357,6 +367,8 @@ def _phase(options: argparse.Namespace) -> int:
     if options.plot is not None:
         require_plot(options.plot)
     _require_table(options.games, options.responses)
+    if "exact" in options.inner_steps:
+        _require_closed_form(options, "give --inner-steps without exact")
     with _progress("beta") as track:
         diagram = phase_diagram(
             betas=options.betas,
