@@ -1,6 +1,7 @@
 """Command line: `spin-theory verify`, `spin-theory play` and `spin-theory phase`."""
 
 import argparse
+import importlib.metadata
 import json
 import math
 import os
@@ -47,6 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+class _ShowVersion(argparse.Action):
+    """Looks the version up only when asked: a checkout need not be installed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"spin-theory {importlib.metadata.version('spin-toolkit')}")
+        parser.exit()
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default once and as it is typed; none where a flag may be left out."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -56,8 +76,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="spin-theory", description="Self-play fine-tuning on tables, exactly.")
+    parser.add_argument(
+        "--version", action=_ShowVersion, nargs=0, help="print the version and exit"
+    )
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    help_ = partial(argparse.ArgumentDefaultsHelpFormatter, width=100)
+    help_ = partial(_Help, width=100)
 
     check = commands.add_parser(
         "verify", help="check all claims on random tables", formatter_class=help_
@@ -93,16 +116,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_game_flags(phase)
     phase.add_argument(
-        "--betas", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0]
+        "--betas",
+        type=float,
+        nargs="+",
+        default=[0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0],
+        help="one row each",
     )
     phase.add_argument(
         "--inner-steps",
         type=_steps,
         nargs="+",
-        default=[1, 3, 10, 30, 100, 300, None],
-        help="of the optimiser; 'exact' is the closed form (default: 1 3 10 30 100 300 exact)",
+        default=[1, 3, 10, 30, 100, 300, "exact"],
+        help="of the optimiser, one column each; exact is the closed form",
     )
-    phase.add_argument("--optimiser", choices=tuple(OPTIMISERS), default="gd")
+    phase.add_argument(
+        "--optimiser", choices=tuple(OPTIMISERS), default="gd", help="of the inner steps"
+    )
     phase.add_argument("--games", type=_positive, default=64, help="random games per cell")
     phase.set_defaults(run=_phase)
     return parser
@@ -112,7 +141,9 @@ def _add_game_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--algorithm", choices=("spin", "tspin"), default="spin", help="T-SPIN has no reference"
     )
-    parser.add_argument("--loss-type", choices=tuple(PENALTIES), default="logistic")
+    parser.add_argument(
+        "--loss-type", choices=tuple(PENALTIES), default="logistic", help="penalty of the loss"
+    )
     parser.add_argument(
         "--opponent",
         choices=tuple(RULES),
@@ -141,16 +172,16 @@ def _seed(text: str) -> int:
     return _integer(text, low=0)
 
 
-def _steps(text: str) -> int | None:
-    return None if text == "exact" else _integer(text, low=0)
+def _steps(text: str) -> int | str:
+    return text if text == "exact" else _integer(text, low=0, other=" or exact")
 
 
-def _integer(text: str, *, low: int) -> int:
+def _integer(text: str, *, low: int, other: str = "") -> int:
     """Read an integer flag from `low` up to what a generator takes as a seed."""
-    if not (text.isdecimal() and low <= int(text) <= LARGEST_SEED):
-        raise argparse.ArgumentTypeError(
-            f"must be an integer from {low} to {LARGEST_SEED}, got {text!r}"
-        )
+    if not (text.isdecimal() and int(text) >= low):
+        raise argparse.ArgumentTypeError(f"must be an integer >= {low}{other}, got {text!r}")
+    if int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"must be at most 2^62, got {text}")
     return int(text)
 
 
@@ -229,6 +260,13 @@ def _require_table(prompts: int, responses: int) -> None:
         )
 
 
+def _require_closed_form(options: argparse.Namespace, remedy: str) -> None:
+    """Refuse in the words of the command line what `closed_form` refuses in its own."""
+    if options.loss_type == "hinge" or options.history_weight > 0:
+        what = "--loss-type hinge" if options.loss_type == "hinge" else "--history-weight > 0"
+        raise ValueError(f"{what} has no closed form; {remedy}")
+
+
 def _play(options: argparse.Namespace) -> int:
     if options.plot is not None:
         require_plot(options.plot)
@@ -246,8 +284,11 @@ def _play(options: argparse.Namespace) -> int:
         )
     elif options.pairs is not None:
         raise ValueError(f"--pairs needs --solver {' or '.join(OPTIMISERS)}")
+    elif options.solver == "exact":
+        _require_closed_form(options, "take --solver minimiser")
+        solver = exact
     else:
-        solver = exact if options.solver == "exact" else minimiser
+        solver = minimiser
     game = play(
         start,
         data,
@@ -326,10 +367,12 @@ def _phase(options: argparse.Namespace) -> int:
     if options.plot is not None:
         require_plot(options.plot)
     _require_table(options.games, options.responses)
+    if "exact" in options.inner_steps:
+        _require_closed_form(options, "give --inner-steps without exact")
     with _progress("beta") as track:
         diagram = phase_diagram(
             betas=options.betas,
-            inner_steps=options.inner_steps,
+            inner_steps=[None if steps == "exact" else steps for steps in options.inner_steps],
             learning_rate=options.learning_rate,
             optimiser=options.optimiser,
             iterations=options.iterations,

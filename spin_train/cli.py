@@ -1,18 +1,19 @@
 """The command line: `spin-train run`, `status`, `keys`, `demo`."""
 
+import importlib.metadata
 import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 
 from spin_train.artifacts import RunDirectory
 from spin_train.config import Config
-from spin_train.config_files import load_config, presets
+from spin_train.config_files import known_keys, load_config, presets, section_of
 from spin_train.errors import StoppedError, UserError, disk_full
 from spin_train.processes import cpu_only
 
@@ -28,8 +29,21 @@ app = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"spin-train {importlib.metadata.version('spin-toolkit')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _spin_train() -> None:
+def _spin_train(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Keep `run` a subcommand of its own."""
 
 
@@ -74,7 +88,7 @@ def grid(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
     learning_rates: Annotated[
-        str, typer.Option(help="Peak learning rates, such as 1e-5,3e-5,1e-4.")
+        str, typer.Option(help="Peak learning rates, such as 1e-6,3e-6. Required.")
     ] = "",
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2.")] = "0",
     out: Annotated[Path, typer.Option(help="Directory of the runs; reused to go on.")] = Path(
@@ -82,10 +96,12 @@ def grid(
     ),
 ) -> None:
     """Play self-play and its control, continued SFT, on one grid: best and spread of each."""
+    rates, numbers = _numbers(learning_rates, float), _numbers(seeds, int)
+    if not rates:
+        raise UserError("a grid needs learning rates: give --learning-rates 1e-6,3e-6")
     from spin_train.display import show_table, watching
     from spin_train.grid import grid_table, play_grid
 
-    rates, numbers = _numbers(learning_rates, float), _numbers(seeds, int)
     with watching() as watch:
         cells, failures = play_grid(
             config,
@@ -130,10 +146,21 @@ def status(
 
 
 @app.command()
-def keys() -> None:
-    """List every configuration key with its default and meaning."""
-    for line in _describe(Config, ""):
-        print(line)
+def keys(
+    beginning: Annotated[
+        str, typer.Argument(help="Only keys that begin so, such as training.")
+    ] = "",
+) -> None:
+    """List every configuration key with its default, allowed values and meaning."""
+    found = {key: field for key, field in known_keys().items() if key.startswith(beginning)}
+    if not found:
+        raise UserError(f"no key begins with {beginning!r}; `spin-train keys` lists all keys")
+    for key, field in found.items():
+        if section_of(field) is None:
+            default = "required" if field.is_required() else repr(field.default)
+            print(f"{key} [{default}]{_allowed(field.annotation)}: {field.description}")
+        elif field.description:
+            print(f"{key}: {field.description}")
 
 
 @app.command("presets")
@@ -184,24 +211,12 @@ def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:
         raise UserError(f"{text!r} is no list of numbers with commas between them") from None
 
 
-def _describe(section: type, prefix: str) -> list[str]:
-    from pydantic import BaseModel
-    from pydantic_core import PydanticUndefined
-
-    lines = []
-    for name, field in section.model_fields.items():  # type: ignore[attr-defined]
-        inner = [
-            kind
-            for kind in (field.annotation, *getattr(field.annotation, "__args__", ()))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
-        if inner:
-            lines += [f"{prefix}{name}: {field.description}"] if field.description else []
-            lines += _describe(inner[0], f"{prefix}{name}.")
-            continue
-        default = "required" if field.default is PydanticUndefined else repr(field.default)
-        lines.append(f"{prefix}{name} [{default}]: {field.description}")
-    return lines
+def _allowed(kind: Any) -> str:
+    """Values that a type of the schema enumerates, as `keys` shows them."""
+    for branch in (kind, *get_args(kind)):
+        if get_origin(branch) is Literal:
+            return f" ({', '.join(map(str, get_args(branch)))})"
+    return ""
 
 
 def _run(config: Config, *, restart_iteration: bool = False) -> None:

@@ -46,9 +46,10 @@ class Renderer:
                 "set eos_token in its tokenizer_config.json"
             )
         if template is None and not tokenizer.chat_template:
+            names = ", ".join([*PLAIN_TEMPLATES, *CHAT_TEMPLATES])
             raise UserError(
-                "the tokenizer has no chat template: give a template: key, a name (spin-official, "
-                'zephyr) or a text with {prompt} in it, such as template: "Q: {prompt} A: "'
+                f"the tokenizer has no chat template: give a template: key, a name ({names}) "
+                'or a text with {prompt} in it, such as template: "Q: {prompt} A: "'
             )
         self._tokenizer = tokenizer
         self._chat: str | None = None

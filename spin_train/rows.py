@@ -140,14 +140,19 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
                 continue
             try:
                 yield where, json.loads(line)
+            except UnicodeDecodeError:
+                raise UserError(f"{where}: not UTF-8; mend or remove the line") from None
             except ValueError as error:
-                raise UserError(f"{where}: no JSON ({error}); mend or remove the line") from None
+                reason = getattr(error, "msg", error)  # without json's own line number
+                raise UserError(f"{where}: no JSON ({reason}); mend or remove the line") from None
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             content = json.load(file)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; write the file again") from None
     except ValueError as error:
         raise UserError(f"{path}: no JSON ({error}); JSON lines belong in a .jsonl file") from None
     if not isinstance(content, list):
@@ -164,8 +169,10 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
                 if None in row:
                     raise UserError(f"{path}, row {number}: more fields than the header names")
                 yield f"{path}, row {number}", row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: no CSV in UTF-8 ({error}); write the file again") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; write the file again") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: no CSV ({error}); write the file again") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:

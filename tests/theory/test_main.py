@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -115,8 +116,9 @@ def test_plot_writes_a_figure(command, suffix, magic, tmp_path, capsys):
         (["phase", "--games", "2", "--betas", "-1", "--inner-steps", "1"], "beta must be finite"),
         (["phase", "--games", "2", "--betas", "nan", "--inner-steps", "1"], "beta must be finite"),
         (["phase", "--games", "2", "--history-weight", "nan"], "history_weight must be finite"),
-        (["phase", "--games", "2", "--history-weight", "0.1"], "no closed form"),
-        (["phase", "--games", "2", "--loss-type", "hinge"], "no closed form"),
+        (["phase", "--games", "2", "--history-weight", "0.1"], "--inner-steps without exact"),
+        (["phase", "--games", "2", "--loss-type", "hinge"], "--inner-steps without exact"),
+        (["phase", "--games", "2", "--loss-type", "correlation"], "no closed form"),
         (["phase", "--games", "2", "--learning-rate", "0"], "learning_rate must be > 0"),
         (["phase", "--games", "2", "--smallest", "0"], "smallest must be"),
         (["phase", "--games", "100000000", "--responses", "2"], "at most 100000000 cells"),
@@ -127,7 +129,8 @@ def test_plot_writes_a_figure(command, suffix, magic, tmp_path, capsys):
         (["play", "--pairs", "5", "--solver", "minimiser"], "--pairs needs --solver"),
         (["play", "--loss-type", "correlation"], "no closed form"),
         (["play", "--loss-type", "correlation", "--solver", "minimiser"], "no minimum"),
-        (["play", "--history-weight", "0.1"], "no closed form"),
+        (["play", "--history-weight", "0.1"], "no closed form; take --solver minimiser"),
+        (["play", "--loss-type", "hinge"], "no closed form; take --solver minimiser"),
         (["play", "--solver", "minimiser", "--history-weight", "-1"], "history_weight must be"),
         (["play", "--opponent", "geometric", "--base-weight", "2"], "base_weight must be"),
         (["play", "--solver", "gd", "--learning-rate", "nan"], "learning_rate must be"),
@@ -180,6 +183,39 @@ def test_help_names_every_flag(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     assert "--seed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["phase", "--inner-steps", "foo"], "must be an integer >= 0 or exact, got 'foo'"),
+        (["play", "--inner-steps", "foo"], "must be an integer >= 1, got 'foo'"),
+        (["play", "--seed", str(2**63)], f"must be at most 2^62, got {2**63}"),
+    ],
+)
+def test_a_flag_that_is_no_integer_says_what_it_takes(flags, says, capsys):
+    with pytest.raises(SystemExit):
+        main(flags)
+    assert capsys.readouterr().err.endswith(f"{says}\n")
+
+
+def test_help_shows_each_default_once_and_as_it_is_typed(capsys):
+    with pytest.raises(SystemExit):
+        main(["phase", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    flags = {flag.split()[0]: flag for flag in text.partition("options: ")[2].split(" --")[1:]}
+    assert flags["inner-steps"].endswith("(default: 1 3 10 30 100 300 exact)")
+    assert flags["betas"].endswith("(default: 0.1 0.2 0.3 0.5 0.7 1.0 2.0 5.0)")
+    assert flags["optimiser"].endswith("(default: gd)")
+    assert all(flag.count("default") <= 1 for flag in flags.values())
+    assert "None" not in text
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert lines_of(capsys) == [f"spin-theory {importlib.metadata.version('spin-toolkit')}"]
 
 
 def run(flags, *, stdout, unbuffered=False):

@@ -40,8 +40,62 @@ def test_a_bad_value_is_refused_by_the_name_of_its_key(content, named):
     assert named in refusal(content)
 
 
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"lerning_rate": 1}, "learning_rate"),
+        ({"data": {"path": "x", "heldout": 1}}, "data.held_out"),
+        ({"max_new_tokens": 8}, "generation.max_new_tokens"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_one(content, key):
+    assert f"did you mean {key}?" in refusal(content)
+    assert "did you mean" not in refusal({"xyzzy": 1})
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["lerning_rate=1", "data.heldout=1", "epochs=two", "beta=0", "data={}", "data.held_out=1.5"],
+)
+def test_a_key_of_the_command_line_is_not_blamed_on_the_file(tmp_path, given):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST))
+    with pytest.raises(UserError, match=given[:4]) as caught:
+        load_config(path, ["seed=1", given])
+    assert str(path) not in str(caught.value)
+    path.write_text(yaml.safe_dump(SMALLEST | {"mixin": 1}))
+    with pytest.raises(UserError, match="unknown key mixin") as caught:
+        load_config(path, ["seed=1"])
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"epochs": "two"}, "epochs: Input should be a valid number, unable to parse"),
+        ({"epochs": [1, "two", 3]}, "epochs: Input should be a valid number, unable to parse"),
+        ({"adapter": {"target_modules": [3]}}, "adapter.target_modules: Input should be a valid s"),
+    ],
+)
+def test_the_branches_of_a_union_are_not_part_of_the_key(content, says):
+    assert f"config: {says}" in refusal(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "example"),
+    [
+        ({"data": "rows.jsonl"}, "data.path=..., got 'rows.jsonl'"),
+        ({"sft": True}, "sft.learning_rate=..., got True"),
+        ({"adapter": True}, "adapter.rank=..., got True"),
+        ({"evaluation": {"lm_eval": "v1"}}, "evaluation.lm_eval.leaderboard=..., got 'v1'"),
+    ],
+)
+def test_a_section_given_a_value_names_a_key_of_its_own(content, example):
+    assert f"takes keys of its own, such as {example}" in refusal(content)
+
+
 def test_a_missing_key_is_named():
-    with pytest.raises(UserError, match=r"data\.path is missing"):
+    with pytest.raises(UserError, match=r"data\.path is missing: give data\.path=\.\.\.$"):
         parse_config({"model": "m", "data": {}, "output_dir": "out"})
 
 
@@ -121,6 +175,13 @@ def test_an_unreadable_config_file_is_refused(tmp_path, text, says):
         path.write_text(text)
     with pytest.raises(UserError, match=says):
         load_config(path)
+
+
+def test_a_run_directory_is_refused_with_its_config_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(SMALLEST))
+    with pytest.raises(UserError, match=f"a directory; give {path}"):
+        load_config(tmp_path)
 
 
 def test_an_override_without_equals_is_refused(tmp_path):

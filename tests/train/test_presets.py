@@ -85,6 +85,11 @@ def test_every_preset_is_complete_but_for_what_is_the_users():
         load_config(name, given)
 
 
+def test_what_a_preset_leaves_to_the_user_is_asked_for_by_its_name():
+    with pytest.raises(UserError, match=r"^preset tiny: key model is missing: give model=\.\.\.$"):
+        load_config("tiny")
+
+
 def test_a_file_comes_before_a_preset_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").write_text("model: mine\ndata: {path: d}\noutput_dir: o\n")

@@ -1,0 +1,50 @@
+import importlib.metadata
+
+import pytest
+
+from spin_train.cli import app
+from spin_train.errors import UserError
+
+
+def test_version_is_that_of_the_package(capsys):
+    app(["--version"], standalone_mode=False)
+    assert capsys.readouterr().out == f"spin-train {importlib.metadata.version('spin-toolkit')}\n"
+
+
+def test_a_grid_without_rates_names_the_flag():
+    with pytest.raises(UserError, match="--learning-rates 1e-6,3e-6"):
+        app(["grid", "config.yaml"], standalone_mode=False)
+
+
+def keys_of(capsys, *arguments):
+    app(["keys", *arguments], standalone_mode=False)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "loss_type ['logistic'] (logistic, hinge, exponential, correlation): ",
+        "training.dtype ['float32'] (float32, bfloat16): ",
+        "selection.metric ['real_nll_per_token'] (real_nll_per_token, ",
+        "zero_stage [2] (0, 1, 2, 3): ",
+        "evaluation.lm_eval.leaderboard [None] (v1, tspin): ",
+        "data.path [required]: ",
+        "beta [0.1]: ",
+        "sft: ",
+    ],
+)
+def test_keys_lists_defaults_and_allowed_values(capsys, line):
+    assert f"\n{line}" in keys_of(capsys)
+
+
+def test_keys_takes_the_beginning_of_those_to_list(capsys):
+    listed, all_keys = keys_of(capsys, "sft"), keys_of(capsys)
+    assert [line.split()[0] for line in listed.splitlines()] == [
+        "sft:",
+        "sft.epochs",
+        "sft.learning_rate",
+    ]
+    assert listed in all_keys
+    with pytest.raises(UserError, match="no key begins with 'lr'"):
+        keys_of(capsys, "lr")
