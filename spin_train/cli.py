@@ -90,15 +90,18 @@ def grid(
     learning_rates: Annotated[
         str, typer.Option(help="Peak learning rates, such as 1e-6,3e-6. Required.")
     ] = "",
-    seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2.")] = "0",
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds, such as 0,1,2; the configuration's if not given.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the runs; reused to go on.")] = Path(
         "runs/grid"
     ),
 ) -> None:
     """Play self-play and its control, continued SFT, on one grid: best and spread of each."""
-    rates, numbers = _numbers(learning_rates, float), _numbers(seeds, int)
+    rates = _numbers(learning_rates, float)
     if not rates:
         raise UserError("a grid needs learning rates: give --learning-rates 1e-6,3e-6")
+    resolved = load_config(config, [*(overrides or []), f"output_dir={out}"])
     from spin_train.display import show_table, watching
     from spin_train.grid import grid_table, play_grid
 
@@ -107,11 +110,11 @@ def grid(
             config,
             out,
             learning_rates=rates,
-            seeds=numbers,
+            seeds=[resolved.seed] if seeds is None else _numbers(seeds, int),
             overrides=overrides or [],
             watch=watch,
         )
-    selection = load_config(config, [*(overrides or []), f"output_dir={out}"]).selection
+    selection = resolved.selection
     show_table(grid_table(cells, metric=selection.metric, goal=selection.better))
     for failure in failures:
         print(f"seed {failure.seed}, {failure.learning_rate:g}: {failure.error}")

@@ -2,8 +2,10 @@ import importlib.metadata
 
 import pytest
 
+from spin_train import grid
 from spin_train.cli import app
 from spin_train.errors import UserError
+from tests.train.runs import make_config
 
 
 def test_version_is_that_of_the_package(capsys):
@@ -14,6 +16,15 @@ def test_version_is_that_of_the_package(capsys):
 def test_a_grid_without_rates_names_the_flag():
     with pytest.raises(UserError, match="--learning-rates 1e-6,3e-6"):
         app(["grid", "config.yaml"], standalone_mode=False)
+
+
+@pytest.mark.parametrize(("given", "seeds"), [([], [42]), (["--seeds", "3,4"], [3, 4])])
+def test_a_grid_takes_the_seed_of_the_configuration(tmp_path, monkeypatch, given, seeds):
+    played = []
+    monkeypatch.setattr(grid, "play_grid", lambda *_, **options: played.append(options) or ([], []))
+    config = str(make_config(tmp_path))
+    app(["grid", config, "--learning-rates", "0.1", *given], standalone_mode=False)
+    assert played[0]["seeds"] == seeds
 
 
 def keys_of(capsys, *arguments):
