@@ -12,28 +12,49 @@ from typing import TYPE_CHECKING, Any
 from spin_train.config import AdapterConfig
 from spin_train.errors import UserError
 
-if TYPE_CHECKING:  # the driver asks for `require_peft` alone, and starts without torch
+if TYPE_CHECKING:  # the driver asks for `require_adapters` alone, and starts without torch
     from torch import Tensor
 
-__all__ = ["attach", "is_adapter", "quantisation", "require_peft", "with_adapter", "write_learnt"]
+__all__ = [
+    "attach",
+    "is_adapter",
+    "quantisation",
+    "require_adapters",
+    "with_adapter",
+    "write_learnt",
+]
 
 _CONFIG = "adapter_config.json"
 # What a stacked policy had learnt, what it learns now, and both: peft's name for the only one.
 _BEFORE, _NEW, _BOTH = "before", "new", "default"
 
 
-def require_peft() -> None:
-    """Refuse adapters where peft is not installed.
+def require_adapters(adapter: AdapterConfig) -> None:
+    """Refuse adapters that cannot be had here, before anything starts.
+
+    Parameters
+    ----------
+    adapter : AdapterConfig
+        The run's.
 
     Raises
     ------
     UserError
-        If it is not.
+        If peft is missing; for a quantised base, if bitsandbytes or a CUDA device is.
     """
     try:
         import peft  # noqa: F401
     except ImportError:
         raise UserError("adapter: needs peft; pip install -e '.[peft]'") from None
+    if not adapter.quantised:
+        return
+    import torch
+
+    if not (torch.cuda.is_available() and find_spec("bitsandbytes")):
+        raise UserError(
+            "adapter.quantised needs a CUDA device and bitsandbytes (pip install bitsandbytes); "
+            "leave it out for LoRA on whole weights"
+        )
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -64,22 +85,12 @@ def quantisation(adapter: AdapterConfig | None) -> dict[str, Any]:
     -------
     dict
         Empty unless `quantised`.
-
-    Raises
-    ------
-    UserError
-        If bitsandbytes or a CUDA device is missing.
     """
     if adapter is None or not adapter.quantised:
         return {}
     import torch
     from transformers import BitsAndBytesConfig
 
-    if not (torch.cuda.is_available() and find_spec("bitsandbytes")):
-        raise UserError(
-            "adapter.quantised needs a CUDA device and bitsandbytes (pip install bitsandbytes); "
-            "leave it out for LoRA on whole weights"
-        )
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from spin_train.adapters import require_peft
+from spin_train.adapters import require_adapters
 from spin_train.artifacts import Manifest, RunDirectory, remove_partial, write_atomically
 from spin_train.config import Config, TrainingConfig
 from spin_train.config_files import changed_keys, is_of_training, load_config
@@ -117,7 +117,7 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
     """
     _refuse_unknown_arguments(config)
     if config.adapter:
-        require_peft()
+        require_adapters(config.adapter)
     require_benchmarks(config)
     directory = RunDirectory(config.output_dir)
     try:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from spin_train import selfplay
 from spin_train.adapters import attach, is_adapter, with_adapter, write_learnt
 from spin_train.config import AdapterConfig
-from spin_train.config_files import parse_config
+from spin_train.config_files import load_config, parse_config
 from spin_train.errors import UserError
 from spin_train.logps import Group, response_logps
 from spin_train.models import load_model, load_policy
 from spin_train.records import read_records, write_records
 from tests.train.models import tiny_model
 from tests.train.runs import logs_of, make_config, run, succeed
-from tests.train.test_run import refused
 
 GROUPS = [Group([3, 4, 5], [[6, 7, 2], [8, 2]]), Group([9], [[10, 11, 12, 2]])]
 ARCHITECTURES = ["llama", "gpt2", "qwen3", "neox"]
@@ -147,7 +147,9 @@ def test_contradictions_are_refused(keys, word):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_quantised_names_the_way_out(tmp_path):
     config = make_config(tmp_path, adapter={"quantised": True, "between": "stack"})
-    assert "bitsandbytes" in refused("run", config)
+    with pytest.raises(UserError, match="bitsandbytes"):
+        selfplay.run(load_config(config))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

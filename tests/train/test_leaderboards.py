@@ -134,7 +134,7 @@ def test_without_lm_eval_the_extra_is_named_before_anything_starts(tmp_path, mon
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name)
     )
-    with pytest.raises(UserError, match=r"pip install 'spin-toolkit\[eval\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[eval\]'"):
         selfplay.run(load_config(path))
     assert not (tmp_path / "run").exists()
 
