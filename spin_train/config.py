@@ -46,7 +46,7 @@ _MANAGED_ARGUMENTS = {
     "remove_unused_columns": "nothing: there are none",
     "accelerator_config": "nothing: the run shares its batches out itself",
     "fsdp": "zero_stage",
-    "torch_compile": "measurement: on CPUs it gains nothing (README), on GPUs it was not tried",
+    "torch_compile": "measurement: on CPUs it gains little (README), on GPUs it was not tried",
     "use_cpu": "CUDA_VISIBLE_DEVICES, empty for the CPU",
 }
 
