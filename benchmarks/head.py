@@ -1,7 +1,8 @@
-"""The head alone: our chunked log-probs beside full logits and the kernels others maintain.
+"""The head alone: ours beside full logits and the kernels others maintain.
 
-``python -m benchmarks.head``: log-probs of T tokens and their gradient in hidden states and weight,
-each token with a factor of its own, as the loss puts on it. Beside ours: all logits at once;
+``python -m benchmarks.head``: a loss on the log-probs of T tokens and its gradient in hidden states
+and weight, each token with a factor of its own. Ours is told the loss, for examples of 256 tokens,
+or gives log-probs that wait for their gradient. Beside it: all logits at once;
 `torch.nn.functional.linear_cross_entropy` in chunks; and, where they are installed and the device
 is CUDA, Liger and cut cross-entropy, which are Triton kernels. Medians over rounds in which each
 has its turn; `error` is the relative error of the weight's gradient against float64.
@@ -19,16 +20,17 @@ from torch.nn import functional
 
 from benchmarks.measure import CORES, refuse_busy, timed
 from benchmarks.yardsticks import Size
-from spin_train.head import chunked_token_logps
+from spin_train.head import chunked_loss, chunked_token_logps
 
 TOKENS = (1024, 4096)
 ROUNDS = 5
-Head = Callable[[Tensor, Tensor], Tensor]
-"""From hidden states (T, W) and targets (T,) to log-probs (T,)."""
+EXAMPLE = 256  # tokens
+Head = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From hidden states (T, W), targets (T,) and factors (T,) on their log-probs to the loss."""
 
 
 def heads(model: Any) -> dict[str, Head]:
-    """Ways to make log-probs that can be had here.
+    """Ways to make the loss that can be had here.
 
     Parameters
     ----------
@@ -42,14 +44,30 @@ def heads(model: Any) -> dict[str, Head]:
     """
     weight = model.get_output_embeddings().weight
     options = torch.nn.LinearCrossEntropyOptions()
+
+    def told(hidden: Tensor, targets: Tensor, factors: Tensor) -> Tensor:
+        def loss(logps: Tensor, run: slice) -> Tensor:
+            return (logps * factors[run.start * EXAMPLE : run.stop * EXAMPLE]).sum()
+
+        stops = range(EXAMPLE, len(targets) + 1, EXAMPLE)
+        return chunked_loss(model, hidden, targets, stops, loss)[0]
+
+    def of(logps: Callable[[Tensor, Tensor], Tensor]) -> Head:
+        return lambda hidden, targets, factors: (logps(hidden, targets) * factors).sum()
+
     ways: dict[str, Head] = {
-        "ours": lambda hidden, targets: chunked_token_logps(model, hidden, targets),
-        "full logits": lambda hidden, targets: (
-            -functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="none")
+        "ours": told,
+        "ours, waiting": of(lambda hidden, targets: chunked_token_logps(model, hidden, targets)),
+        "full logits": of(
+            lambda hidden, targets: (
+                -functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="none")
+            )
         ),
-        "torch's chunks": lambda hidden, targets: (
-            -functional.linear_cross_entropy(
-                hidden, weight, targets, reduction="none", options=options
+        "torch's chunks": of(
+            lambda hidden, targets: (
+                -functional.linear_cross_entropy(
+                    hidden, weight, targets, reduction="none", options=options
+                )
             )
         ),
     }
@@ -57,8 +75,12 @@ def heads(model: Any) -> dict[str, Head]:
         try:
             from cut_cross_entropy import linear_cross_entropy
 
-            ways["cut cross-entropy"] = lambda hidden, targets: (
-                -linear_cross_entropy(hidden, weight, targets, reduction="none", filter_eps=None)
+            ways["cut cross-entropy"] = of(
+                lambda hidden, targets: (
+                    -linear_cross_entropy(
+                        hidden, weight, targets, reduction="none", filter_eps=None
+                    )
+                )
             )
         except ImportError:
             print("cut cross-entropy: not installed", file=sys.stderr)
@@ -66,7 +88,7 @@ def heads(model: Any) -> dict[str, Head]:
             from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
             liger = LigerFusedLinearCrossEntropyLoss(reduction="none")
-            ways["Liger"] = lambda hidden, targets: -liger(weight, hidden, targets)
+            ways["Liger"] = of(lambda hidden, targets: -liger(weight, hidden, targets))
         except ImportError:
             print("Liger: not installed", file=sys.stderr)
     return ways
@@ -109,8 +131,7 @@ def compare(size: Size, dtype: torch.dtype, tokens: int, *, device: str, rounds:
             hidden.grad = weight.grad = None
 
             def step(way: Head = way) -> None:
-                logps = way(hidden, targets)
-                logps.backward(factors.to(logps.dtype))  # type: ignore[no-untyped-call]
+                way(hidden, targets, factors).backward()  # type: ignore[no-untyped-call]
 
             seconds.setdefault(name, []).append(timed(step))
             errors[name] = ((weight.grad - expected).norm() / expected.norm()).item()

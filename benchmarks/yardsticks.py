@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from spin_train.batching import Example, MicroBatches
+from spin_train.batching import Example, MicroBatch, MicroBatches
 from spin_train.demo import build_tokenizer
-from spin_train.logps import response_logps
+from spin_train.logps import response_loss
 from spin_train.objective import Objective
 from spin_train.packing import Group
 
@@ -172,10 +172,15 @@ def our_step(
     def step() -> Tensor:
         total = torch.zeros(())
         for batch in (batches[number] for number in range(len(batches))):
-            logps = response_logps(model, [example.group for example in batch.examples])
-            policy = logps.view(-1, roles)
-            opponent = policy.new_tensor([example.opponent_logps for example in batch.examples])
-            loss = batch.weight * objective(policy, opponent).sum()
+            opponent = torch.tensor([example.opponent_logps for example in batch.examples])
+            opponent = opponent.to(model.device, non_blocking=True)
+
+            def weighted(
+                logps: Tensor, run: slice, batch: MicroBatch = batch, opponent: Tensor = opponent
+            ) -> Tensor:
+                return batch.weight * objective(logps.view(-1, roles), opponent[run]).sum()
+
+            loss, _ = response_loss(model, [example.group for example in batch.examples], weighted)
             loss.backward()
             total += loss.detach().cpu()
         return total

@@ -5,25 +5,33 @@ state h with logits z = W h and target token t, d log p_t / d z = onehot(t) - p,
 
     grad h = g (W[t] - p W)          grad W = sum over tokens of g (onehot(t) - p) h^T
 
-need nothing but the probabilities p and the factor g that the loss puts on this token. The chunk
-that the forward pass ended with is kept for the backward pass; others are computed again.
+need nothing but the probabilities p and the factor g that the loss puts on this token. The loss of
+an example hangs on the log-probs of its own responses alone: a chunk that holds whole examples
+knows its g, and `chunked_loss` takes the gradient while the probabilities are there. Logits are
+computed once. `chunked_token_logps`, for any loss, learns g in the backward pass only: it keeps the
+chunk that it ended with and computes the others again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["chunked_token_logps", "replaced_forward"]
+__all__ = ["chunked_loss", "chunked_token_logps", "replaced_forward"]
 
-# Logits alive at once, as float32: 512 MiB on CPUs, 1 GiB where memory is quick. What fits into one
-# chunk is not computed again: four triplets of benchmarks.train_step took 1.51 s at 2**25, 1.32 at
-# 2**27, mixed lengths 1.55 and 1.34. Fewer tokens a micro-batch take less, whatever this says.
-_CHUNK_ELEMENTS = {"cpu": 2**27, "cuda": 2**28}
+# Bytes of logits alive at once. On CPUs examples are taken together up to fewer, and one that is
+# longer is taken whole if it can be. Products are slow under 500 rows: 1,024 rows of 32,000 float32
+# logits with both gradients took 295 ms by 256 rows, 274 by 512, 268 at once.
+_MOST_BYTES = 2**29
+_FEW_BYTES = {"cpu": 2**26}
 # Rows of logits made probabilities at a time on CPUs: few enough to stay in the cache meanwhile.
 _CACHED_ROWS = 64
+
+_rooms: "WeakKeyDictionary[nn.Module, Tensor]" = WeakKeyDictionary()
 
 
 def chunked_token_logps(module: Any, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -44,12 +52,15 @@ def chunked_token_logps(module: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         In nats; float32, or float64 for a float64 model.
     """
     head, (scale, cap) = module.get_output_embeddings(), _logit_settings(module.config)
-    rows = max(1, _CHUNK_ELEMENTS.get(hidden.device.type, 2**28) // head.weight.shape[0])
+    rows = _rows(head, hidden)[1]
     if type(head) is nn.Linear:
 
         def forward(hidden: Tensor) -> Tensor:
-            settings = targets, scale, cap, rows
-            logps: Tensor = _apply(_LinearLogps, hidden, head.weight, head.bias, *settings)
+            linear = _Linear(head, targets, scale, cap)
+            if not torch.is_grad_enabled():
+                chunks = _chunks(0, len(hidden), _rows(head, hidden)[0])
+                return torch.cat([linear.logps(hidden, chunk) for chunk in chunks])
+            logps: Tensor = _apply(_LinearLogps, hidden, head.weight, head.bias, linear, rows)
             return logps
 
         # Through the module's own call, whose hooks gather the weight under ZeRO-3.
@@ -63,7 +74,54 @@ def chunked_token_logps(module: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         return logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
 
     parameters = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    return _apply(_RecomputedLogps, hidden, targets, token_logps, rows, *parameters)
+    out: Tensor = _apply(_RecomputedLogps, hidden, targets, token_logps, rows, *parameters)
+    return out
+
+
+def chunked_loss(
+    module: Any,
+    hidden: Tensor,
+    targets: Tensor,
+    stops: Sequence[int],
+    loss: Callable[[Tensor, slice], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Loss of examples on their tokens' log-probs, its gradient taken chunk by chunk.
+
+    Parameters
+    ----------
+    module : PreTrainedModel
+        Whose output embeddings, soft cap and logit scale are applied.
+    hidden : Tensor, shape (T, W)
+        Last hidden states that predict the targets.
+    targets : Tensor, shape (T,)
+        Token ids, example after example.
+    stops : sequence of int
+        Where the tokens of each example stop.
+    loss : callable
+        Of the log-probs (T',) of all tokens of a run of examples, and of the slice of examples that
+        these are; gives the sum of their losses, a scalar, differentiable.
+
+    Returns
+    -------
+    loss : Tensor, shape ()
+        The sum over all examples; to be backpropagated through once.
+    logps : Tensor, shape (T,)
+        As of `chunked_token_logps`, detached.
+    """
+    head, (scale, cap) = module.get_output_embeddings(), _logit_settings(module.config)
+    if type(head) is not nn.Linear or not torch.is_grad_enabled():
+        logps = chunked_token_logps(module, hidden, targets)
+        return loss(logps, slice(0, len(stops))), logps.detach()
+
+    def forward(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        linear = _Linear(head, targets, scale, cap)
+        settings = linear, list(_runs(stops, *_rows(head, hidden))), loss
+        out: tuple[Tensor, Tensor] = _apply(_LinearLoss, hidden, head.weight, head.bias, *settings)
+        return out
+
+    with replaced_forward(head, forward):
+        out: tuple[Tensor, Tensor] = head(hidden)
+    return out
 
 
 @contextmanager
@@ -93,10 +151,9 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.forward = before
 
 
-def _apply(function: Any, *arguments: Any) -> Tensor:
+def _apply(function: Any, *arguments: Any) -> Any:
     """Call an autograd function, whose `apply` torch leaves untyped."""
-    out: Tensor = function.apply(*arguments)
-    return out
+    return function.apply(*arguments)
 
 
 def _logit_settings(config: Any) -> tuple[float, float | None]:
@@ -110,105 +167,129 @@ def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-class _LinearLogps(torch.autograd.Function):
-    """A linear head, its gradients by hand."""
+def _rows(head: Any, hidden: Tensor) -> tuple[int, int]:
+    """Rows of logits to be taken together, and at most."""
+    bytes_a_row = len(head.weight) * hidden.element_size()
+    few = _FEW_BYTES.get(hidden.device.type, _MOST_BYTES)
+    return max(1, few // bytes_a_row), max(1, _MOST_BYTES // bytes_a_row)
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        scale: float,
-        cap: float | None,
-        rows: int,
+
+def _chunks(start: int, stop: int, rows: int) -> list[slice]:
+    return [slice(place, min(place + rows, stop)) for place in range(start, stop, rows)]
+
+
+def _runs(stops: Sequence[int], few: int, most: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Cut into runs of examples, up to `few` tokens together, or of one; and these into chunks."""
+    start = first = 0
+    for number, stop in enumerate(stops, start=1):
+        if number == len(stops) or stops[number] - start > few:
+            yield slice(first, number), _chunks(start, stop, most)
+            start, first = stop, number
+
+
+@dataclass
+class _Gradients:
+    """What the backward pass returns, as far as it is summed."""
+
+    hidden: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+
+@dataclass
+class _Linear:
+    """A linear head with a target for each of T hidden states, its gradients by hand."""
+
+    head: nn.Linear
+    targets: Tensor
+    scale: float
+    cap: float | None
+    kept: tuple[Tensor, Tensor] | None = None
+    """Probabilities (C, V) of a chunk, for its gradient, and slopes of the cap, (C, 1)."""
+
+    def logps(
+        self, hidden: Tensor, chunk: slice, *, keep: bool = False, room: bool = True
     ) -> Tensor:
-        keep = any(ctx.needs_input_grad)
-        logps = []
-        starts = range(0, len(hidden), rows)
-        for start in starts:
-            chunk = slice(start, start + rows)
-            of_chunk, ctx.kept = _probs(
-                hidden[chunk],
-                weight,
-                bias,
-                targets[chunk],
-                scale,
-                cap,
-                keep=keep and start == starts[-1],
-            )
-            logps.append(of_chunk)
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.settings = scale, cap, rows
+        """Log-probs (C,) of a chunk. With `room` logits stand where the next call puts its own.
+
+        Probabilities are kept times the slope of the soft cap, with that slope at the targets.
+        """
+        logits, targets = self._logits(hidden[chunk], room), self.targets[chunk]
+        logps, slopes = [], []
+        rows = _CACHED_ROWS if logits.device.type == "cpu" else len(logits)
+        for start in range(0, len(logits), rows):
+            block, chosen = logits[start : start + rows], targets[start : start + rows, None]
+            values = _wide(block)
+            if self.scale != 1:
+                values *= self.scale
+            slope = None
+            if self.cap is not None:
+                slope = torch.tanh(values / self.cap)
+                values = self.cap * slope
+                slope = 1 - slope * slope
+            largest, logit = values.amax(-1, keepdim=True), values.gather(-1, chosen)
+            probs = torch.softmax(values, -1, out=values)
+            # log sum exp = largest - log p(largest), and p(largest) >= 1 / V is no underflow.
+            logps.append((logit - largest + probs.amax(-1, keepdim=True).log()).squeeze(-1))
+            slopes.append(torch.ones_like(logit) if slope is None else slope.gather(-1, chosen))
+            if keep:
+                block.copy_(probs if slope is None else probs.mul_(slope))
+        if keep:
+            self.kept = logits, torch.cat(slopes)
         return torch.cat(logps)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets = ctx.saved_tensors
-        scale, cap, rows = ctx.settings
-        kept, ctx.kept = ctx.kept, None
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight: Tensor | None = None
-        grad_bias = None if bias is None else torch.zeros_like(bias)
-        starts = range(0, len(hidden), rows)
-        for start in reversed(starts):
-            chunk = slice(start, start + rows)
-            if kept is None:
-                _, kept = _probs(hidden[chunk], weight, bias, targets[chunk], scale, cap, keep=True)
-            (probs, slope), kept = kept, None
-            of_target = grads[0][chunk, None] * slope * scale  # (C, 1), on the target's logit
-            grad = (grads[0][chunk, None] * scale).to(hidden.dtype)
-            grad_hidden[chunk] = of_target * weight[targets[chunk]] - grad * (probs @ weight)
-            if ctx.needs_input_grad[1]:
-                few = len(starts) == 1
-                grad_weight = _minus_product(grad_weight, probs, grad * hidden[chunk], few=few)
-                add = (of_target * hidden[chunk]).to(grad_weight.dtype)
-                grad_weight.index_add_(0, targets[chunk], add)
-            if grad_bias is not None:
-                grad_bias -= (grad.T @ probs)[0]
-                grad_bias.index_add_(0, targets[chunk], of_target[:, 0].to(grad_bias.dtype))
+    def pull(self, hidden: Tensor, chunks: list[slice], grads: Tensor, into: _Gradients) -> None:
+        """Add the gradient of a loss whose slopes in the log-probs of the chunks are given, (T',).
+
+        What is kept is the last chunk's; the others are computed again.
+        """
+        for chunk in reversed(chunks):
+            if self.kept is None:
+                self.logps(hidden, chunk, keep=True)
+            assert self.kept is not None
+            (probs, slope), self.kept = self.kept, None
+            states, targets = hidden[chunk], self.targets[chunk]
+            weight, bias = self.head.weight, self.head.bias
+            first = chunks[0].start
+            of_chunk = grads[chunk.start - first : chunk.stop - first, None] * self.scale
+            of_target = of_chunk * slope  # (C, 1), on the target's logit
+            grad = of_chunk.to(hidden.dtype)
+            into.hidden[chunk] = of_target * weight[targets] - grad * (probs @ weight)
+            if weight.requires_grad:
+                alone = len(states) == len(hidden)
+                into.weight = _minus_product(into.weight, probs, grad * states, few=alone)
+                add = (of_target * states).to(into.weight.dtype)
+                into.weight.index_add_(0, targets, add)
+            if bias is not None and bias.requires_grad:
+                if into.bias is None:
+                    into.bias = torch.zeros_like(bias)
+                into.bias -= (grad.T @ probs)[0]
+                into.bias.index_add_(0, targets, of_target[:, 0].to(bias.dtype))
             del probs  # before the next chunk's
-        if grad_weight is not None:
-            grad_weight = grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
+    def _logits(self, states: Tensor, room: bool) -> Tensor:
+        weight, bias = self.head.weight.T, self.head.bias
+        out = self._room(len(states), states) if room and states.device.type == "cpu" else None
+        if bias is None:
+            return torch.mm(states, weight, out=out)
+        return torch.addmm(bias, states, weight, out=out)
 
-def _probs(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    scale: float,
-    cap: float | None,
-    *,
-    keep: bool,
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Log-probs (C,) of the targets; if they are kept, probabilities (C, V), and the cap's slopes.
+    def _room(self, rows: int, like: Tensor) -> Tensor:
+        """Memory (C, V) that stays with the head.
 
-    Probabilities come times the slope of the soft cap, with that slope at the targets, (C, 1).
-    """
-    logits = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
-    logps, slopes = [], []
-    rows = _CACHED_ROWS if logits.device.type == "cpu" else len(logits)
-    for start in range(0, len(logits), rows):
-        block, chosen = logits[start : start + rows], targets[start : start + rows, None]
-        values = _wide(block)
-        if scale != 1:
-            values *= scale
-        slope = None
-        if cap is not None:
-            slope = torch.tanh(values / cap)
-            values = cap * slope
-            slope = 1 - slope * slope
-        largest, logit = values.amax(-1, keepdim=True), values.gather(-1, chosen)
-        probs = torch.softmax(values, -1, out=values)
-        # log sum exp = largest - log p(largest), and p(largest) >= 1 / V is far from underflow.
-        logps.append((logit - largest + probs.amax(-1, keepdim=True).log()).squeeze(-1))
-        slopes.append(torch.ones_like(logit) if slope is None else slope.gather(-1, chosen))
-        if keep:
-            block.copy_(probs if slope is None else probs.mul_(slope))
-    return torch.cat(logps), (logits, torch.cat(slopes)) if keep else None
+        What is new must be mapped page by page: 40 of 130 ms for 1,024 x 32,000 logits.
+        """
+        words = len(self.head.weight)
+        room = _rooms.get(self.head)
+        if room is None or room.dtype != like.dtype or room.numel() < rows * words:
+            room = None
+            _rooms.pop(self.head, None)  # before there is another
+            # Pages that nobody writes to take no memory; a block so large is mapped by itself.
+            count = max(rows * words, _FEW_BYTES["cpu"] // like.element_size())
+            with torch.inference_mode(mode=False):  # or no backward pass could write there
+                room = torch.empty(count, dtype=like.dtype)
+            _rooms[self.head] = room
+        return room[: rows * words].view(rows, words)
 
 
 def _minus_product(total: Tensor | None, probs: Tensor, grads: Tensor, *, few: bool) -> Tensor:
@@ -220,6 +301,74 @@ def _minus_product(total: Tensor | None, probs: Tensor, grads: Tensor, *, few: b
     if total.dtype == probs.dtype:
         return total.addmm_(probs.T, grads, alpha=-1)
     return total.sub_(probs.T @ grads)
+
+
+class _LinearLogps(torch.autograd.Function):
+    """Log-probs, whose gradient the backward pass takes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, linear: _Linear, rows: int
+    ) -> Tensor:
+        chunks = _chunks(0, len(hidden), rows)
+        logps = []
+        for chunk in chunks:
+            logps.append(linear.logps(hidden, chunk, keep=chunk is chunks[-1], room=False))
+        ctx.save_for_backward(hidden)
+        ctx.of = linear, chunks
+        return torch.cat(logps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (hidden,) = ctx.saved_tensors
+        linear, chunks = ctx.of
+        into = _Gradients(torch.empty_like(hidden))
+        linear.pull(hidden, chunks, grads[0], into)
+        weight = None if into.weight is None else into.weight.to(hidden.dtype)
+        return into.hidden, weight, into.bias, None, None
+
+
+class _LinearLoss(torch.autograd.Function):
+    """A loss, whose gradient the forward pass takes; the backward pass hands it over."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        linear: _Linear,
+        runs: list[tuple[slice, list[slice]]],
+        loss: Callable[[Tensor, slice], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        into = _Gradients(torch.empty_like(hidden))
+        losses, logps = [], []
+        for examples, chunks in runs:
+            parts = [linear.logps(hidden, chunk, keep=chunk is chunks[-1]) for chunk in chunks]
+            of_run = torch.cat(parts).requires_grad_()
+            with torch.enable_grad():
+                losses.append(loss(of_run, examples))
+            (grads,) = torch.autograd.grad(losses[-1], of_run)
+            linear.pull(hidden, chunks, grads, into)
+            logps.append(of_run.detach())
+        if into.weight is not None:
+            into.weight = into.weight.to(weight.dtype)
+        ctx.gradients = into
+        out = torch.stack(losses).sum().detach(), torch.cat(logps)
+        ctx.mark_non_differentiable(out[1])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        into, ctx.gradients = ctx.gradients, None
+        if into is None:
+            raise RuntimeError("the loss of chunks was already backpropagated through")
+        factor = grads[0]
+        if factor.is_cuda or factor != 1:  # on a GPU to ask would be to wait
+            for gradient in (into.hidden, into.weight, into.bias):
+                if gradient is not None:
+                    gradient *= factor
+        return into.hidden, into.weight, into.bias, None, None, None
 
 
 class _RecomputedLogps(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Summed log-probs of responses: the one function behind scoring and training.
+"""Summed log-probs of responses, for scoring, and losses on them, for training.
 
 Prompts are shared (`spin_train.packing`) and logits never exist as a whole (`spin_train.head`)
 wherever that is exact: the first call with a model compares it with the plain forward pass.
@@ -7,6 +7,8 @@ wherever that is exact: the first call with a model compares it with the plain f
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,10 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spin_train.attention import ATTENTION
-from spin_train.head import chunked_token_logps, replaced_forward
+from spin_train.head import chunked_loss, chunked_token_logps, replaced_forward
 from spin_train.packing import Group, PackedRow
 
-__all__ = ["EXACT_TOLERANCE", "Group", "response_logps"]
+__all__ = ["EXACT_TOLERANCE", "Group", "response_logps", "response_loss"]
 
 # Nats a token between two ways of computing one log-prob, by type of the weights. Seen on models of
 # eleven tiny architectures: float64 2e-7 (norms are float32), float32 4e-6, bfloat16 0.02, which
@@ -29,7 +31,18 @@ _COARSE_TOLERANCE = 0.25
 _BLIND_TOLERANCE = 1e-6
 
 _log = logging.getLogger(__name__)
-_Way = Callable[[Any, Sequence[Group]], Tensor]
+Loss = Callable[[Tensor, slice], Tensor]
+"""Of the log-probs of a run of groups, and the slice of groups that these are: summed, a scalar."""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How log-probs are made."""
+
+    packed: bool
+    chunked: bool
+
+
 _chosen: "WeakKeyDictionary[nn.Module, _Way]" = WeakKeyDictionary()
 _own_attention: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
 
@@ -64,30 +77,108 @@ def response_logps(model: Any, groups: Sequence[Group]) -> Tensor:
     The end-of-text token counts where the response has one. Masks follow lengths, never a pad id,
     so a model whose pad token is its end of text is scored right.
     """
+    return _response_logps(model, groups, _way(model, groups))
+
+
+def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tensor, Tensor]:
+    """Loss of groups on the log-probs of their responses, the head's logits computed once.
+
+    Parameters
+    ----------
+    model : callable
+        Causal language model of transformers, or the engine wrapped around it.
+    groups : sequence of Group
+        Prompts with their responses.
+    loss : callable
+        Of the log-probs (R',) of a run of groups, as of `response_logps`, and of the slice of
+        `groups` that these are; gives the sum of their losses, a scalar, differentiable. It is
+        called for every run, in order.
+
+    Returns
+    -------
+    loss : Tensor, shape ()
+        The sum over all groups. Its backward pass, once, gives the gradient of
+        ``loss(response_logps(model, groups), slice(None))``.
+    logps : Tensor, shape (R,)
+        As of `response_logps`, detached.
+
+    Raises
+    ------
+    ValueError
+        If there is no response, or a prompt or response has no token.
+    """
+    way = _way(model, groups)
+    if not way.chunked:
+        logps = _response_logps(model, groups, way)
+        return loss(logps, slice(0, len(groups))), logps.detach()
+    module = _unwrapped(model)
+    batch = _batch(module, groups, way)
+    tokens = [0, *accumulate(sum(map(len, group.responses)) for group in groups)]
+    firsts = [0, *accumulate(len(group.responses) for group in groups)]
+
+    def loss_of_tokens(token_logps: Tensor, run: slice) -> Tensor:
+        first, stop = firsts[run.start], firsts[run.stop]
+        owners = batch.owners[tokens[run.start] : tokens[run.stop]] - first
+        return loss(_summed(token_logps, owners, stop - first), run)
+
+    def head(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return chunked_loss(module, hidden, batch.targets, tokens[1:], loss_of_tokens)
+
+    total, token_logps = _forward(model, batch, way, head)
+    # Not the engine's output itself: DeepSpeed takes the gradient of what is both its output and
+    # the loss for one that accumulation steps have yet to divide.
+    return total.clone(), _summed(token_logps, batch.owners, firsts[-1])
+
+
+def _way(model: Any, groups: Sequence[Group]) -> _Way:
+    """Take the model's way, once there is something to score."""
     responses = [response for group in groups for response in group.responses]
     if not responses or not all(group.prompt_ids for group in groups) or not all(responses):
         raise ValueError("every prompt and every response needs at least one token")
     module = _unwrapped(model)
     if module not in _chosen:
         _chosen[module] = _exact_way(model, module)
-    return _chosen[module](model, groups)
+    return _chosen[module]
 
 
-def _packed(model: Any, groups: Sequence[Group], *, chunked: bool = True) -> Tensor:
-    """Prompts shared, all groups in one row."""
+def _response_logps(model: Any, groups: Sequence[Group], way: _Way) -> Tensor:
     module = _unwrapped(model)
-    row = PackedRow(groups, _device(module))
+    batch = _batch(module, groups, way)
+
+    def head(hidden: Tensor) -> Tensor:
+        return chunked_token_logps(module, hidden, batch.targets)
+
+    token_logps = _forward(model, batch, way, head if way.chunked else None)
+    return _summed(token_logps, batch.owners, sum(len(group.responses) for group in groups))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a model is called with, and what is scored of it."""
+
+    inputs: dict[str, Any]
+    predictors: Tensor
+    """Places (T,) of the flattened batch that predict the targets."""
+    targets: Tensor
+    """Token ids (T,), response after response."""
+    owners: Tensor
+    """Number (T,) of the response of each."""
+
+
+def _batch(module: Any, groups: Sequence[Group], way: _Way) -> _Batch:
+    return (_packed if way.packed else _padded)(groups, _device(module))
+
+
+def _packed(groups: Sequence[Group], device: torch.device) -> _Batch:
+    """Prompts shared, all groups in one row."""
+    row = PackedRow(groups, device)
     inputs = {"input_ids": row.input_ids, "position_ids": row.position_ids, "row": row}
-    with _attention(module, packed=True):
-        token_logps = _token_logps(model, inputs, row.predictors, row.targets, chunked=chunked)
-    return _summed(token_logps, row.owners, sum(len(group.responses) for group in groups))
+    return _Batch(inputs, row.predictors, row.targets, row.owners)
 
 
-def _padded(model: Any, groups: Sequence[Group], *, chunked: bool = True) -> Tensor:
+def _padded(groups: Sequence[Group], device: torch.device) -> _Batch:
     """Give each response a padded row of its own, under the model's own attention."""
     pairs = [(group.prompt_ids, response) for group in groups for response in group.responses]
-    module = _unwrapped(model)
-    device = _device(module)
     rows = [prompt + response[:-1] for prompt, response in pairs]
     longest = max(map(len, rows))
     input_ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
@@ -101,33 +192,28 @@ def _padded(model: Any, groups: Sequence[Group], *, chunked: bool = True) -> Ten
     ]
     targets = [token for _, response in pairs for token in response]
     owners = [number for number, (_, response) in enumerate(pairs) for _ in response]
-    places, tokens, numbers = (
-        torch.tensor(values, device=device) for values in (predictors, targets, owners)
+    return _Batch(
+        inputs, *(torch.tensor(values, device=device) for values in (predictors, targets, owners))
     )
-    with _attention(module, packed=False):
-        token_logps = _token_logps(model, inputs, places, tokens, chunked=chunked)
-    return _summed(token_logps, numbers, len(pairs))
 
 
-def _token_logps(
-    model: Any, inputs: dict[str, Any], predictors: Tensor, targets: Tensor, *, chunked: bool
-) -> Tensor:
-    """Log-probs (T,) of target tokens, predicted at places of the flattened batch."""
+def _forward(model: Any, batch: _Batch, way: _Way, head: Callable[[Tensor], Any] | None) -> Any:
+    """Give the head the hidden states (T, W) of the predictors; without one, take log-probs."""
     module = _unwrapped(model)
-    if not chunked:
-        logits: Tensor = model(**inputs, use_cache=False).logits.flatten(0, 1)
-        logits = logits.index_select(0, predictors)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        return logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
 
-    def forward(**inputs: Any) -> Tensor:
+    def forward(**inputs: Any) -> Any:
         hidden = module.base_model(**inputs).last_hidden_state.flatten(0, 1)
-        return chunked_token_logps(module, hidden.index_select(0, predictors), targets)
+        return head(hidden.index_select(0, batch.predictors))  # type: ignore[misc]
 
-    # In the model's own place, so that an engine around it gathers, releases and hooks as ever.
-    with replaced_forward(module, forward):
-        logps: Tensor = model(**inputs, use_cache=False)
-    return logps
+    with _attention(module, packed=way.packed):
+        if head is not None:
+            # In the model's own place, so that an engine around it gathers and hooks as ever.
+            with replaced_forward(module, forward):
+                return model(**batch.inputs, use_cache=False)
+        logits: Tensor = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
+        logits = logits.index_select(0, batch.predictors)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits.log_softmax(-1).gather(-1, batch.targets[:, None]).squeeze(-1)
 
 
 def _summed(token_logps: Tensor, owners: Tensor, responses: int) -> Tensor:
@@ -140,14 +226,15 @@ def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:
     """Do what all ways are judged by: a forward pass for each response, full logits."""
     pairs = [(group.prompt_ids, response) for group in groups for response in group.responses]
     alone = [Group(prompt, [response]) for prompt, response in pairs]
-    return torch.cat([_padded(model, [group], chunked=False) for group in alone])
+    plain = _Way(packed=False, chunked=False)
+    return torch.cat([_response_logps(model, [group], plain) for group in alone])
 
 
-_WAYS: dict[str, _Way] = {
-    "shared prompts, chunked head": _packed,
-    "shared prompts, full logits": lambda model, groups: _packed(model, groups, chunked=False),
-    "padded rows, chunked head": _padded,
-    "padded rows, full logits": lambda model, groups: _padded(model, groups, chunked=False),
+_WAYS = {
+    "shared prompts, chunked head": _Way(packed=True, chunked=True),
+    "shared prompts, full logits": _Way(packed=True, chunked=False),
+    "padded rows, chunked head": _Way(packed=False, chunked=True),
+    "padded rows, full logits": _Way(packed=False, chunked=False),
 }
 
 
@@ -163,8 +250,9 @@ def _exact_way(model: Any, module: Any) -> _Way:
         tolerance = EXACT_TOLERANCE.get(next(module.parameters()).dtype, _COARSE_TOLERANCE)
         for name, way in _WAYS.items():
             try:
-                logps = way(model, groups)
-                seen = (way(model, _neighbours_changed(groups)) - logps)[_LAST].abs().max().item()
+                logps = _response_logps(model, groups, way)
+                others = _response_logps(model, _neighbours_changed(groups), way)
+                seen = (others - logps)[_LAST].abs().max().item()
                 error = ((logps - expected).abs() / expected.new_tensor(lengths)).max().item()
                 if error <= tolerance and seen <= _BLIND_TOLERANCE:
                     return way

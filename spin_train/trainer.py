@@ -8,7 +8,7 @@ from transformers import Trainer
 
 from spin_train.batching import MicroBatch
 from spin_train.errors import DivergedError, UserError
-from spin_train.logps import response_logps
+from spin_train.logps import Group, response_logps, response_loss
 from spin_train.objective import Objective
 from spin_train.ranks import Ranks
 
@@ -81,10 +81,17 @@ class SpinTrainer(Trainer):
     ) -> Any:
         """Sum of the micro-batch's losses times its weight."""
         batch: MicroBatch = inputs["batch"]
-        policy_logps, _, reference_logps = self._logps(model, batch)
-        losses = self.objective(policy_logps, reference_logps)
-        self._note_metrics(policy_logps.detach(), reference_logps, counts=batch.weight > 0)
-        loss = batch.weight * losses.sum()
+        _, reference_logps = self._stored_logps(model, batch)
+
+        def weighted(policy_logps: Tensor, run: slice) -> Tensor:
+            reference = reference_logps[run].to(policy_logps.dtype)
+            losses = self.objective(self._by_role(policy_logps), reference)
+            return batch.weight * losses.sum()
+
+        loss, policy_logps = response_loss(model, _groups(batch), weighted)
+        policy_logps = self._by_role(policy_logps)
+        reference_logps = reference_logps.to(policy_logps.dtype)
+        self._note_metrics(policy_logps, reference_logps, counts=batch.weight > 0)
         return (loss, {}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -113,27 +120,29 @@ class SpinTrainer(Trainer):
         if not _internal_call:
             super().save_model(output_dir)
 
-    def _logps(self, model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Policy's, opponent's and reference's log-probs: a row an example, a column a role."""
-        groups = [example.group for example in batch.examples]
-        policy_logps = response_logps(model, groups).view(len(groups), len(self.objective.roles))
-        stored = [example.opponent_logps for example in batch.examples]
+    def _by_role(self, logps: Tensor) -> Tensor:
+        """Give each example a row, each role a column."""
+        return logps.view(-1, len(self.objective.roles))
+
+    def _stored_logps(self, model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Opponent's and reference's log-probs, on the model's device."""
+        opponent = [example.opponent_logps for example in batch.examples]
         reference = [
             example.reference_logps or example.opponent_logps for example in batch.examples
         ]
+        device = next(model.parameters()).device
+        # Without waiting for the forward pass that a GPU is still at.
         opponent_logps, reference_logps = (
-            # Without waiting for the forward pass that a GPU is still at.
-            torch.tensor(values, dtype=policy_logps.dtype).to(
-                policy_logps.device, non_blocking=True
-            )
-            for values in (stored, reference)
+            torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
+            for values in (opponent, reference)
         )
-        return policy_logps, opponent_logps, reference_logps
+        return opponent_logps, reference_logps
 
     def _check_step_zero(self, model: Any, batch: MicroBatch) -> None:
         model.eval()  # dropout off, as in scoring
         with torch.no_grad():
-            policy_logps, opponent_logps, _ = self._logps(model, batch)
+            policy_logps = self._by_role(response_logps(model, _groups(batch)))
+        opponent_logps, _ = self._stored_logps(model, batch)
         lengths = torch.tensor(
             [[len(ids) for ids in example.group.responses] for example in batch.examples],
             device=policy_logps.device,
@@ -165,3 +174,7 @@ class SpinTrainer(Trainer):
         for name, value in noted.items():
             value = value if counts else torch.zeros_like(value)
             self._metric_sums[name] = self._metric_sums.get(name, 0.0) + value
+
+
+def _groups(batch: MicroBatch) -> list[Group]:
+    return [example.group for example in batch.examples]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from spin_train.logps import Group, response_logps
+from spin_train.logps import Group, response_logps, response_loss
 from spin_train.objective import Objective
 
 pytestmark = [
@@ -58,8 +58,12 @@ def test_a_step_never_waits_for_the_device():
     objective = Objective("spin", beta=0.1)
 
     def step(groups):
-        policy = response_logps(model, groups).view(-1, 2)
-        objective(policy, torch.zeros_like(policy)).sum().backward()
+        loss, _ = response_loss(model, groups, loss_of_run)
+        loss.backward()
+
+    def loss_of_run(logps, run):
+        policy = logps.view(-1, 2)
+        return objective(policy, torch.zeros_like(policy)).sum()
 
     step(GROUPS)  # compiles, and compares with the plain forward pass
     torch.cuda.set_sync_debug_mode("error")

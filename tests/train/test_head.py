@@ -1,4 +1,5 @@
 import weakref
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spin_train import head
-from spin_train.head import chunked_token_logps, replaced_forward
+from spin_train.head import chunked_loss, chunked_token_logps, replaced_forward
 
 WIDTH, VOCABULARY = 5, 11
 
@@ -72,27 +73,139 @@ SETTINGS = {
 }
 
 
+def rows_at_once(patch, few, most, element_size=8):
+    patch.setattr(head, "_FEW_BYTES", {"cpu": few * VOCABULARY * element_size})
+    patch.setattr(head, "_MOST_BYTES", most * VOCABULARY * element_size)
+    patch.setattr(head, "_CACHED_ROWS", 2)
+
+
+def drawn(tokens, seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, WIDTH, generator=generator, dtype=torch.float64) * 3
+    return hidden.to(dtype), torch.randint(VOCABULARY, (tokens,), generator=generator)
+
+
 @given(tokens=st.integers(1, 9), rows=st.integers(1, 10), seed=st.integers(0, 2**31))
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("kind", HEADS)
 def test_equals_all_logits_at_once_in_value_and_gradient(kind, settings, tokens, rows, seed):
     config, expected_settings = SETTINGS[settings]
     output = HEADS[kind]()
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(tokens, WIDTH, generator=generator, dtype=torch.float64) * 3
-    targets = torch.randint(VOCABULARY, (tokens,), generator=generator)
+    hidden, targets = drawn(tokens, seed)
+    model = model_with(output, **config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "_CHUNK_ELEMENTS", {"cpu": rows * VOCABULARY})
-        patch.setattr(head, "_CACHED_ROWS", 2)
-        model = model_with(output, **config)
+        rows_at_once(patch, 1, rows)
         got = value_and_gradients(
             lambda hidden: chunked_token_logps(model, hidden, targets), output, hidden
         )
+        with torch.no_grad():
+            scored = chunked_token_logps(model, hidden, targets)
     wanted = value_and_gradients(
         lambda hidden: dense(output, hidden, targets, **expected_settings), output, hidden
     )
-    for fast, slow in zip(got, wanted, strict=True):
+    for fast, slow in zip([scored, *got], [wanted[0], *wanted], strict=True):
         torch.testing.assert_close(fast, slow, atol=1e-12, rtol=1e-10)
+
+
+def loss_of(stops, calls):
+    """A curved loss of each example, its tokens and its number weighted unevenly."""
+
+    def loss(logps, run):
+        calls.append(run)
+        total, start = 0.0, 0
+        for number, length in list(enumerate(lengths(stops)))[run]:
+            of_example = logps[start : start + length]
+            weights = torch.arange(1, length + 1, dtype=logps.dtype).cos()
+            total = total + (number + 1) * torch.exp(0.1 * (weights * of_example).sum())
+            start += length
+        assert start == len(logps)
+        return total
+
+    return loss
+
+
+def lengths(stops):
+    return [stop - start for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    rows=st.tuples(st.integers(1, 8), st.integers(1, 8)).map(sorted),
+    factor=st.sampled_from([1.0, -0.3]),
+    seed=st.integers(0, 2**31),
+)
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_loss_equals_that_on_all_logits_in_value_and_gradient(
+    kind, settings, sizes, rows, factor, seed
+):
+    config, expected_settings = SETTINGS[settings]
+    output = HEADS[kind]()
+    stops = torch.tensor(sizes).cumsum(0).tolist()
+    hidden, targets = drawn(stops[-1], seed)
+    calls = []
+
+    def of_chunks(hidden):
+        with pytest.MonkeyPatch.context() as patch:
+            rows_at_once(patch, *rows)
+            loss, logps = chunked_loss(
+                model_with(output, **config), hidden, targets, stops, loss_of(stops, calls)
+            )
+        assert not logps.requires_grad
+        expected = dense(output, hidden, targets, **expected_settings)
+        torch.testing.assert_close(logps, expected.detach(), atol=1e-12, rtol=1e-10)
+        return loss[None]
+
+    def at_once(hidden):
+        logps = dense(output, hidden, targets, **expected_settings)
+        return loss_of(stops, [])(logps, slice(0, len(stops)))[None]
+
+    got, wanted = (
+        value_and_gradients(lambda hidden, of=of: factor * of(hidden), output, hidden)
+        for of in (of_chunks, at_once)
+    )
+    for fast, slow in zip(got, wanted, strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-10, rtol=1e-10)
+    # Every example once, in order, alone only where two are more than fit.
+    assert [run.start for run in calls] == [0, *(run.stop for run in calls[:-1])]
+    assert calls[-1].stop == len(stops)
+    if kind != "adapter":
+        for run, following in pairwise(calls):
+            assert sum(sizes[run]) + sizes[following.start] > rows[0]
+            assert len(sizes[run]) == 1 or sum(sizes[run]) <= rows[0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "adapter"])
+def test_without_a_gradient_there_is_the_loss_all_the_same(kind):
+    output, stops = HEADS[kind](), [2, 5]
+    hidden, targets = drawn(5, 0)
+    expected = loss_of(stops, [])(dense(output, hidden, targets), slice(0, 2))
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            loss, logps = chunked_loss(
+                model_with(output), hidden, targets, stops, loss_of(stops, [])
+            )
+        torch.testing.assert_close(loss, expected.detach(), atol=1e-12, rtol=1e-12)
+        assert len(logps) == 5
+
+
+def test_a_loss_is_backpropagated_through_once():
+    output, (hidden, targets) = linear(), drawn(3, 0)
+    loss, _ = chunked_loss(model_with(output), hidden, targets, [3], loss_of([3], []))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="already backpropagated through"):
+        loss.backward()
+
+
+def test_scoring_between_the_two_passes_changes_no_gradient():
+    # Scores go through the memory that stays with the head; what waits for a gradient must not.
+    output, (hidden, targets) = linear(), drawn(6, 0)
+    model = model_with(output)
+    expected = torch.autograd.grad(dense(output, hidden, targets).sum(), output.weight)
+    logps = chunked_token_logps(model, hidden, targets)
+    with torch.inference_mode():
+        chunked_token_logps(model, hidden + 1, targets)
+    torch.testing.assert_close(torch.autograd.grad(logps.sum(), output.weight), expected)
 
 
 def test_a_second_backward_pass_gives_the_same():
@@ -125,17 +238,68 @@ class LivingLogits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", ["linear", "frozen"])
-def test_no_more_than_a_chunk_of_logits_is_alive(kind, monkeypatch):
+@pytest.mark.parametrize("example", [30, 200], ids=["examples in a chunk", "one in many"])
+@pytest.mark.parametrize("told", [True, False], ids=["loss", "log-probs"])
+def test_no_more_than_a_chunk_of_logits_is_alive(kind, told, example, monkeypatch):
     rows, tokens = 30, 200
-    monkeypatch.setattr(head, "_CHUNK_ELEMENTS", {"cpu": rows * VOCABULARY})
-    monkeypatch.setattr(head, "_CACHED_ROWS", 2)
+    rows_at_once(monkeypatch, rows, rows)
     output, hidden = HEADS[kind](), torch.randn(tokens, WIDTH, dtype=torch.float64)
-    targets = torch.arange(tokens) % VOCABULARY
+    model, targets = model_with(output), torch.arange(tokens) % VOCABULARY
+    stops = [min(stop, tokens) for stop in range(example, tokens + example, example)]
+    hidden.requires_grad_()
     with LivingLogits() as living:
-        logps = chunked_token_logps(model_with(output), hidden.requires_grad_(), targets)
-        logps.sum().backward()
+        if told:
+            loss, _ = chunked_loss(model, hidden, targets, stops, loss_of(stops, []))
+        else:
+            loss = chunked_token_logps(model, hidden, targets).sum()
+        loss.backward()
     weight = WIDTH * VOCABULARY  # its transpose has V columns too
     assert rows * VOCABULARY <= living.most <= rows * VOCABULARY + weight
+
+
+class Products(TorchDispatchMode):
+    """Counts the products that make logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if "mm" in str(function) and out.shape[-1:] == (VOCABULARY,):
+            self.rows += len(out)
+        return out
+
+
+def test_examples_of_a_chunk_have_their_logits_computed_once(monkeypatch):
+    rows_at_once(monkeypatch, 30, 30)
+    output, (hidden, targets) = linear(), drawn(200, 0)
+    stops = list(range(25, 201, 25))
+    with Products() as products:
+        loss, _ = chunked_loss(model_with(output), hidden, targets, stops, loss_of(stops, []))
+        loss.backward()
+    assert products.rows == 200
+
+
+def test_a_gradient_can_follow_on_scores_under_inference_mode():
+    output, (hidden, targets) = linear(), drawn(6, 0)
+    with torch.inference_mode():
+        chunked_token_logps(model_with(output), hidden, targets)
+    loss, _ = chunked_loss(model_with(output), hidden, targets, [6], loss_of([6], []))
+    loss.backward()
+    assert output.weight.grad.isfinite().all()
+
+
+def test_logits_go_where_the_last_ones_were(monkeypatch):
+    rows_at_once(monkeypatch, 30, 30)
+    output, (hidden, targets) = linear(), drawn(30, 0)
+    for _ in range(2):
+        chunked_loss(model_with(output), hidden, targets, [30], loss_of([30], []))
+        place = head._rooms[output].data_ptr()
+    chunked_loss(model_with(output), hidden[:7], targets, [7], loss_of([7], []))
+    assert head._rooms[output].data_ptr() == place
+    del output
+    assert len(head._rooms) == 0
 
 
 def test_extreme_logits_lose_nothing():
@@ -153,7 +317,7 @@ def test_extreme_logits_lose_nothing():
 
 @pytest.mark.parametrize("rows", [1, 30])
 def test_bfloat16_gradients_are_as_good_as_those_of_all_logits_at_once(rows, monkeypatch):
-    monkeypatch.setattr(head, "_CHUNK_ELEMENTS", {"cpu": rows * VOCABULARY})
+    rows_at_once(monkeypatch, rows, rows, element_size=2)
     exact = linear()
     hidden = torch.randn(30, WIDTH, dtype=torch.float64)
     targets = torch.arange(30) % VOCABULARY

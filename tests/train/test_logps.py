@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from spin_theory import spin_loss
-from spin_train import attention
-from spin_train.logps import Group, response_logps
+from spin_train import attention, head
+from spin_train.logps import Group, response_logps, response_loss
 from tests.train.models import (
     ARCHITECTURES,
     NOT_SHARING,
@@ -30,6 +30,7 @@ GROUPS = st.lists(
     st.builds(Group, SEQUENCES, st.lists(SEQUENCES, min_size=1, max_size=4)), min_size=1, max_size=4
 )
 UNEVEN = [Group([1, 2, 3], [[4, 2], [5, 6, 7, 8, 9, 2]]), Group([3] * 7, [[1]])]
+LONG = Group([4] * 9, [[1] * 9, [2] * 30])
 # Segments as one batch, some of them, none; queries in blocks or not; probabilities kept or not.
 KERNELS = st.tuples(
     st.sampled_from([0, 6, 64]), st.sampled_from([2, 3, 256]), st.sampled_from([0, 16])
@@ -50,10 +51,14 @@ def slow_logps(model, groups):
     return torch.stack(logps)
 
 
-def gradient(model, logps):
-    """Of a sum with unequal weights, so that two responses cannot change places unseen."""
+def weighted(logps, first=0):
+    """A sum with unequal weights, so that two responses cannot change places unseen."""
+    return (logps * torch.arange(first + 1, first + len(logps) + 1)).sum()
+
+
+def gradient(model, loss):
     model.zero_grad()
-    (logps * torch.arange(1, len(logps) + 1)).sum().backward()
+    loss.backward()
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
@@ -63,24 +68,35 @@ def models():
 
 
 def assert_same(model, groups, *, tolerance):
-    """Value and parameter gradient of the fast path are those of the slow one."""
-    fast, slow = response_logps(model, groups), slow_logps(model, groups)
-    torch.testing.assert_close(fast, slow, atol=tolerance, rtol=tolerance)
-    fast, slow = gradient(model, fast), gradient(model, slow)
-    # Relative to the whole gradient: entries that cancel to zero have no relative accuracy.
-    assert (fast - slow).norm() <= tolerance * (1 + slow.norm())
+    """Values and parameter gradients of the fast paths are those of the slow one."""
+
+    def loss_of_run(logps, run):
+        return weighted(logps, sum(len(group.responses) for group in groups[: run.start]))
+
+    slow = slow_logps(model, groups)
+    waiting = response_logps(model, groups)
+    total, at_once = response_loss(model, groups, loss_of_run)
+    for fast in (waiting, at_once):
+        torch.testing.assert_close(fast, slow, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(total, weighted(slow), atol=tolerance, rtol=tolerance)
+    expected = gradient(model, weighted(slow))
+    for loss in (weighted(waiting), total):
+        # Relative to the whole gradient: entries that cancel to zero have no relative accuracy.
+        error = (gradient(model, loss) - expected).norm()
+        assert error <= tolerance * (1 + expected.norm())
 
 
-@example(groups=UNEVEN, kernels=(64, 256, 16)).via("padding beyond a sliding window gave nan")
-@example(groups=[*UNEVEN, Group([4] * 9, [[1] * 9, [2] * 30])], kernels=(20, 8, 16)).via("nan too")
-@given(groups=GROUPS, kernels=KERNELS)
+@example(groups=UNEVEN, kernels=(64, 256, 16), rows=9).via("padding past a window gave nan")
+@example(groups=[*UNEVEN, LONG], kernels=(20, 8, 16), rows=9).via("nan too")
+@given(groups=GROUPS, kernels=KERNELS, rows=st.sampled_from([1, 20, 10**6]))
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_equals_one_unpadded_forward_a_response_in_value_and_gradient(
-    models, architecture, groups, kernels
+    models, architecture, groups, kernels, rows
 ):
     with pytest.MonkeyPatch.context() as patch, float64_throughout():
         for name, value in zip(("_SMALL", "_QUERY_BLOCK", "_KEPT_KEYS"), kernels, strict=True):
             patch.setattr(attention, name, value)
+        patch.setattr(head, "_FEW_BYTES", {"cpu": 8 * VOCABULARY * rows})
         assert_same(models[architecture], groups, tolerance=EXACT)
 
 
@@ -162,9 +178,9 @@ def test_the_check_leaves_the_model_as_it_was():
 def test_under_gradient_checkpointing_the_gradient_is_the_same(reentrant, small, monkeypatch):
     monkeypatch.setattr(attention, "_SMALL", small)
     model = tiny_model("llama").train()
-    expected = gradient(model, response_logps(model, UNEVEN))
+    expected = gradient(model, weighted(response_logps(model, UNEVEN)))
     model.activation_checkpointing_enable({"use_reentrant": reentrant})
-    got = gradient(model, response_logps(model, UNEVEN))
+    got = gradient(model, weighted(response_logps(model, UNEVEN)))
     torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-12)
 
 
@@ -283,16 +299,25 @@ def test_sums_are_float32_at_least(dtype, expected):
     assert response_logps(tiny_model("llama", dtype), UNEVEN).dtype == expected
 
 
+class Engine:
+    def __init__(self, module):
+        self.module = module
+
+    def __call__(self, **inputs):
+        self.outputs = self.module(**inputs)
+        return self.outputs
+
+
 def test_a_model_inside_an_engine_is_found():
-    class Engine:
-        def __init__(self, module):
-            self.module = module
-
-        def __call__(self, **inputs):
-            return self.module(**inputs)
-
     model = tiny_model("gpt2")
     assert torch.equal(response_logps(Engine(model), UNEVEN), response_logps(model, UNEVEN))
+
+
+def test_the_loss_is_not_the_engines_output_itself():
+    engine = Engine(tiny_model("gpt2"))
+    loss, _ = response_loss(engine, UNEVEN, lambda logps, run: logps.sum())
+    assert loss.requires_grad
+    assert all(loss is not output for output in engine.outputs)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +326,8 @@ def test_a_model_inside_an_engine_is_found():
 def test_a_group_without_tokens_to_score_is_refused(models, groups):
     with pytest.raises(ValueError, match="at least one token"):
         response_logps(models["gpt2"], groups)
+    with pytest.raises(ValueError, match="at least one token"):
+        response_loss(models["gpt2"], groups, lambda logps, run: logps.sum())
 
 
 def test_a_long_sum_in_float32_keeps_its_digits(models):
