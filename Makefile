@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types verify lab figures mutants clean
+.PHONY: help setup demo test lint types verify lab figures mutants gpu clean
 
 help:
 	@echo "make demo     play SPIN on a small known language (no download after set-up)"
@@ -13,6 +13,7 @@ help:
 	@echo "make figures  draw the figures into figures/"
 	@echo "make lab      open JupyterLab on notebooks/"
 	@echo "make mutants  break the loss on purpose and name the test that notices"
+	@echo "make gpu      on a machine with a CUDA device: its tests and benchmarks"
 
 setup: $(READY)
 
@@ -55,6 +56,12 @@ figures: setup
 
 mutants: setup
 	$(BIN)/python -m tests.mutants
+
+# TRL's and the other kernels' rows need: pip install '.[bench]' liger-kernel cut-cross-entropy
+gpu: setup
+	$(BIN)/python -m pytest -m gpu tests/train/test_gpu.py
+	$(BIN)/python -m benchmarks.head --gpu
+	$(BIN)/python -m benchmarks.train_step --gpu
 
 clean:
 	rm -rf runs figures build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

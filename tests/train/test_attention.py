@@ -113,6 +113,30 @@ def test_flex_attention_gives_the_same_values(window, softcap, monkeypatch):
     torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-10)
 
 
+@pytest.mark.slow
+def test_flex_attention_is_not_compiled_anew_for_every_row():
+    """Its forward pass, compiled for CPUs: rows of all lengths, each with a mask of its own."""
+    torch._dynamo.reset()
+    stats = torch._dynamo.utils.counters["stats"]
+    graphs = []
+    for length in (30, 150, 400, 37, 300, 512, 333):
+        row = row_of([(length, [60 + length, 30]), (90, [length, 9])])
+        shapes = [(1, heads, row.input_ids.shape[1], 16) for heads in (4, 2, 2)]
+        generator = torch.Generator().manual_seed(length)
+        tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+        before = stats["unique_graphs"]
+        with torch.no_grad():
+            got = flex.flex_attention(
+                SimpleNamespace(training=False), *tensors, row, None, 0.25, None
+            )
+            expected, _ = packed_attention(LAYER, *tensors, None, row=row, scaling=0.25)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        graphs.append(stats["unique_graphs"] - before)
+    assert graphs[0] == 1
+    assert sum(graphs) <= 3  # one length, any length, any number of blocks
+    assert graphs[3:] == [0, 0, 0, 0]
+
+
 def attend(layer=LAYER, **settings):
     row = row_of([(2, [2])])
     tensors = torch.ones(3, 1, 1, row.input_ids.shape[1], 2)
