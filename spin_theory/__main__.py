@@ -1,7 +1,6 @@
 """Command line: `spin-theory verify`, `spin-theory play` and `spin-theory phase`."""
 
 import argparse
-import importlib.metadata
 import json
 import math
 import os
@@ -10,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from spin_theory import opponents
 from spin_theory.dynamics import Game, multiplier, play
-from spin_theory.losses import PENALTIES
+from spin_theory.flags import BAD_FLAGS, build_parser
 from spin_theory.phase import PhaseDiagram, phase_diagram
 from spin_theory.plots import draw_game, draw_phase, require_plot
 from spin_theory.policies import TabularPolicy
@@ -23,19 +21,14 @@ from spin_theory.solvers import OPTIMISERS, GradientSteps, Solver, exact, minimi
 from spin_theory.stability import cycle_length, effective_beta
 from spin_theory.verification import Claim, verify
 
-FAILED, BAD_FLAGS, BROKEN_PIPE = 1, 2, 141
-LARGEST_SEED, LARGEST_TABLE = 2**62, 10**8
-RULES = {
-    "last": "SPIN: the last iterate",
-    "mixed": "the last iterate and --earlier before it generate",
-    "geometric": "geometric mixture with p_0, of weight --base-weight",
-    "average": "fictitious play: the average of all iterates",
-}
+FAILED, BROKEN_PIPE = 1, 141
+LARGEST_TABLE = 10**8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 if a claim fails, 2 for flags to mend."""
-    options = _parser().parse_args(arguments)
+    commands = {"verify": _verify, "play": _play, "phase": _phase}
+    options = build_parser(commands).parse_args(arguments)
     try:
         code: int = options.run(options)
         sys.stdout.flush()  # while a closed pipe can still be caught
@@ -46,143 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"spin-theory {options.command}: {error}", file=sys.stderr)
         return BAD_FLAGS
     return code
-
-
-class _ShowVersion(argparse.Action):
-    """Looks the version up only when asked: a checkout need not be installed."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        print(f"spin-theory {importlib.metadata.version('spin-toolkit')}")
-        parser.exit()
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default once and as it is typed; none where a flag may be left out."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
-            return action.help
-        if isinstance(action.default, list):
-            return f"{action.help} (default: {' '.join(map(str, action.default))})"
-        return super()._get_help_string(action)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str) -> "None":  # type: ignore[override]  # exits, as the base does
-        self.exit(BAD_FLAGS, f"{self.prog}: {message}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="spin-theory", description="Self-play fine-tuning on tables, exactly.")
-    parser.add_argument(
-        "--version", action=_ShowVersion, nargs=0, help="print the version and exit"
-    )
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    help_ = partial(_Help, width=100)
-
-    check = commands.add_parser(
-        "verify", help="check all claims on random tables", formatter_class=help_
-    )
-    check.add_argument("--instances", type=_positive, default=200, help="how many")
-    check.add_argument("--seed", type=_seed, default=0, help="seed of the first")
-    check.add_argument(
-        "--jobs", type=_positive, default=os.cpu_count() or 1, help="worker processes"
-    )
-    check.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    check.set_defaults(run=_verify)
-
-    game = commands.add_parser(
-        "play", help="play one game and print how far each iterate is", formatter_class=help_
-    )
-    _add_game_flags(game)
-    game.add_argument("--prompts", type=_positive, default=1, help="X")
-    game.add_argument(
-        "--beta", type=float, nargs="+", default=[1.0], help="one for all iterations, or one each"
-    )
-    game.add_argument(
-        "--solver",
-        choices=("exact", "minimiser", *OPTIMISERS),
-        default="exact",
-        help="closed form, certified search, or an optimiser's steps",
-    )
-    game.add_argument("--inner-steps", type=_positive, default=10, help="of the optimiser")
-    game.add_argument("--pairs", type=_positive, help="samples per prompt and iteration (all)")
-    game.set_defaults(run=_play)
-
-    phase = commands.add_parser(
-        "phase", help="beta against inner steps: where games converge", formatter_class=help_
-    )
-    _add_game_flags(phase)
-    phase.add_argument(
-        "--betas",
-        type=float,
-        nargs="+",
-        default=[0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0],
-        help="one row each",
-    )
-    phase.add_argument(
-        "--inner-steps",
-        type=_steps,
-        nargs="+",
-        default=[1, 3, 10, 30, 100, 300, "exact"],
-        help="of the optimiser, one column each; exact is the closed form",
-    )
-    phase.add_argument(
-        "--optimiser", choices=tuple(OPTIMISERS), default="gd", help="of the inner steps"
-    )
-    phase.add_argument("--games", type=_positive, default=64, help="random games per cell")
-    phase.set_defaults(run=_phase)
-    return parser
-
-
-def _add_game_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--algorithm", choices=("spin", "tspin"), default="spin", help="T-SPIN has no reference"
-    )
-    parser.add_argument(
-        "--loss-type", choices=tuple(PENALTIES), default="logistic", help="penalty of the loss"
-    )
-    parser.add_argument(
-        "--opponent",
-        choices=tuple(RULES),
-        default="last",
-        help="; ".join(f"{name}: {rule}" for name, rule in RULES.items()),
-    )
-    parser.add_argument("--earlier", type=_positive, default=1, help="of --opponent mixed")
-    parser.add_argument("--base-weight", type=float, default=0.5, help="of --opponent geometric")
-    parser.add_argument(
-        "--history-weight", type=float, default=0.0, help="of T-SPIN's history term, >= 0"
-    )
-    parser.add_argument("--responses", type=_positive, default=8, help="Y")
-    parser.add_argument("--iterations", type=_positive, default=10, help="of self-play")
-    parser.add_argument("--learning-rate", type=float, default=1.0, help="of the optimiser")
-    parser.add_argument("--smallest", type=float, default=1e-3, help="least probability drawn")
-    parser.add_argument("--seed", type=_seed, default=0, help="of the tables and samples")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw to FILE as well")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-
-def _positive(text: str) -> int:
-    return _integer(text, low=1)
-
-
-def _seed(text: str) -> int:
-    return _integer(text, low=0)
-
-
-def _steps(text: str) -> int | str:
-    return text if text == "exact" else _integer(text, low=0, other=" or exact")
-
-
-def _integer(text: str, *, low: int, other: str = "") -> int:
-    """Read an integer flag from `low` up to what a generator takes as a seed."""
-    if not (text.isdecimal() and int(text) >= low):
-        raise argparse.ArgumentTypeError(f"must be an integer >= {low}{other}, got {text!r}")
-    if int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"must be at most 2^62, got {text}")
-    return int(text)
 
 
 def _verify(options: argparse.Namespace) -> int:
