@@ -50,7 +50,7 @@ def heads(model: Any) -> dict[str, Head]:
             return (logps * factors[run.start * EXAMPLE : run.stop * EXAMPLE]).sum()
 
         stops = range(EXAMPLE, len(targets) + 1, EXAMPLE)
-        return chunked_loss(model, hidden, targets, stops, loss)[0]
+        return chunked_loss(model, hidden, targets, stops, loss)
 
     def of(logps: Callable[[Tensor, Tensor], Tensor]) -> Head:
         return lambda hidden, targets, factors: (logps(hidden, targets) * factors).sum()

@@ -7,19 +7,20 @@ state h with logits z = W h and target token t, d log p_t / d z = onehot(t) - p,
 
 need nothing but the probabilities p and the factor g that the loss puts on this token. The loss of
 an example hangs on the log-probs of its own responses alone: a chunk that holds whole examples
-knows its g, and `chunked_loss` takes the gradient while the probabilities are there. Logits are
-computed once. `chunked_token_logps`, for any loss, learns g in the backward pass only: it keeps the
-chunk that it ended with and computes the others again.
+knows its g, and `chunked_loss` takes the gradient while the probabilities are there: logits are
+computed once, unless an example is longer than a chunk may be or the head is not plainly linear.
+`chunked_token_logps`, for any loss, learns g in the backward pass only: it keeps the chunk that it
+ended with and computes the others again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 __all__ = ["chunked_loss", "chunked_token_logps", "replaced_forward"]
 
@@ -27,11 +28,11 @@ __all__ = ["chunked_loss", "chunked_token_logps", "replaced_forward"]
 # longer is taken whole if it can be. Products are slow under 500 rows: 1,024 rows of 32,000 float32
 # logits with both gradients took 295 ms by 256 rows, 274 by 512, 268 at once.
 _MOST_BYTES = 2**29
-_FEW_BYTES = {"cpu": 2**26}
+_TOGETHER_BYTES = {"cpu": 2**26}
 # Rows of logits made probabilities at a time on CPUs: few enough to stay in the cache meanwhile.
 _CACHED_ROWS = 64
 
-_rooms: "WeakKeyDictionary[nn.Module, Tensor]" = WeakKeyDictionary()
+_rooms: list[Tensor] = []
 
 
 def chunked_token_logps(module: Any, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -59,7 +60,8 @@ def chunked_token_logps(module: Any, hidden: Tensor, targets: Tensor) -> Tensor:
             linear = _Linear(head, targets, scale, cap)
             if not torch.is_grad_enabled():
                 chunks = _chunks(0, len(hidden), _rows(head, hidden)[0])
-                return torch.cat([linear.logps(hidden, chunk) for chunk in chunks])
+                with _lent_room(hidden.device) as linear.room:
+                    return torch.cat([linear.logps(hidden, chunk) for chunk in chunks])
             logps: Tensor = _apply(_LinearLogps, hidden, head.weight, head.bias, linear, rows)
             return logps
 
@@ -84,7 +86,7 @@ def chunked_loss(
     targets: Tensor,
     stops: Sequence[int],
     loss: Callable[[Tensor, slice], Tensor],
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Loss of examples on their tokens' log-probs, its gradient taken chunk by chunk.
 
     Parameters
@@ -99,29 +101,27 @@ def chunked_loss(
         Where the tokens of each example stop.
     loss : callable
         Of the log-probs (T',) of all tokens of a run of examples, and of the slice of examples that
-        these are; gives the sum of their losses, a scalar, differentiable.
+        these are; gives the sum of their losses, a scalar, differentiable in the log-probs and in
+        nothing else. It is called for every run, in order.
 
     Returns
     -------
-    loss : Tensor, shape ()
+    Tensor, shape ()
         The sum over all examples; to be backpropagated through once.
-    logps : Tensor, shape (T,)
-        As of `chunked_token_logps`, detached.
     """
     head, (scale, cap) = module.get_output_embeddings(), _logit_settings(module.config)
     if type(head) is not nn.Linear or not torch.is_grad_enabled():
-        logps = chunked_token_logps(module, hidden, targets)
-        return loss(logps, slice(0, len(stops))), logps.detach()
+        return loss(chunked_token_logps(module, hidden, targets), slice(0, len(stops)))
 
-    def forward(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(hidden: Tensor) -> Tensor:
+        runs = list(_runs(stops, *_rows(head, hidden)))
         linear = _Linear(head, targets, scale, cap)
-        settings = linear, list(_runs(stops, *_rows(head, hidden))), loss
-        out: tuple[Tensor, Tensor] = _apply(_LinearLoss, hidden, head.weight, head.bias, *settings)
-        return out
+        total: Tensor = _apply(_LinearLoss, hidden, head.weight, head.bias, linear, runs, loss)
+        return total
 
     with replaced_forward(head, forward):
-        out: tuple[Tensor, Tensor] = head(hidden)
-    return out
+        total: Tensor = head(hidden)
+    return total
 
 
 @contextmanager
@@ -170,21 +170,42 @@ def _wide(logits: Tensor) -> Tensor:
 def _rows(head: Any, hidden: Tensor) -> tuple[int, int]:
     """Rows of logits to be taken together, and at most."""
     bytes_a_row = len(head.weight) * hidden.element_size()
-    few = _FEW_BYTES.get(hidden.device.type, _MOST_BYTES)
-    return max(1, few // bytes_a_row), max(1, _MOST_BYTES // bytes_a_row)
+    together = _TOGETHER_BYTES.get(hidden.device.type, _MOST_BYTES)
+    return max(1, together // bytes_a_row), max(1, _MOST_BYTES // bytes_a_row)
 
 
 def _chunks(start: int, stop: int, rows: int) -> list[slice]:
     return [slice(place, min(place + rows, stop)) for place in range(start, stop, rows)]
 
 
-def _runs(stops: Sequence[int], few: int, most: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Cut into runs of examples, up to `few` tokens together, or of one; and these into chunks."""
+def _runs(stops: Sequence[int], together: int, most: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Cut into runs of examples of so many tokens together, or of one; and these into chunks."""
     start = first = 0
     for number, stop in enumerate(stops, start=1):
-        if number == len(stops) or stops[number] - start > few:
+        if number == len(stops) or stops[number] - start > together:
             yield slice(first, number), _chunks(start, stop, most)
             start, first = stop, number
+
+
+@contextmanager
+def _lent_room(device: torch.device) -> Iterator[Tensor | None]:
+    """Lend memory for the logits of a chunk, which stays with the process.
+
+    What is new must be mapped page by page: 40 of 130 ms for 1,024 x 32,000 float32 logits. Who
+    asks while it is lent gets some of his own.
+    """
+    if device.type != "cpu":  # there torch's allocator keeps what it has
+        yield None
+        return
+    try:
+        room = _rooms.pop()
+    except IndexError:
+        with torch.inference_mode(mode=False):  # or no backward pass could write there
+            room = torch.empty(_TOGETHER_BYTES["cpu"], dtype=torch.uint8)
+    try:
+        yield room
+    finally:
+        _rooms[:] = [room]
 
 
 @dataclass
@@ -194,6 +215,11 @@ class _Gradients:
     hidden: Tensor
     weight: Tensor | None = None
     bias: Tensor | None = None
+
+    def of_parameters(self, head: nn.Linear) -> tuple[Tensor | None, Tensor | None]:
+        """Give those of weight and bias, in their types."""
+        weight = None if self.weight is None else self.weight.to(head.weight.dtype)
+        return weight, None if self.bias is None else self.bias.to(head.bias.dtype)
 
 
 @dataclass
@@ -206,15 +232,15 @@ class _Linear:
     cap: float | None
     kept: tuple[Tensor, Tensor] | None = None
     """Probabilities (C, V) of a chunk, for its gradient, and slopes of the cap, (C, 1)."""
+    room: Tensor | None = None
+    """Bytes for the logits of one chunk after the other; they get memory of their own elsewhere."""
 
-    def logps(
-        self, hidden: Tensor, chunk: slice, *, keep: bool = False, room: bool = True
-    ) -> Tensor:
-        """Log-probs (C,) of a chunk. With `room` logits stand where the next call puts its own.
+    def logps(self, hidden: Tensor, chunk: slice, *, keep: bool = False) -> Tensor:
+        """Log-probs (C,) of a chunk.
 
         Probabilities are kept times the slope of the soft cap, with that slope at the targets.
         """
-        logits, targets = self._logits(hidden[chunk], room), self.targets[chunk]
+        logits, targets = self._logits(hidden[chunk]), self.targets[chunk]
         logps, slopes = [], []
         rows = _CACHED_ROWS if logits.device.type == "cpu" else len(logits)
         for start in range(0, len(logits), rows):
@@ -257,44 +283,30 @@ class _Linear:
             into.hidden[chunk] = of_target * weight[targets] - grad * (probs @ weight)
             if weight.requires_grad:
                 alone = len(states) == len(hidden)
-                into.weight = _minus_product(into.weight, probs, grad * states, few=alone)
+                into.weight = _minus_product(into.weight, probs, grad * states, one_term=alone)
                 add = (of_target * states).to(into.weight.dtype)
                 into.weight.index_add_(0, targets, add)
             if bias is not None and bias.requires_grad:
                 if into.bias is None:
-                    into.bias = torch.zeros_like(bias)
+                    into.bias = _wide(torch.zeros_like(bias))
                 into.bias -= (grad.T @ probs)[0]
-                into.bias.index_add_(0, targets, of_target[:, 0].to(bias.dtype))
+                into.bias.index_add_(0, targets, of_target[:, 0].to(into.bias.dtype))
             del probs  # before the next chunk's
 
-    def _logits(self, states: Tensor, room: bool) -> Tensor:
+    def _logits(self, states: Tensor) -> Tensor:
         weight, bias = self.head.weight.T, self.head.bias
-        out = self._room(len(states), states) if room and states.device.type == "cpu" else None
+        size = len(states) * weight.shape[1] * states.element_size()
+        out = None
+        if self.room is not None and size <= len(self.room):
+            out = self.room[:size].view(states.dtype).view(len(states), -1)
         if bias is None:
             return torch.mm(states, weight, out=out)
         return torch.addmm(bias, states, weight, out=out)
 
-    def _room(self, rows: int, like: Tensor) -> Tensor:
-        """Memory (C, V) that stays with the head.
 
-        What is new must be mapped page by page: 40 of 130 ms for 1,024 x 32,000 logits.
-        """
-        words = len(self.head.weight)
-        room = _rooms.get(self.head)
-        if room is None or room.dtype != like.dtype or room.numel() < rows * words:
-            room = None
-            _rooms.pop(self.head, None)  # before there is another
-            # Pages that nobody writes to take no memory; a block so large is mapped by itself.
-            count = max(rows * words, _FEW_BYTES["cpu"] // like.element_size())
-            with torch.inference_mode(mode=False):  # or no backward pass could write there
-                room = torch.empty(count, dtype=like.dtype)
-            _rooms[self.head] = room
-        return room[: rows * words].view(rows, words)
-
-
-def _minus_product(total: Tensor | None, probs: Tensor, grads: Tensor, *, few: bool) -> Tensor:
+def _minus_product(total: Tensor | None, probs: Tensor, grads: Tensor, *, one_term: bool) -> Tensor:
     """Subtract probs^T grads (V, W) from a sum that is float32 at least where it has many terms."""
-    if total is None and (few or probs.dtype in (torch.float32, torch.float64)):
+    if total is None and (one_term or probs.dtype in (torch.float32, torch.float64)):
         return (probs.T @ grads).neg_()
     if total is None:
         return -(probs.T @ grads).float()
@@ -313,19 +325,21 @@ class _LinearLogps(torch.autograd.Function):
         chunks = _chunks(0, len(hidden), rows)
         logps = []
         for chunk in chunks:
-            logps.append(linear.logps(hidden, chunk, keep=chunk is chunks[-1], room=False))
-        ctx.save_for_backward(hidden)
+            logps.append(linear.logps(hidden, chunk, keep=chunk is chunks[-1]))
+        ctx.save_for_backward(
+            hidden, weight, bias
+        )  # weight and bias to see that nobody changed them
         ctx.of = linear, chunks
         return torch.cat(logps)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (hidden,) = ctx.saved_tensors
+        hidden, *_ = ctx.saved_tensors
         linear, chunks = ctx.of
         into = _Gradients(torch.empty_like(hidden))
         linear.pull(hidden, chunks, grads[0], into)
-        weight = None if into.weight is None else into.weight.to(hidden.dtype)
-        return into.hidden, weight, into.bias, None, None
+        return into.hidden, *into.of_parameters(linear.head), None, None
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -340,35 +354,34 @@ class _LinearLoss(torch.autograd.Function):
         linear: _Linear,
         runs: list[tuple[slice, list[slice]]],
         loss: Callable[[Tensor, slice], Tensor],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         into = _Gradients(torch.empty_like(hidden))
-        losses, logps = [], []
-        for examples, chunks in runs:
-            parts = [linear.logps(hidden, chunk, keep=chunk is chunks[-1]) for chunk in chunks]
-            of_run = torch.cat(parts).requires_grad_()
-            with torch.enable_grad():
-                losses.append(loss(of_run, examples))
-            (grads,) = torch.autograd.grad(losses[-1], of_run)
-            linear.pull(hidden, chunks, grads, into)
-            logps.append(of_run.detach())
-        if into.weight is not None:
-            into.weight = into.weight.to(weight.dtype)
-        ctx.gradients = into
-        out = torch.stack(losses).sum().detach(), torch.cat(logps)
-        ctx.mark_non_differentiable(out[1])
-        return out
+        losses = []
+        with _lent_room(hidden.device) as linear.room:
+            for examples, chunks in runs:
+                parts = [linear.logps(hidden, chunk, keep=chunk is chunks[-1]) for chunk in chunks]
+                logps = torch.cat(parts).requires_grad_()
+                with torch.enable_grad():
+                    of_run = loss(logps, examples)
+                (grads,) = torch.autograd.grad(of_run, logps)
+                linear.pull(hidden, chunks, grads, into)
+                losses.append(of_run.detach())
+            linear.room = None
+        ctx.gradients = into.hidden, *into.of_parameters(linear.head)
+        return torch.stack(losses).sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        into, ctx.gradients = ctx.gradients, None
-        if into is None:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
             raise RuntimeError("the loss of chunks was already backpropagated through")
         factor = grads[0]
         if factor.is_cuda or factor != 1:  # on a GPU to ask would be to wait
-            for gradient in (into.hidden, into.weight, into.bias):
+            for gradient in gradients:
                 if gradient is not None:
                     gradient *= factor
-        return into.hidden, into.weight, into.bias, None, None, None
+        return *gradients, None, None, None
 
 
 class _RecomputedLogps(torch.autograd.Function):
@@ -389,6 +402,7 @@ class _RecomputedLogps(torch.autograd.Function):
         return torch.cat([token_logps(*pair) for pair in pairs])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, targets, *parameters = ctx.saved_tensors
         token_logps, rows = ctx.settings

@@ -81,7 +81,7 @@ def response_logps(model: Any, groups: Sequence[Group]) -> Tensor:
 
 
 def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tensor, Tensor]:
-    """Loss of groups on the log-probs of their responses, the head's logits computed once.
+    """Loss of groups on the log-probs of their responses, the head's gradient taken on the way.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
         Prompts with their responses.
     loss : callable
         Of the log-probs (R',) of a run of groups, as of `response_logps`, and of the slice of
-        `groups` that these are; gives the sum of their losses, a scalar, differentiable. It is
-        called for every run, in order.
+        `groups` that these are; gives the sum of their losses, a scalar, differentiable in the
+        log-probs and in nothing else. It is called for every run, in order.
 
     Returns
     -------
@@ -115,19 +115,22 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
     batch = _batch(module, groups, way)
     tokens = [0, *accumulate(sum(map(len, group.responses)) for group in groups)]
     firsts = [0, *accumulate(len(group.responses) for group in groups)]
+    seen: list[Tensor] = []
 
     def loss_of_tokens(token_logps: Tensor, run: slice) -> Tensor:
         first, stop = firsts[run.start], firsts[run.stop]
         owners = batch.owners[tokens[run.start] : tokens[run.stop]] - first
-        return loss(_summed(token_logps, owners, stop - first), run)
+        logps = _summed(token_logps, owners, stop - first)
+        seen.append(logps.detach())
+        return loss(logps, run)
 
-    def head(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def head(hidden: Tensor) -> Tensor:
         return chunked_loss(module, hidden, batch.targets, tokens[1:], loss_of_tokens)
 
-    total, token_logps = _forward(model, batch, way, head)
     # Not the engine's output itself: DeepSpeed takes the gradient of what is both its output and
     # the loss for one that accumulation steps have yet to divide.
-    return total.clone(), _summed(token_logps, batch.owners, firsts[-1])
+    total = _forward(model, batch, way, head).clone()
+    return total, torch.cat(seen)
 
 
 def _way(model: Any, groups: Sequence[Group]) -> _Way:
@@ -197,11 +200,13 @@ def _padded(groups: Sequence[Group], device: torch.device) -> _Batch:
     )
 
 
-def _forward(model: Any, batch: _Batch, way: _Way, head: Callable[[Tensor], Any] | None) -> Any:
+def _forward(
+    model: Any, batch: _Batch, way: _Way, head: Callable[[Tensor], Tensor] | None
+) -> Tensor:
     """Give the head the hidden states (T, W) of the predictors; without one, take log-probs."""
     module = _unwrapped(model)
 
-    def forward(**inputs: Any) -> Any:
+    def forward(**inputs: Any) -> Tensor:
         hidden = module.base_model(**inputs).last_hidden_state.flatten(0, 1)
         return head(hidden.index_select(0, batch.predictors))  # type: ignore[misc]
 
@@ -209,7 +214,8 @@ def _forward(model: Any, batch: _Batch, way: _Way, head: Callable[[Tensor], Any]
         if head is not None:
             # In the model's own place, so that an engine around it gathers and hooks as ever.
             with replaced_forward(module, forward):
-                return model(**batch.inputs, use_cache=False)
+                out: Tensor = model(**batch.inputs, use_cache=False)
+            return out
         logits: Tensor = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
         logits = logits.index_select(0, batch.predictors)
         logits = logits if logits.dtype == torch.float64 else logits.float()

@@ -74,7 +74,8 @@ SETTINGS = {
 
 
 def rows_at_once(patch, few, most, element_size=8):
-    patch.setattr(head, "_FEW_BYTES", {"cpu": few * VOCABULARY * element_size})
+    patch.setattr(head, "_TOGETHER_BYTES", {"cpu": few * VOCABULARY * element_size})
+    patch.setattr(head, "_rooms", [])
     patch.setattr(head, "_MOST_BYTES", most * VOCABULARY * element_size)
     patch.setattr(head, "_CACHED_ROWS", 2)
 
@@ -107,11 +108,13 @@ def test_equals_all_logits_at_once_in_value_and_gradient(kind, settings, tokens,
         torch.testing.assert_close(fast, slow, atol=1e-12, rtol=1e-10)
 
 
-def loss_of(stops, calls):
+def loss_of(stops, calls, seen=None):
     """A curved loss of each example, its tokens and its number weighted unevenly."""
 
     def loss(logps, run):
         calls.append(run)
+        if seen is not None:
+            seen.append(logps.detach())
         total, start = 0.0, 0
         for number, length in list(enumerate(lengths(stops)))[run]:
             of_example = logps[start : start + length]
@@ -148,12 +151,12 @@ def test_a_loss_equals_that_on_all_logits_in_value_and_gradient(
     def of_chunks(hidden):
         with pytest.MonkeyPatch.context() as patch:
             rows_at_once(patch, *rows)
-            loss, logps = chunked_loss(
-                model_with(output, **config), hidden, targets, stops, loss_of(stops, calls)
+            seen = []
+            loss = chunked_loss(
+                model_with(output, **config), hidden, targets, stops, loss_of(stops, calls, seen)
             )
-        assert not logps.requires_grad
         expected = dense(output, hidden, targets, **expected_settings)
-        torch.testing.assert_close(logps, expected.detach(), atol=1e-12, rtol=1e-10)
+        torch.testing.assert_close(torch.cat(seen), expected.detach(), atol=1e-12, rtol=1e-10)
         return loss[None]
 
     def at_once(hidden):
@@ -182,30 +185,56 @@ def test_without_a_gradient_there_is_the_loss_all_the_same(kind):
     expected = loss_of(stops, [])(dense(output, hidden, targets), slice(0, 2))
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
-            loss, logps = chunked_loss(
-                model_with(output), hidden, targets, stops, loss_of(stops, [])
-            )
+            loss = chunked_loss(model_with(output), hidden, targets, stops, loss_of(stops, []))
         torch.testing.assert_close(loss, expected.detach(), atol=1e-12, rtol=1e-12)
-        assert len(logps) == 5
 
 
 def test_a_loss_is_backpropagated_through_once():
     output, (hidden, targets) = linear(), drawn(3, 0)
-    loss, _ = chunked_loss(model_with(output), hidden, targets, [3], loss_of([3], []))
+    loss = chunked_loss(model_with(output), hidden, targets, [3], loss_of([3], []))
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="already backpropagated through"):
         loss.backward()
 
 
-def test_scoring_between_the_two_passes_changes_no_gradient():
-    # Scores go through the memory that stays with the head; what waits for a gradient must not.
+def test_scoring_while_a_gradient_is_awaited_or_taken_changes_nothing():
     output, (hidden, targets) = linear(), drawn(6, 0)
     model = model_with(output)
-    expected = torch.autograd.grad(dense(output, hidden, targets).sum(), output.weight)
+    (expected,) = torch.autograd.grad(dense(output, hidden, targets).sum(), output.weight)
+
+    def score():
+        with torch.inference_mode():
+            chunked_token_logps(model, hidden + 1, targets)
+
+    def loss(logps, run):
+        score()
+        return logps.sum()
+
+    score()
     logps = chunked_token_logps(model, hidden, targets)
-    with torch.inference_mode():
-        chunked_token_logps(model, hidden + 1, targets)
-    torch.testing.assert_close(torch.autograd.grad(logps.sum(), output.weight), expected)
+    score()
+    (waiting,) = torch.autograd.grad(logps.sum(), output.weight)
+    (told,) = torch.autograd.grad(chunked_loss(model, hidden, targets, [6], loss), output.weight)
+    torch.testing.assert_close(waiting, expected)
+    torch.testing.assert_close(told, expected)
+
+
+def test_a_weight_changed_before_the_backward_pass_is_noticed():
+    output, (hidden, targets) = linear(), drawn(6, 0)
+    logps = chunked_token_logps(model_with(output), hidden, targets)
+    with torch.no_grad():
+        output.weight += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logps.sum().backward()
+
+
+def test_there_is_no_second_derivative():
+    output, (hidden, targets) = linear(), drawn(6, 0)
+    hidden.requires_grad_()
+    loss = chunked_loss(model_with(output), hidden, targets, [6], loss_of([6], []))
+    (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError):
+        gradient.sum().backward()
 
 
 def test_a_second_backward_pass_gives_the_same():
@@ -249,7 +278,7 @@ def test_no_more_than_a_chunk_of_logits_is_alive(kind, told, example, monkeypatc
     hidden.requires_grad_()
     with LivingLogits() as living:
         if told:
-            loss, _ = chunked_loss(model, hidden, targets, stops, loss_of(stops, []))
+            loss = chunked_loss(model, hidden, targets, stops, loss_of(stops, []))
         else:
             loss = chunked_token_logps(model, hidden, targets).sum()
         loss.backward()
@@ -276,7 +305,7 @@ def test_examples_of_a_chunk_have_their_logits_computed_once(monkeypatch):
     output, (hidden, targets) = linear(), drawn(200, 0)
     stops = list(range(25, 201, 25))
     with Products() as products:
-        loss, _ = chunked_loss(model_with(output), hidden, targets, stops, loss_of(stops, []))
+        loss = chunked_loss(model_with(output), hidden, targets, stops, loss_of(stops, []))
         loss.backward()
     assert products.rows == 200
 
@@ -285,21 +314,24 @@ def test_a_gradient_can_follow_on_scores_under_inference_mode():
     output, (hidden, targets) = linear(), drawn(6, 0)
     with torch.inference_mode():
         chunked_token_logps(model_with(output), hidden, targets)
-    loss, _ = chunked_loss(model_with(output), hidden, targets, [6], loss_of([6], []))
+    loss = chunked_loss(model_with(output), hidden, targets, [6], loss_of([6], []))
     loss.backward()
     assert output.weight.grad.isfinite().all()
 
 
-def test_logits_go_where_the_last_ones_were(monkeypatch):
-    rows_at_once(monkeypatch, 30, 30)
-    output, (hidden, targets) = linear(), drawn(30, 0)
-    for _ in range(2):
-        chunked_loss(model_with(output), hidden, targets, [30], loss_of([30], []))
-        place = head._rooms[output].data_ptr()
-    chunked_loss(model_with(output), hidden[:7], targets, [7], loss_of([7], []))
-    assert head._rooms[output].data_ptr() == place
-    del output
-    assert len(head._rooms) == 0
+def test_logits_go_where_the_last_ones_were_unless_they_are_too_many(monkeypatch):
+    rows_at_once(monkeypatch, 30, 60)
+    places = []
+    for tokens in (30, 7, 60, 30):
+        output, (hidden, targets) = linear(), drawn(tokens, 0)
+        model = model_with(output)
+        chunked_loss(model, hidden, targets, [tokens], loss_of([tokens], [])).backward()
+        with torch.no_grad():
+            chunked_token_logps(model, hidden, targets)
+        (room,) = head._rooms
+        assert room.nbytes == 30 * VOCABULARY * 8
+        places.append(room.data_ptr())
+    assert len(set(places)) == 1
 
 
 def test_extreme_logits_lose_nothing():
@@ -315,20 +347,32 @@ def test_extreme_logits_lose_nothing():
     assert hidden.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["loss", "log-probs"])
 @pytest.mark.parametrize("rows", [1, 30])
-def test_bfloat16_gradients_are_as_good_as_those_of_all_logits_at_once(rows, monkeypatch):
+def test_bfloat16_gradients_are_as_good_as_those_of_all_logits_at_once(rows, told, monkeypatch):
     rows_at_once(monkeypatch, rows, rows, element_size=2)
-    exact = linear()
-    hidden = torch.randn(30, WIDTH, dtype=torch.float64)
-    targets = torch.arange(30) % VOCABULARY
-    wanted = value_and_gradients(lambda h: dense(exact, h, targets), exact, hidden)
-    narrow = linear().bfloat16()
+    tokens = 300
+    exact, narrow = linear(bias=True), linear(bias=True).bfloat16()
+    hidden, targets = drawn(tokens, 0)
+    weights = torch.arange(1, tokens + 1).cos()
+
+    def of(logps, run=slice(0, tokens)):
+        return (weights[run] * logps).sum()
+
+    def fast(hidden):
+        if told:
+            stops = range(1, tokens + 1)
+            return chunked_loss(model_with(narrow), hidden, targets, stops, of)[None]
+        return of(chunked_token_logps(model_with(narrow), hidden, targets))[None]
+
+    wanted = value_and_gradients(lambda h: of(dense(exact, h, targets))[None], exact, hidden)
     hidden = hidden.bfloat16()
-    model = model_with(narrow)
-    chunked = value_and_gradients(lambda h: chunked_token_logps(model, h, targets), narrow, hidden)
-    at_once = value_and_gradients(lambda h: dense(narrow, h, targets).float(), narrow, hidden)
+    chunked = value_and_gradients(fast, narrow, hidden)
+    at_once = value_and_gradients(
+        lambda h: of(dense(narrow, h, targets).float())[None], narrow, hidden
+    )
     assert chunked[0].dtype == torch.float32
-    for got, plain, true in zip(chunked, at_once, wanted, strict=True):
+    for got, plain, true in zip(chunked[1:], at_once[1:], wanted[1:], strict=True):
         error, of_plain = (got - true).norm(), (plain - true).norm()
         assert error <= 1.5 * of_plain + 1e-3 * true.norm()
 
