@@ -310,10 +310,12 @@ def test_examples_of_a_chunk_have_their_logits_computed_once(monkeypatch):
     assert products.rows == 200
 
 
-def test_a_gradient_can_follow_on_scores_under_inference_mode():
+def test_a_gradient_can_follow_on_scores_under_inference_mode(monkeypatch):
+    monkeypatch.setattr(head, "_rooms", [])
     output, (hidden, targets) = linear(), drawn(6, 0)
     with torch.inference_mode():
         chunked_token_logps(model_with(output), hidden, targets)
+    assert not head._rooms[0].is_inference()
     loss = chunked_loss(model_with(output), hidden, targets, [6], loss_of([6], []))
     loss.backward()
     assert output.weight.grad.isfinite().all()
