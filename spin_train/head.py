@@ -323,12 +323,9 @@ class _LinearLogps(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, linear: _Linear, rows: int
     ) -> Tensor:
         chunks = _chunks(0, len(hidden), rows)
-        logps = []
-        for chunk in chunks:
-            logps.append(linear.logps(hidden, chunk, keep=chunk is chunks[-1]))
-        ctx.save_for_backward(
-            hidden, weight, bias
-        )  # weight and bias to see that nobody changed them
+        logps = [linear.logps(hidden, chunk, keep=chunk is chunks[-1]) for chunk in chunks]
+        # Weight and bias only so that a change of theirs before the backward pass is noticed.
+        ctx.save_for_backward(hidden, weight, bias)
         ctx.of = linear, chunks
         return torch.cat(logps)
 

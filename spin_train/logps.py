@@ -98,7 +98,7 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
     -------
     loss : Tensor, shape ()
         The sum over all groups. Its backward pass, once, gives the gradient of
-        ``loss(response_logps(model, groups), slice(None))``.
+        ``loss(response_logps(model, groups), slice(0, len(groups)))``.
     logps : Tensor, shape (R,)
         As of `response_logps`, detached.
 
