@@ -81,17 +81,16 @@ class SpinTrainer(Trainer):
     ) -> Any:
         """Sum of the micro-batch's losses times its weight."""
         batch: MicroBatch = inputs["batch"]
-        _, reference_logps = self._stored_logps(model, batch)
+        reference_logps = _on_device(
+            model, [example.reference_logps or example.opponent_logps for example in batch.examples]
+        )
 
         def weighted(policy_logps: Tensor, run: slice) -> Tensor:
-            reference = reference_logps[run].to(policy_logps.dtype)
-            losses = self.objective(self._by_role(policy_logps), reference)
+            losses = self.objective(self._by_role(policy_logps), reference_logps[run])
             return batch.weight * losses.sum()
 
-        loss, policy_logps = response_loss(model, _groups(batch), weighted)
-        policy_logps = self._by_role(policy_logps)
-        reference_logps = reference_logps.to(policy_logps.dtype)
-        self._note_metrics(policy_logps, reference_logps, counts=batch.weight > 0)
+        loss, logps = response_loss(model, _groups(batch), weighted)
+        self._note_metrics(self._by_role(logps), reference_logps, counts=batch.weight > 0)
         return (loss, {}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -124,25 +123,11 @@ class SpinTrainer(Trainer):
         """Give each example a row, each role a column."""
         return logps.view(-1, len(self.objective.roles))
 
-    def _stored_logps(self, model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Opponent's and reference's log-probs, on the model's device."""
-        opponent = [example.opponent_logps for example in batch.examples]
-        reference = [
-            example.reference_logps or example.opponent_logps for example in batch.examples
-        ]
-        device = next(model.parameters()).device
-        # Without waiting for the forward pass that a GPU is still at.
-        opponent_logps, reference_logps = (
-            torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
-            for values in (opponent, reference)
-        )
-        return opponent_logps, reference_logps
-
     def _check_step_zero(self, model: Any, batch: MicroBatch) -> None:
         model.eval()  # dropout off, as in scoring
         with torch.no_grad():
             policy_logps = self._by_role(response_logps(model, _groups(batch)))
-        opponent_logps, _ = self._stored_logps(model, batch)
+        opponent_logps = _on_device(model, [example.opponent_logps for example in batch.examples])
         lengths = torch.tensor(
             [[len(ids) for ids in example.group.responses] for example in batch.examples],
             device=policy_logps.device,
@@ -178,3 +163,11 @@ class SpinTrainer(Trainer):
 
 def _groups(batch: MicroBatch) -> list[Group]:
     return [example.group for example in batch.examples]
+
+
+def _on_device(model: Any, logps: list[list[float]]) -> Tensor:
+    """Bring stored log-probs to the model, in the type of its own sums."""
+    parameter = next(model.parameters())
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    # Without waiting for the forward pass that a GPU is still at.
+    return torch.tensor(logps, dtype=dtype).to(parameter.device, non_blocking=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spin_train import head
+from spin_train import linear_head
 from spin_train.head import chunked_loss, chunked_token_logps, replaced_forward
 
 WIDTH, VOCABULARY = 5, 11
@@ -74,10 +74,10 @@ SETTINGS = {
 
 
 def rows_at_once(patch, few, most, element_size=8):
-    patch.setattr(head, "_TOGETHER_BYTES", {"cpu": few * VOCABULARY * element_size})
-    patch.setattr(head, "_rooms", [])
-    patch.setattr(head, "_MOST_BYTES", most * VOCABULARY * element_size)
-    patch.setattr(head, "_CACHED_ROWS", 2)
+    patch.setattr(linear_head, "_TOGETHER_BYTES", {"cpu": few * VOCABULARY * element_size})
+    patch.setattr(linear_head, "_rooms", [])
+    patch.setattr(linear_head, "_MOST_BYTES", most * VOCABULARY * element_size)
+    patch.setattr(linear_head, "_CACHED_ROWS", 2)
 
 
 def drawn(tokens, seed, dtype=torch.float64):
@@ -232,8 +232,9 @@ def test_there_is_no_second_derivative():
     output, (hidden, targets) = linear(), drawn(6, 0)
     hidden.requires_grad_()
     loss = chunked_loss(model_with(output), hidden, targets, [6], loss_of([6], []))
-    (gradient,) = torch.autograd.grad(loss, hidden, create_graph=True)
-    with pytest.raises(RuntimeError):
+    factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(factor * loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
 
@@ -311,11 +312,11 @@ def test_examples_of_a_chunk_have_their_logits_computed_once(monkeypatch):
 
 
 def test_a_gradient_can_follow_on_scores_under_inference_mode(monkeypatch):
-    monkeypatch.setattr(head, "_rooms", [])
+    monkeypatch.setattr(linear_head, "_rooms", [])
     output, (hidden, targets) = linear(), drawn(6, 0)
     with torch.inference_mode():
         chunked_token_logps(model_with(output), hidden, targets)
-    assert not head._rooms[0].is_inference()
+    assert not linear_head._rooms[0].is_inference()
     loss = chunked_loss(model_with(output), hidden, targets, [6], loss_of([6], []))
     loss.backward()
     assert output.weight.grad.isfinite().all()
@@ -330,8 +331,10 @@ def test_logits_go_where_the_last_ones_were_unless_they_are_too_many(monkeypatch
         chunked_loss(model, hidden, targets, [tokens], loss_of([tokens], [])).backward()
         with torch.no_grad():
             chunked_token_logps(model, hidden, targets)
-        (room,) = head._rooms
+        (room,) = linear_head._rooms
         assert room.nbytes == 30 * VOCABULARY * 8
+        assert room.any() == (tokens <= 30)  # probabilities stand there, or elsewhere
+        room.zero_()
         places.append(room.data_ptr())
     assert len(set(places)) == 1
 

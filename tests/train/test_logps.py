@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from spin_theory import spin_loss
-from spin_train import attention, head
+from spin_train import attention, linear_head
 from spin_train.logps import Group, response_logps, response_loss
 from tests.train.models import (
     ARCHITECTURES,
@@ -96,7 +96,7 @@ def test_equals_one_unpadded_forward_a_response_in_value_and_gradient(
     with pytest.MonkeyPatch.context() as patch, float64_throughout():
         for name, value in zip(("_SMALL", "_QUERY_BLOCK", "_KEPT_KEYS"), kernels, strict=True):
             patch.setattr(attention, name, value)
-        patch.setattr(head, "_TOGETHER_BYTES", {"cpu": 8 * VOCABULARY * rows})
+        patch.setattr(linear_head, "_TOGETHER_BYTES", {"cpu": 8 * VOCABULARY * rows})
         assert_same(models[architecture], groups, tolerance=EXACT)
 
 
