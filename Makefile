@@ -40,7 +40,7 @@ test: setup lint types
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/numpydoc lint spin_theory/*.py spin_train/*.py
+	$(BIN)/numpydoc lint $$(find spin_theory spin_train -name "*.py")
 
 types: setup
 	$(BIN)/mypy

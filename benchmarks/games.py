@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from spin_theory import TabularPolicy, exact, minimiser, play
-from spin_theory.solvers import Solver
+from spin_theory.games.solvers import Solver
 
 GAMES, RESPONSES, ITERATIONS, BETA = 10_000, 8, 20, 2.0
 LOOPED = 10

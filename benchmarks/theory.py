@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks import games
 from spin_theory import TabularPolicy, spin_objective
 from spin_theory.losses import PENALTIES, penalty_named
-from spin_theory.pair_sums import dense_expected_penalty, expected_penalty
+from spin_theory.objectives.pair_sums import dense_expected_penalty, expected_penalty
 
 Tables = tuple[Tensor, Tensor, Tensor]
 CORES = 2

@@ -1,15 +1,12 @@
 """The theory of self-play fine-tuning on tables: every number exact, every claim a check."""
 
-from spin_theory.certificates import Certificate, Ray, certify, descending_ray, hinge_programme
-from spin_theory.divergences import bhattacharyya, chi_square, entropy, js, kl, renyi, tv
-from spin_theory.dynamics import Game, multiplier, play, predicted_policy
-from spin_theory.evidence import Evidence
-from spin_theory.families import (
+from spin_theory.claims.classes import (
     check_fixed_point_is_sft,
     check_log_linear_necessity,
     check_quantised_necessity,
 )
-from spin_theory.game_claims import (
+from spin_theory.claims.evidence import Evidence
+from spin_theory.claims.games import (
     check_averaged_play,
     check_geometric_mixture,
     check_iterates,
@@ -17,19 +14,13 @@ from spin_theory.game_claims import (
     check_update_normaliser,
     update_exists,
 )
-from spin_theory.hinge import chain_potentials, hinge_bound, hinge_minimum
-from spin_theory.inner_problems import InnerProblem
-from spin_theory.iteration_claims import (
+from spin_theory.claims.iteration import (
     check_first_step_is_sft,
     check_likelihood_rises,
     check_opponent_update,
     check_start_value,
 )
-from spin_theory.languages import NoisySort
-from spin_theory.log_linear import LogLinearClass, RestrictedMinimum, minimise_within
-from spin_theory.losses import PENALTIES, sft_loss, spin_loss, tspin_loss
-from spin_theory.meter import Meter, convergence_meter
-from spin_theory.objective_claims import (
+from spin_theory.claims.objective import (
     check_convexity,
     check_degeneracy,
     check_distance_bounds,
@@ -38,8 +29,27 @@ from spin_theory.objective_claims import (
     check_unbounded,
     pair_policies,
 )
-from spin_theory.objectives import optimal_value, optimality_gap, spin_objective, tspin_objective
-from spin_theory.opponents import (
+from spin_theory.claims.theorems import (
+    Theorem52Evidence,
+    Theorem54Evidence,
+    check_theorem_5_2,
+    check_theorem_5_4,
+)
+from spin_theory.claims.tspin import (
+    check_tspin_fixed_point,
+    check_tspin_gradient,
+    check_tspin_opponent,
+    check_tspin_update,
+)
+from spin_theory.claims.witnesses import (
+    check_witness_interval,
+    objective_drop_at_data,
+    objective_slope_at_zero,
+    witness_limit,
+)
+from spin_theory.divergences import bhattacharyya, chi_square, entropy, js, kl, renyi, tv
+from spin_theory.games.iterates import cycle_length, observed_multipliers
+from spin_theory.games.opponents import (
     Opponent,
     OpponentRule,
     average_of_iterates,
@@ -48,50 +58,42 @@ from spin_theory.opponents import (
     mixed_samples,
     without_reference,
 )
-from spin_theory.pair_sums import dense_expected_penalty, expected_penalty
-from spin_theory.phase import PhaseDiagram, phase_diagram
-from spin_theory.policies import TabularPolicy
-from spin_theory.sampling import SampleComplexity, predicted_tv, sample_complexity, sampled_update
-from spin_theory.solvers import GradientSteps, Solver, exact, minimiser
-from spin_theory.stability import (
-    Linearisation,
-    cycle_length,
+from spin_theory.games.phase import PhaseDiagram, phase_diagram
+from spin_theory.games.play import Game, play
+from spin_theory.games.rates import (
     effective_beta,
-    fixed_point,
     iterations_to,
-    linearise,
     mixing_multipliers,
-    observed_multipliers,
+    multiplier,
+    predicted_policy,
 )
-from spin_theory.theorems import (
-    Theorem52Evidence,
-    Theorem54Evidence,
-    check_theorem_5_2,
-    check_theorem_5_4,
+from spin_theory.games.sampling import (
+    SampleComplexity,
+    predicted_tv,
+    sample_complexity,
+    sampled_update,
 )
-from spin_theory.tspin_claims import (
-    check_tspin_fixed_point,
-    check_tspin_gradient,
-    check_tspin_opponent,
-    check_tspin_update,
+from spin_theory.games.solvers import GradientSteps, Solver, exact, minimiser
+from spin_theory.games.stability import Linearisation, fixed_point, linearise
+from spin_theory.languages import NoisySort
+from spin_theory.losses import PENALTIES, penalty_slope, sft_loss, spin_loss, tspin_loss
+from spin_theory.meter import Meter, convergence_meter
+from spin_theory.minima.certificates import (
+    Certificate,
+    Ray,
+    certify,
+    descending_ray,
+    hinge_programme,
 )
-from spin_theory.updates import (
-    Minimum,
-    closed_form,
-    closed_form_update,
-    minimise,
-    minimise_problem,
-    minimiser_update,
-    opponent_update,
-    solve,
-)
-from spin_theory.witnesses import (
-    check_witness_interval,
-    objective_drop_at_data,
-    objective_slope_at_zero,
-    penalty_slope,
-    witness_limit,
-)
+from spin_theory.minima.closed_forms import closed_form, closed_form_update, opponent_update
+from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum
+from spin_theory.minima.log_linear import LogLinearClass, RestrictedMinimum, minimise_within
+from spin_theory.minima.minimise import Minimum, minimise, minimise_problem, minimiser_update, solve
+from spin_theory.minima.optimal import optimal_value, optimality_gap
+from spin_theory.minima.problems import InnerProblem
+from spin_theory.objectives.objectives import spin_objective, tspin_objective
+from spin_theory.objectives.pair_sums import dense_expected_penalty, expected_penalty
+from spin_theory.policies import TabularPolicy
 
 __all__ = [
     "PENALTIES",

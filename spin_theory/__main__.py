@@ -11,15 +11,16 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from spin_theory import opponents
-from spin_theory.dynamics import Game, multiplier, play
+from spin_theory.claims.verification import Claim, verify
 from spin_theory.flags import BAD_FLAGS, build_parser
-from spin_theory.phase import PhaseDiagram, phase_diagram
+from spin_theory.games import opponents
+from spin_theory.games.iterates import cycle_length
+from spin_theory.games.phase import PhaseDiagram, phase_diagram
+from spin_theory.games.play import Game, play
+from spin_theory.games.rates import effective_beta, multiplier
+from spin_theory.games.solvers import OPTIMISERS, GradientSteps, Solver, exact, minimiser
 from spin_theory.plots import draw_game, draw_phase, require_plot
 from spin_theory.policies import TabularPolicy
-from spin_theory.solvers import OPTIMISERS, GradientSteps, Solver, exact, minimiser
-from spin_theory.stability import cycle_length, effective_beta
-from spin_theory.verification import Claim, verify
 
 FAILED, BROKEN_PIPE = 1, 141
 LARGEST_TABLE = 10**8

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from spin_theory.games.solvers import OPTIMISERS
 from spin_theory.losses import PENALTIES
-from spin_theory.solvers import OPTIMISERS
 
 __all__ = ["BAD_FLAGS", "build_parser"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["PENALTIES", "sft_loss", "spin_loss", "tspin_loss"]
+__all__ = ["PENALTIES", "penalty_slope", "sft_loss", "spin_loss", "tspin_loss"]
 
 
 def _logistic(margin: Tensor) -> Tensor:
@@ -232,3 +232,31 @@ def penalty_named(loss_type: str) -> Callable[[Tensor], Tensor]:
     if loss_type not in PENALTIES:
         raise ValueError(f"loss_type must be one of {', '.join(PENALTIES)}, got {loss_type!r}")
     return PENALTIES[loss_type]
+
+
+def penalty_slope(loss_type: str) -> float:
+    """Differentiate a penalty at margin 0.
+
+    Parameters
+    ----------
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}
+        The penalty.
+
+    Returns
+    -------
+    float
+        l'(0), below 0, no unit.
+
+    Raises
+    ------
+    ValueError
+        If `loss_type` is unknown.
+
+    Examples
+    --------
+    >>> penalty_slope("logistic")
+    -0.5
+    """
+    at_zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(penalty_named(loss_type)(at_zero), at_zero)
+    return float(slope)

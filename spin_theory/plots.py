@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spin_theory.dynamics import Game
-from spin_theory.phase import PhaseDiagram
+from spin_theory.games.phase import PhaseDiagram
+from spin_theory.games.play import Game
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -105,7 +105,7 @@ def test_one_module_of_spin_train_takes_the_losses_from_spin_theory():
     assert len(importers) == 1, importers
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "spin_theory").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "spin_theory").rglob("*.py")), ids=lambda p: p.name)
 def test_spin_theory_does_not_know_spin_train(path):
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):

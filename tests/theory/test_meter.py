@@ -7,11 +7,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from spin_theory.claims.objective import pair_policies
 from spin_theory.divergences import js, tv
 from spin_theory.languages import NoisySort
 from spin_theory.losses import penalty_named
 from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
-from spin_theory.objective_claims import pair_policies
 from spin_theory.policies import TabularPolicy
 
 DRAWS = 200

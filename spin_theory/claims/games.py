@@ -1,0 +1,401 @@
+"""What is claimed of whole games, iteration after iteration, as checks that can say no."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.divergences import renyi, tv
+from spin_theory.games.iterates import observed_multipliers
+from spin_theory.games.opponents import average_of_iterates, geometric_mixture, mixed_samples
+from spin_theory.games.play import Game, play
+from spin_theory.games.rates import mixing_multipliers, multiplier, predicted_policy
+from spin_theory.games.solvers import Solver, exact
+from spin_theory.games.stability import linearise
+from spin_theory.minima.closed_forms import Update, closed_form_update
+from spin_theory.policies import TabularPolicy, require_same_shape
+
+__all__ = [
+    "check_averaged_play",
+    "check_geometric_mixture",
+    "check_iterates",
+    "check_mixing",
+    "check_update_normaliser",
+    "update_exists",
+]
+
+TOLERANCE = 1e-12
+"""Rounding in total variation; iterates at small beta multiply log-ratios and have more."""
+
+RATE_TOLERANCE = 1e-6
+"""Of observed against predicted rates: the map is linear only up to the deviation."""
+
+NEARBY = 3e-8
+"""Log-ratio in nats from the data at which a game counts as linear; squared, it is rounding."""
+
+
+def check_iterates(
+    start: TabularPolicy,
+    data: TabularPolicy,
+    *,
+    betas: Sequence[float],
+    loss_type: str = "logistic",
+    solver: Solver = exact,
+    tolerance: float = TOLERANCE,
+) -> Evidence:
+    r"""Check the closed form of all iterates of SPIN, and the multiplier of each.
+
+    Parameters
+    ----------
+    start, data : TabularPolicy, shape (X, Y)
+        p_0 and p_data.
+    betas : sequence of float
+        The beta of each iteration, > 0, no unit.
+    loss_type : {'logistic', 'exponential'}, default 'logistic'
+        The penalty.
+    solver : Solver, default exact
+        What is claimed to be an iteration.
+    tolerance : float, default 1e-12
+        What the residual may be.
+
+    Returns
+    -------
+    Evidence
+        Residual: the largest total variation distance over iterations and prompts of played
+        and predicted iterate, divided by what the multipliers make of rounding: the largest
+        product of consecutive ones so far, where that is above 1.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or a beta is not > 0.
+
+    Notes
+    -----
+    :math:`p_t \propto p_{data} (p_0/p_{data})^{\prod_k m_k}`, m by :func:`multiplier`.
+
+    Examples
+    --------
+    >>> start, data = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    >>> check_iterates(start, data, betas=[0.4, 2.0, 5.0]).holds
+    True
+    """
+    game = play(
+        start, data, beta=list(betas), iterations=len(betas), loss_type=loss_type, solver=solver
+    )
+    power, product, largest, errors = 1.0, 1.0, 1.0, []
+    for iteration, policy in enumerate(game.policies):
+        if iteration:
+            factor = multiplier(beta=betas[iteration - 1], loss_type=loss_type)
+            power *= factor
+            product = max(1.0, product * abs(factor))  # rounding of an iteration is amplified too
+            largest = max(largest, product)
+        predicted = predicted_policy(start, data, betas=betas[:iteration], loss_type=loss_type)
+        errors.append(float(tv(policy, predicted).max()) / largest)
+    return Evidence(largest_error(errors), tolerance, {"power": power})
+
+
+def check_mixing(
+    data: TabularPolicy,
+    *,
+    beta: float,
+    loss_type: str = "logistic",
+    seed: int = 0,
+    tolerance: float = RATE_TOLERANCE,
+) -> Evidence:
+    r"""Check how SPIN behaves near the data with the samples of two iterates mixed.
+
+    Parameters
+    ----------
+    data : TabularPolicy, shape (1, Y)
+        p_data, Y >= 2.
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+    loss_type : {'logistic', 'exponential'}, default 'logistic'
+        The penalty.
+    seed : int, default 0
+        Of the direction of the start.
+    tolerance : float, default 1e-6
+        What the residual may be.
+
+    Returns
+    -------
+    Evidence
+        Residual: relative error of the linearised map's spectral radius against
+        :func:`mixing_multipliers`, and how far the deviations of a game near the data are from
+        the recurrence with these multipliers, relative to their size. `observed` is the
+        spectral radius that a fit to that game gives.
+
+    Raises
+    ------
+    ValueError
+        If there is more than one prompt or `beta` is not > 0.
+
+    Examples
+    --------
+    >>> check_mixing(TabularPolicy.random(1, 5, seed=0, smallest=0.1), beta=1.0).holds
+    True
+    """
+    predicted = max(abs(root) for root in mixing_multipliers(beta=beta, loss_type=loss_type))
+    linear = linearise(
+        [data] * 3, data, beta=beta, depth=2, loss_type=loss_type, opponent=mixed_samples
+    )
+    game = _near(data, beta, loss_type, seed, iterations=4)
+    first, second, third, *later = (
+        policy.log_probs - data.log_probs for policy in game.policies[1:]
+    )
+    half = (1 - multiplier(beta=beta, loss_type=loss_type)) / 2
+    errors = [abs(linear.spectral_radius - predicted) / predicted]
+    for oldest, old, new in ((first, second, third), (second, third, *later)):
+        excess = new - (1 - half) * old + half * oldest
+        spread = excess - excess.mean(dim=-1, keepdim=True)
+        size = max(float(old.abs().max()), float(oldest.abs().max()))
+        errors.append(float(spread.abs().max()) / size)
+    observed = abs(observed_multipliers(game.policies[1:], data, order=2)[0])
+    numbers = {"predicted": predicted, "linearised": linear.spectral_radius, "observed": observed}
+    return Evidence(largest_error(errors), tolerance, numbers)
+
+
+def check_geometric_mixture(
+    start: TabularPolicy,
+    data: TabularPolicy,
+    *,
+    beta: float,
+    base_weight: float,
+    iterations: int = 4,
+    loss_type: str = "logistic",
+    solver: Solver = exact,
+    tolerance: float = TOLERANCE,
+) -> Evidence:
+    r"""Check the iterates against an opponent mixed geometrically with the initial policy.
+
+    Parameters
+    ----------
+    start, data : TabularPolicy, shape (X, Y)
+        p_0 and p_data.
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+    base_weight : float
+        Weight w of p_0 in the opponent, in [0, 1], no unit.
+    iterations : int, default 4
+        How many to play.
+    loss_type : {'logistic', 'exponential'}, default 'logistic'
+        The penalty.
+    solver : Solver, default exact
+        What is claimed to be an iteration.
+    tolerance : float, default 1e-12
+        What the residual may be.
+
+    Returns
+    -------
+    Evidence
+        Residual as in :func:`check_iterates`. `limit` is the power c of the fixed point
+        :math:`p_{data} (p_0/p_{data})^c`, `multiplier` what deviations from it are multiplied by.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or a parameter is out of its range.
+
+    Notes
+    -----
+    The log-ratio to the data is :math:`a_t r_0` with :math:`a_{t+1} = m [(1 - w) a_t + w]`, so
+    the multiplier is m (1 - w), the limit :math:`c = m w / [1 - m (1 - w)]`: a regulariser that
+    steadies small beta, at a limit that is not the data unless m = 0 or w = 0.
+
+    Examples
+    --------
+    >>> start, data = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    >>> check_geometric_mixture(start, data, beta=0.5, base_weight=0.3).holds
+    True
+    """
+    rule = partial(geometric_mixture, base_weight=base_weight)
+    game = play(
+        start,
+        data,
+        beta=beta,
+        iterations=iterations,
+        loss_type=loss_type,
+        solver=solver,
+        opponent=rule,
+    )
+    m = multiplier(beta=beta, loss_type=loss_type)
+    power, largest, errors = 1.0, 1.0, []
+    log_ratio = start.log_probs - data.log_probs
+    for policy in game.policies[1:]:
+        power = m * ((1 - base_weight) * power + base_weight)
+        largest = max(largest, abs(power))
+        predicted = TabularPolicy.from_logits(data.log_probs + power * log_ratio)
+        errors.append(float(tv(policy, predicted).max()) / largest)
+    slope = m * (1 - base_weight)
+    limit = m * base_weight / (1 - slope) if slope != 1 else math.nan
+    return Evidence(largest_error(errors), tolerance, {"multiplier": slope, "limit": limit})
+
+
+def check_averaged_play(
+    data: TabularPolicy,
+    *,
+    beta: float,
+    iterations: int = 8,
+    loss_type: str = "logistic",
+    seed: int = 0,
+    tolerance: float = RATE_TOLERANCE,
+) -> Evidence:
+    r"""Check how fictitious play approaches the data, which it does at every beta.
+
+    Parameters
+    ----------
+    data : TabularPolicy, shape (1, Y)
+        p_data, Y >= 2.
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+    iterations : int, default 8
+        How many to play.
+    loss_type : {'logistic', 'exponential'}, default 'logistic'
+        The penalty.
+    seed : int, default 0
+        Of the direction of the start.
+    tolerance : float, default 1e-6
+        What the residual may be.
+
+    Returns
+    -------
+    Evidence
+        Residual: error of the average's log-ratio, relative to the largest seen.
+
+    Raises
+    ------
+    ValueError
+        If `beta` is not > 0.
+
+    Notes
+    -----
+    Near the data the average's log-ratio is multiplied by :math:`1 - \frac{1 - m}{t + 2}` in
+    iteration t, m the multiplier of plain SPIN: in the end it falls like :math:`t^{-1/\beta}`,
+    for every beta > 0, where plain SPIN needs beta > 1/2 and then falls geometrically.
+
+    Examples
+    --------
+    >>> check_averaged_play(TabularPolicy.random(1, 5, seed=0, smallest=0.1), beta=0.3).holds
+    True
+    """
+    game = _near(data, beta, loss_type, seed, iterations, averaged=True)
+    m = multiplier(beta=beta, loss_type=loss_type)
+    deviations = torch.stack(
+        [average_of_iterates(game.policies[: t + 1]).sampler.log_probs for t in range(iterations)]
+    )
+    deviations = deviations - data.log_probs
+    deviations = deviations - deviations.mean(dim=-1, keepdim=True)
+    factors = [math.prod(1 - (1 - m) / (s + 2) for s in range(t)) for t in range(iterations)]
+    predicted = torch.tensor(factors, dtype=torch.float64)[:, None, None] * deviations[0]
+    residual = float((deviations - predicted).abs().max() / deviations.abs().max())
+    return Evidence(residual, tolerance, {"factor": factors[-1]})
+
+
+def check_update_normaliser(
+    data: TabularPolicy,
+    opponent: TabularPolicy,
+    *,
+    beta: float,
+    update: Update = closed_form_update,
+    tolerance: float = TOLERANCE,
+) -> Evidence:
+    r"""Check that the exact update's normaliser is a Renyi divergence.
+
+    Parameters
+    ----------
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data and p_t.
+    beta : float
+        Pull towards the opponent, > 0, no unit, not 1.
+    update : Update, default closed_form_update
+        What is claimed to have this normaliser.
+    tolerance : float, default 1e-12
+        What the residual may be.
+
+    Returns
+    -------
+    Evidence
+        Residual: largest error over responses of :math:`\log Z`, by which the update is short
+        of its exponent, relative to the exponents' size. On infinitely many responses the
+        update exists where this divergence is finite: :func:`update_exists`.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, or `beta` is 1 or not > 0.
+
+    Notes
+    -----
+    :math:`Z = \sum_y p_t (p_{data}/p_t)^{1/\beta}`, :math:`\log Z = (1/\beta - 1) \,
+    D_{1/\beta}(p_{data} \| p_t)`: order 10 at beta = 0.1.
+
+    Examples
+    --------
+    >>> data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    >>> check_update_normaliser(data, opponent, beta=0.1).holds
+    True
+    """
+    require_same_shape(data=data, opponent=opponent)
+    exponents = (data.log_probs - opponent.log_probs) / beta
+    updated = update(opponent, data, beta=beta, loss_type="logistic")
+    log_normaliser = opponent.log_probs + exponents - updated.log_probs  # of any response
+    order = 1 / beta
+    divergence = renyi(data, opponent, order=order)
+    size = 1 + exponents.abs().amax(dim=-1, keepdim=True)
+    error = (log_normaliser - (order - 1) * divergence[:, None]).abs() / size
+    return Evidence(float(error.max()), tolerance, {"log_normaliser": float(log_normaliser.max())})
+
+
+def update_exists(*, data_ratio: float, opponent_ratio: float, beta: float) -> bool:
+    r"""Whether SPIN's exact update exists for two geometric distributions.
+
+    Parameters
+    ----------
+    data_ratio, opponent_ratio : float
+        a and b of :math:`p_{data}(k) \propto a^k` and :math:`p_t(k) \propto b^k`, in (0, 1).
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+
+    Returns
+    -------
+    bool
+        Whether :math:`\sum_k b^k (a/b)^{k/\beta}` is finite, that is :math:`b^{\beta - 1} a <
+        1`: data with a heavier tail than the opponent's have no update below some beta.
+
+    Raises
+    ------
+    ValueError
+        If a ratio is not in (0, 1) or `beta` is not > 0.
+
+    Examples
+    --------
+    >>> update_exists(data_ratio=0.9, opponent_ratio=0.5, beta=1.0)  # the data themselves
+    True
+    >>> update_exists(data_ratio=0.9, opponent_ratio=0.5, beta=0.5)  # 0.9^2 / 0.5
+    False
+    """
+    for name, ratio in {"data_ratio": data_ratio, "opponent_ratio": opponent_ratio}.items():
+        if not 0 < ratio < 1:
+            raise ValueError(f"{name} must be in (0, 1), got {ratio!r}")
+    if not beta > 0:
+        raise ValueError(f"beta must be > 0, got {beta!r}")
+    return (beta - 1) * math.log(opponent_ratio) + math.log(data_ratio) < 0
+
+
+def _near(
+    data: TabularPolicy,
+    beta: float,
+    loss_type: str,
+    seed: int,
+    iterations: int,
+    averaged: bool = False,
+) -> Game:
+    """Play a game that starts `NEARBY`, so near that it is linear."""
+    generator = torch.Generator().manual_seed(seed)
+    shift = torch.randn(data.log_probs.shape, generator=generator, dtype=torch.float64)
+    start = TabularPolicy.from_logits(data.log_probs + NEARBY * shift)
+    rule = average_of_iterates if averaged else mixed_samples
+    return play(start, data, beta=beta, iterations=iterations, loss_type=loss_type, opponent=rule)

@@ -1,0 +1,402 @@
+"""The theorems of SPIN as functions that return their evidence, and can say no.
+
+Each takes what is claimed as an argument (an objective, an update), so that a wrong one can be
+put in its place and has to be found out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from spin_theory.claims.evidence import largest_error
+from spin_theory.claims.witnesses import objective_drop_at_data
+from spin_theory.divergences import tv
+from spin_theory.losses import penalty_named, require_beta
+from spin_theory.minima.closed_forms import Update, closed_form_update
+from spin_theory.minima.minimise import minimise
+from spin_theory.minima.optimal import optimal_value, optimality_gap
+from spin_theory.objectives.objectives import spin_objective
+from spin_theory.policies import TabularPolicy, require_same_shape
+
+__all__ = [
+    "Objective",
+    "Theorem52Evidence",
+    "Theorem54Evidence",
+    "check_theorem_5_2",
+    "check_theorem_5_4",
+]
+
+BETAS = (0.1, 1.0, 10.0)
+"""The lambda at which sufficiency is tried: the range of the published runs and around."""
+
+EQUAL_TV = 1e-13
+"""Opponent and data closer than this, in total variation, are the same table but for rounding."""
+
+TOLERANCE_5_2 = 1e-12
+"""Rounding of the objective's sums, relative to its terms; seen: 3e-15 at 256 responses."""
+
+TOLERANCE_5_4 = 1e-12
+"""Rounding of the update in total variation for beta >= 0.1, where a log-ratio of 27 nats is
+multiplied by 10; seen: 2e-14 at 256 responses."""
+
+FIRST_WITNESS = 0.5  # the search goes down from here; witnesses are an interval from 0
+HALVINGS = 200  # of the witness tried, before giving up
+
+
+class Objective(Protocol):
+    """What is claimed to be (4.7)."""
+
+    def __call__(
+        self,
+        policy: TabularPolicy,
+        opponent: TabularPolicy,
+        data: TabularPolicy,
+        *,
+        beta: float,
+        loss_type: str = "logistic",
+        prompt_probs: Tensor | None = None,
+    ) -> Tensor:
+        """Return the objective, shape ()."""
+
+
+@dataclass(frozen=True)
+class Theorem52Evidence:
+    """What :func:`check_theorem_5_2` rests on.
+
+    Attributes
+    ----------
+    holds : bool
+        Whether the direction that applies was confirmed.
+    case : str
+        'sufficiency' where the opponent is the data, 'necessity' where it is not.
+    loss_type : str
+        The penalty.
+    tv : float
+        Largest total variation distance of opponent and data over prompts.
+    betas : tuple of float
+        The beta tried: all of the given ones for sufficiency, the witness alone for necessity
+        (none if there was no witness).
+    opponent_objective : float
+        The objective at theta_t; it does not depend on beta.
+    best_objective : float
+        Sufficiency: the least value any policy can reach. Necessity: the objective at
+        p_theta = p_data and beta = `witness`, below `opponent_objective` (nan if no witness).
+    gradient_norm : float
+        Largest norm over `betas` of the objective's gradient in the logits at theta_t.
+    witness : float or None
+        Necessity: a beta at which theta_t is not a global minimum, as p_data is below it.
+    drop : float
+        Necessity: how far below, computed without cancellation; 0 for sufficiency.
+    residual : float
+        Sufficiency: the largest, over `betas`, of the gradient's norm (divided by beta squared
+        where beta > 1, as rounding grows with that) and of the objective's distance from
+        `best_objective`. Necessity: how far `drop` is from the difference of the
+        two objectives, relative to their size (infinite if no witness).
+    tolerance : float
+        What `residual` may be.
+    """
+
+    holds: bool
+    case: str
+    loss_type: str
+    tv: float
+    betas: tuple[float, ...]
+    opponent_objective: float
+    best_objective: float
+    gradient_norm: float
+    witness: float | None
+    drop: float
+    residual: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Theorem54Evidence:
+    """What :func:`check_theorem_5_4` rests on.
+
+    Attributes
+    ----------
+    holds : bool
+        Whether `residual` is within `tolerance` and the minimiser is certified: its `gap`
+        within `tolerance` too.
+    beta : float
+        The lambda of the theorem.
+    loss_type : str
+        The penalty.
+    residual : float
+        Largest total variation distance between claimed update and minimiser over prompts, or
+        the claimed update's own gap relative to the objective, whichever is larger: near a
+        point mass the first sees no wrong exponent, the second does.
+    tolerance : float
+        What `residual` may be.
+    gap : float
+        How far the minimiser's objective is above the least possible one.
+    gradient_norm : float
+        Norm of the gradient at the minimiser.
+    objective : float
+        The minimiser's objective.
+    lower_bound : float
+        What no policy can go below.
+    """
+
+    holds: bool
+    beta: float
+    loss_type: str
+    residual: float
+    tolerance: float
+    gap: float
+    gradient_norm: float
+    objective: float
+    lower_bound: float
+
+
+def check_theorem_5_2(
+    data: TabularPolicy,
+    opponent: TabularPolicy,
+    *,
+    loss_type: str = "logistic",
+    betas: Sequence[float] = BETAS,
+    prompt_probs: Tensor | None = None,
+    objective: Objective = spin_objective,
+    tolerance: float = TOLERANCE_5_2,
+) -> Theorem52Evidence:
+    r"""Check that theta_t is a global minimum exactly where the opponent is the data.
+
+    Parameters
+    ----------
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data and p_t.
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
+        The penalty; all four meet Assumption 5.1.
+    betas : sequence of float, default (0.1, 1.0, 10.0)
+        The lambda > 0 at which sufficiency is tried. (At lambda = 0 the objective is the
+        constant l(0), of which every policy is a minimum.)
+    prompt_probs : Tensor, shape (X,), optional
+        Distribution q(x) of the prompts; uniform by default.
+    objective : Objective, default spin_objective
+        What is claimed to be (4.7).
+    tolerance : float, default 1e-12
+        What the residual may be.
+
+    Returns
+    -------
+    Theorem52Evidence
+        Whether the theorem held, in which of its two cases, and the numbers.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a beta is not finite and > 0, none is given, `loss_type` is unknown,
+        or `prompt_probs` is not a distribution.
+
+    Notes
+    -----
+    Theorem 5.2 of [1]_. Sufficiency: theta_t is stationary, and its value is the least that any
+    policy reaches, at every beta given. Necessity: a beta is searched, from 1/2 downwards, at
+    which p_data has a lower objective than theta_t. The objective drops there by
+    :func:`objective_drop_at_data`, which must agree with the two objectives.
+
+    References
+    ----------
+    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
+       Language Models", ICML 2024, arXiv:2401.01335v3.
+
+    Examples
+    --------
+    >>> data = TabularPolicy.from_probs([[0.8, 0.2]])
+    >>> evidence = check_theorem_5_2(data, data)
+    >>> evidence.holds, evidence.case
+    (True, 'sufficiency')
+    >>> evidence = check_theorem_5_2(data, TabularPolicy.from_probs([[0.5, 0.5]]))
+    >>> evidence.holds, evidence.case, evidence.witness
+    (True, 'necessity', 0.5)
+    """
+    require_same_shape(data=data, opponent=opponent)
+    penalty_named(loss_type)
+    for beta in betas:
+        require_beta(beta)
+    if not betas:
+        raise ValueError("betas must hold at least one value, got none")
+    distance = float(tv(data, opponent).max())
+    check = _sufficiency if distance <= EQUAL_TV else _necessity
+    return check(data, opponent, loss_type, tuple(betas), prompt_probs, objective, tolerance)
+
+
+def _sufficiency(
+    data: TabularPolicy,
+    opponent: TabularPolicy,
+    loss_type: str,
+    betas: tuple[float, ...],
+    prompt_probs: Tensor | None,
+    objective: Objective,
+    tolerance: float,
+) -> Theorem52Evidence:
+    # The data themselves stand for the opponent in the bound: correlation is unbounded for any
+    # other table, be the difference in the last digit.
+    least = float(optimal_value(data, data, loss_type=loss_type, prompt_probs=prompt_probs))
+    values, norms = zip(
+        *(_at_opponent(data, opponent, beta, loss_type, prompt_probs, objective) for beta in betas),
+        strict=True,
+    )
+    # The gradient is beta times a function of beta times log-ratios, which are 0 up to rounding.
+    scaled = (norm / max(1.0, beta) ** 2 for norm, beta in zip(norms, betas, strict=True))
+    residual = largest_error([*scaled, *(abs(value - least) for value in values)])
+    return Theorem52Evidence(
+        holds=residual <= tolerance,
+        case="sufficiency",
+        loss_type=loss_type,
+        tv=float(tv(data, opponent).max()),
+        betas=betas,
+        opponent_objective=values[0],
+        best_objective=least,
+        gradient_norm=max(norms),
+        witness=None,
+        drop=0.0,
+        residual=residual,
+        tolerance=tolerance,
+    )
+
+
+def _necessity(
+    data: TabularPolicy,
+    opponent: TabularPolicy,
+    loss_type: str,
+    betas: tuple[float, ...],
+    prompt_probs: Tensor | None,
+    objective: Objective,
+    tolerance: float,
+) -> Theorem52Evidence:
+    witness, drop = None, 0.0
+    for halvings in range(HALVINGS):
+        beta = FIRST_WITNESS / 2**halvings
+        drop = float(
+            objective_drop_at_data(
+                opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
+            )
+        )
+        if drop > 0:  # not nan, where an exponential has overflown
+            witness = beta
+            break
+    tried = betas[0] if witness is None else witness
+    value, norm = _at_opponent(data, opponent, tried, loss_type, prompt_probs, objective)
+    best, residual = float("nan"), float("inf")
+    if witness is not None:
+        best = float(
+            objective(
+                data, opponent, data, beta=witness, loss_type=loss_type, prompt_probs=prompt_probs
+            )
+        )
+        residual = abs((value - best) - drop) / (abs(value) + abs(best))
+    return Theorem52Evidence(
+        holds=residual <= tolerance,  # nan too is a no
+        case="necessity",
+        loss_type=loss_type,
+        tv=float(tv(data, opponent).max()),
+        betas=() if witness is None else (witness,),
+        opponent_objective=value,
+        best_objective=best,
+        gradient_norm=norm,
+        witness=witness,
+        drop=drop,
+        residual=residual,
+        tolerance=tolerance,
+    )
+
+
+def _at_opponent(
+    data: TabularPolicy,
+    opponent: TabularPolicy,
+    beta: float,
+    loss_type: str,
+    prompt_probs: Tensor | None,
+    objective: Objective,
+) -> tuple[float, float]:
+    """Value at theta_t of the objective, and the norm of its gradient in the logits."""
+    logits = opponent.log_probs.detach().clone().requires_grad_()
+    policy = TabularPolicy.from_logits(logits)
+    value = objective(
+        policy, opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
+    )
+    (gradient,) = torch.autograd.grad(value, logits)
+    return float(value.detach()), float(gradient.norm())
+
+
+def check_theorem_5_4(
+    data: TabularPolicy,
+    opponent: TabularPolicy,
+    *,
+    beta: float,
+    loss_type: str = "logistic",
+    prompt_probs: Tensor | None = None,
+    update: Update = closed_form_update,
+    tolerance: float = TOLERANCE_5_4,
+) -> Theorem54Evidence:
+    r"""Check that the closed-form update is the global minimiser of (4.7).
+
+    Parameters
+    ----------
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data and p_t.
+    beta : float
+        Pull towards the opponent, > 0, no unit. Written :math:`\lambda` in [1]_.
+    loss_type : {'logistic', 'exponential'}, default 'logistic'
+        The penalty; the theorem is about the logistic one.
+    prompt_probs : Tensor, shape (X,), optional
+        Distribution q(x) that the certificate is averaged over; uniform by default.
+    update : Update, default closed_form_update
+        What is claimed to be the minimiser.
+    tolerance : float, default 1e-12
+        What residual and gap may be. Rounding grows like 1/beta below 0.1.
+
+    Returns
+    -------
+    Theorem54Evidence
+        Whether the claim held, and the numbers.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, `beta` is not finite and > 0, `prompt_probs` is not a distribution, or
+        the penalty has no closed form.
+
+    Notes
+    -----
+    Theorem 5.4 of [1]_. The update is compared with :func:`minimise`, which starts at the
+    opponent and knows of no closed form; its own optimality is certified by the gap.
+
+    References
+    ----------
+    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
+       Language Models", ICML 2024, arXiv:2401.01335v3.
+
+    Examples
+    --------
+    >>> opponent, data = (TabularPolicy.random(1, 8, seed=seed) for seed in (0, 1))
+    >>> check_theorem_5_4(data, opponent, beta=0.1).holds
+    True
+    >>> def to_the_data(opponent, data, *, beta, loss_type="logistic"):
+    ...     return data
+    >>> check_theorem_5_4(data, opponent, beta=0.1, update=to_the_data).holds
+    False
+    """
+    claimed = update(opponent, data, beta=beta, loss_type=loss_type)
+    minimum = minimise(opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs)
+    # Near a point mass total variation sees no wrong exponent; the objective's gap does.
+    above = optimality_gap(claimed, opponent, data, beta=beta, loss_type=loss_type)
+    residual = largest_error(
+        [float(tv(claimed, minimum.policy).max()), float(above) / minimum.objective]
+    )
+    return Theorem54Evidence(
+        holds=residual <= tolerance and minimum.gap <= tolerance,
+        beta=beta,
+        loss_type=loss_type,
+        residual=residual,
+        tolerance=tolerance,
+        gap=minimum.gap,
+        gradient_norm=minimum.gradient_norm,
+        objective=minimum.objective,
+        lower_bound=minimum.lower_bound,
+    )

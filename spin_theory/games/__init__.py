@@ -1,0 +1,1 @@
+"""Self-play as a dynamical system: opponents, solvers, play, stability."""

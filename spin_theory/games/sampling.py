@@ -1,0 +1,234 @@
+"""How many samples an iteration needs: the exact update from n pairs, and its distance."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from spin_theory.losses import require_beta
+from spin_theory.minima.closed_forms import closed_form_update, opponent_update
+from spin_theory.minima.newton import newton
+from spin_theory.policies import TabularPolicy, require_same_shape
+
+__all__ = ["SampleComplexity", "predicted_tv", "sample_complexity", "sampled_update"]
+
+
+@dataclass(frozen=True)
+class SampleComplexity:
+    """Distance of one iteration on n pairs from the exact one.
+
+    Attributes
+    ----------
+    pairs : tuple of int
+        Each n.
+    tv : Tensor, shape (N,)
+        Total variation distance of the sampled from the exact update, averaged over the draws
+        that have one; nan where none has.
+    deviation : Tensor, shape (N,)
+        Standard deviation of that distance over the draws; nan where fewer than two have one.
+    predicted_tv : Tensor, shape (N,)
+        What the central limit theorem predicts for large n.
+    failed : tuple of int
+        Draws without a minimum: a response that always, or never, won.
+    """
+
+    pairs: tuple[int, ...]
+    tv: Tensor
+    deviation: Tensor
+    predicted_tv: Tensor
+    failed: tuple[int, ...]
+
+
+def sampled_update(
+    opponent: TabularPolicy,
+    data: TabularPolicy,
+    *,
+    beta: float,
+    pairs: int,
+    generator: torch.Generator,
+) -> TabularPolicy | None:
+    r"""Minimise the logistic loss of n sampled pairs, to its global minimum.
+
+    Parameters
+    ----------
+    opponent, data : TabularPolicy, shape (1, Y)
+        p_t and p_data, of one prompt.
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+    pairs : int
+        How many pairs (y, y') to draw, at least 1.
+    generator : torch.Generator
+        Of the draws.
+
+    Returns
+    -------
+    TabularPolicy or None
+        The minimiser; None where it does not exist, as some set of responses was never drawn
+        as real against the others, or never as generated: margins would grow without bound.
+
+    Raises
+    ------
+    ValueError
+        If there is more than one prompt, shapes differ, or a number is out of its range.
+
+    Notes
+    -----
+    A Bradley-Terry likelihood: the minimum exists where the graph of wins is strongly connected.
+
+    Examples
+    --------
+    >>> opponent, data = (TabularPolicy.random(1, 3, seed=seed, smallest=0.2) for seed in (0, 1))
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> sampled_update(opponent, data, beta=1.0, pairs=1, generator=generator) is None
+    True
+    """
+    require_same_shape(opponent=opponent, data=data)
+    require_beta(beta)
+    if len(data.log_probs) != 1:
+        raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
+    if not pairs >= 1:
+        raise ValueError(f"pairs must be >= 1, got {pairs!r}")
+    responses = data.log_probs.shape[1]
+    joint = (data.log_probs[0, :, None] + opponent.log_probs[0, None, :]).exp().flatten()
+    drawn = torch.multinomial(joint, pairs, replacement=True, generator=generator)
+    wins = torch.bincount(drawn, minlength=responses**2).reshape(responses, responses).double()
+    graph = csr_array((wins > 0).double().numpy())
+    components, _ = connected_components(graph, directed=True, connection="strong")
+    if components > 1:
+        return None
+    scores = newton((wins / pairs).log()[None], loss_type="logistic").scores
+    return opponent_update(opponent, scores, beta=beta)
+
+
+def sample_complexity(
+    opponent: TabularPolicy,
+    data: TabularPolicy,
+    *,
+    beta: float,
+    pairs: tuple[int, ...] = (100, 1_000, 10_000, 100_000),
+    draws: int = 20,
+    seed: int = 0,
+) -> SampleComplexity:
+    r"""Measure the total variation distance after one iteration against the number of pairs.
+
+    Parameters
+    ----------
+    opponent, data : TabularPolicy, shape (1, Y)
+        p_t and p_data, of one prompt.
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+    pairs : tuple of int
+        Each n to try.
+    draws : int, default 20
+        How many independent sets of n pairs.
+    seed : int, default 0
+        Of the draws.
+
+    Returns
+    -------
+    SampleComplexity
+        Distances from the exact update, observed and predicted.
+
+    Raises
+    ------
+    ValueError
+        As :func:`sampled_update`, or if `draws` < 1 or `pairs` is empty.
+
+    Examples
+    --------
+    >>> opponent, data = (TabularPolicy.random(1, 3, seed=seed, smallest=0.2) for seed in (0, 1))
+    >>> result = sample_complexity(opponent, data, beta=1.0, pairs=(4_000,), draws=50)
+    >>> bool((result.tv / result.predicted_tv - 1).abs() < 0.2)
+    True
+    """
+    if not draws >= 1:
+        raise ValueError(f"draws must be >= 1, got {draws!r}")
+    if not pairs:
+        raise ValueError("pairs must hold at least one number, got none")
+    generator = torch.Generator().manual_seed(seed)
+    exact = closed_form_update(opponent, data, beta=beta).probs
+    means, deviations, failures = [], [], []
+    for number in pairs:
+        found = [
+            sampled_update(opponent, data, beta=beta, pairs=number, generator=generator)
+            for _ in range(draws)
+        ]
+        distances = torch.tensor(
+            [
+                float((policy.probs - exact).abs().sum()) / 2
+                for policy in found
+                if policy is not None
+            ],
+            dtype=torch.float64,
+        )
+        means.append(distances.mean())
+        deviations.append(distances.std() if len(distances) > 1 else distances.new_tensor(math.nan))
+        failures.append(draws - len(distances))
+    return SampleComplexity(
+        pairs=tuple(pairs),
+        tv=torch.stack(means),
+        deviation=torch.stack(deviations),
+        predicted_tv=predicted_tv(opponent, data, beta=beta)
+        / torch.tensor(pairs, dtype=torch.float64).sqrt(),
+        failed=tuple(failures),
+    )
+
+
+def predicted_tv(opponent: TabularPolicy, data: TabularPolicy, *, beta: float) -> Tensor:
+    r"""Predict the distance of :func:`sampled_update` from the exact one, times root n.
+
+    Parameters
+    ----------
+    opponent, data : TabularPolicy, shape (1, Y)
+        p_t and p_data, of one prompt.
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Expected total variation distance times :math:`\sqrt{n}`, for large n.
+
+    Raises
+    ------
+    ValueError
+        If there is more than one prompt, shapes differ, or `beta` is not > 0.
+
+    Notes
+    -----
+    The scores of n pairs are asymptotically normal around the exact ones, with the sandwich
+    covariance :math:`H^+ S H^+ / n`, H the Hessian and S the covariance of one pair's gradient.
+    Probabilities follow by the delta method, and :math:`E |N(0, v)| = \sqrt{2 v / \pi}`.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> predicted_tv(half, half, beta=1.0)  # each probability has variance 1/(2 n): sqrt(1/pi)
+    tensor(0.5642, dtype=torch.float64)
+    """
+    require_same_shape(opponent=opponent, data=data)
+    require_beta(beta)
+    if len(data.log_probs) != 1:
+        raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
+    log_ratios = (data.log_probs - opponent.log_probs)[0]
+    margins = log_ratios[:, None] - log_ratios[None, :]
+    weights = (data.log_probs[0, :, None] + opponent.log_probs[0, None, :]).exp()
+    hessian = _laplacian(weights * torch.sigmoid(-margins) * torch.sigmoid(margins))
+    noise = _laplacian(weights * torch.sigmoid(-margins).square())
+    inverse = torch.linalg.pinv(hessian, hermitian=True)
+    covariance = inverse @ noise @ inverse / beta**2  # of the log-probs, up to a constant
+    probs = closed_form_update(opponent, data, beta=beta).probs[0]
+    jacobian = _laplacian(probs[:, None] * probs[None, :] / 2)  # of the softmax
+    variances = (jacobian @ covariance @ jacobian).diagonal()
+    expected: Tensor = (2 / math.pi * variances).clamp(min=0).sqrt().sum() / 2
+    return expected
+
+
+def _laplacian(weights: Tensor) -> Tensor:
+    """Sum over pairs of weight times (e_i - e_j)(e_i - e_j)^T: (Y, Y)."""
+    both = weights + weights.T
+    both.fill_diagonal_(0.0)
+    return both.sum(dim=-1).diag() - both

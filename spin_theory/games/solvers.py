@@ -1,0 +1,189 @@
+"""How an iteration is solved: exactly, by a certified search, or by as many steps as one has."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from spin_theory.losses import penalty_named
+from spin_theory.minima.closed_forms import closed_form
+from spin_theory.minima.minimise import solve
+from spin_theory.minima.problems import InnerProblem
+from spin_theory.policies import TabularPolicy
+
+__all__ = ["GradientSteps", "Solver", "exact", "minimiser"]
+
+OPTIMISERS = {
+    "gd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "rmsprop": torch.optim.RMSprop,
+}
+"""Of torch, with its defaults but for the learning rate; state is fresh in each iteration."""
+
+
+class Solver(Protocol):
+    """One iteration: from the inner problem and the last iterate to the next."""
+
+    def __call__(
+        self, problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
+    ) -> TabularPolicy:
+        """Return p_{t+1}."""
+
+
+def exact(
+    problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
+) -> TabularPolicy:
+    """Solve an iteration by its closed form.
+
+    Parameters
+    ----------
+    problem : InnerProblem
+        Logistic or exponential, without a history term.
+    start : TabularPolicy, shape (X, Y)
+        Not needed.
+    generator : torch.Generator
+        Not needed.
+
+    Returns
+    -------
+    TabularPolicy
+        The global minimiser.
+
+    Raises
+    ------
+    ValueError
+        If the problem has no closed form.
+
+    Examples
+    --------
+    >>> data, half = (TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.8, 0.5))
+    >>> problem = InnerProblem(data=data, sampler=half, reference=half, beta=2.0)
+    >>> exact(problem, start=half, generator=torch.Generator()).probs
+    tensor([[0.6667, 0.3333]], dtype=torch.float64)
+    """
+    return closed_form(problem)
+
+
+def minimiser(
+    problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
+) -> TabularPolicy:
+    """Solve an iteration to its global minimum by search: every problem that has one.
+
+    Parameters
+    ----------
+    problem : InnerProblem
+        Any, but correlation away from the data.
+    start : TabularPolicy, shape (X, Y)
+        Not needed.
+    generator : torch.Generator
+        Not needed.
+
+    Returns
+    -------
+    TabularPolicy
+        The global minimiser, by :func:`solve`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`solve`.
+
+    Examples
+    --------
+    >>> data, half = (TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.8, 0.5))
+    >>> problem = InnerProblem(data=data, sampler=half, reference=half, beta=2.0)
+    >>> minimiser(problem, start=half, generator=torch.Generator()).probs
+    tensor([[0.6667, 0.3333]], dtype=torch.float64)
+    """
+    return solve(problem)
+
+
+@dataclass(frozen=True)
+class GradientSteps:
+    r"""Solve an iteration by some steps of an optimiser on the logits, as training does.
+
+    Parameters
+    ----------
+    steps : int
+        Steps, full batch, at least 0.
+    learning_rate : float
+        Of the optimiser, > 0.
+    optimiser : {'gd', 'adam', 'rmsprop'}, default 'gd'
+        Gradient descent, Adam or RMSProp.
+    pairs : int, optional
+        Triplets (y, y', y0) drawn for each prompt in each iteration, whose mean loss takes the
+        place of the objective; by default the objective is exact.
+
+    Raises
+    ------
+    ValueError
+        If `steps` < 0, `learning_rate` is not > 0, `pairs` < 1, or the optimiser is unknown.
+
+    Notes
+    -----
+    Prompts share no parameter: each is its own problem, whatever the distribution of prompts.
+
+    Examples
+    --------
+    >>> data, half = (TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.8, 0.5))
+    >>> problem = InnerProblem(data=data, sampler=half, reference=half, beta=2.0)
+    >>> solver = GradientSteps(steps=200, learning_rate=1.0)
+    >>> solver(problem, start=half, generator=torch.Generator()).probs  # the exact 2/3, nearly
+    tensor([[0.6667, 0.3333]], dtype=torch.float64)
+    """
+
+    steps: int
+    learning_rate: float
+    optimiser: str = "gd"
+    pairs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.steps >= 0:
+            raise ValueError(f"steps must be >= 0, got {self.steps!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate!r}")
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(
+                f"optimiser must be one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}"
+            )
+        if self.pairs is not None and not self.pairs >= 1:
+            raise ValueError(f"pairs must be >= 1, got {self.pairs!r}")
+
+    def __call__(
+        self, problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
+    ) -> TabularPolicy:
+        """Return the policy after the steps, from `start`."""
+        logits = start.log_probs.detach().clone().requires_grad_()
+        optimiser = OPTIMISERS[self.optimiser]([logits], lr=self.learning_rate)
+        drawn = None if self.pairs is None else _draw(problem, self.pairs, generator)
+        for _ in range(self.steps):
+            scores = problem.scores(TabularPolicy.from_logits(logits))
+            values = (
+                problem.score_values(scores) if drawn is None else _mean(problem, scores, drawn)
+            )
+            (logits.grad,) = torch.autograd.grad(values.sum(), logits)
+            optimiser.step()
+        return TabularPolicy.from_logits(logits.detach())
+
+
+def _draw(
+    problem: InnerProblem, pairs: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw indices of real, generated and proto responses with replacement: (X, pairs) each."""
+    initial = problem.sampler if problem.initial is None else problem.initial
+    real, generated, proto = (
+        torch.multinomial(table.probs, pairs, replacement=True, generator=generator)
+        for table in (problem.data, problem.sampler, initial)
+    )
+    return real, generated, proto
+
+
+def _mean(problem: InnerProblem, scores: Tensor, drawn: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Mean loss of the triplets drawn, (X,)."""
+    penalty = penalty_named(problem.loss_type)
+    real, generated, proto = (scores.gather(-1, indices) for indices in drawn)
+    losses = penalty(real - generated)
+    if problem.history_weight > 0:
+        losses = losses + problem.history_weight * penalty(generated - proto)
+    return losses.mean(dim=-1)

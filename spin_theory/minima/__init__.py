@@ -1,0 +1,1 @@
+"""Where the objectives are least: closed forms, certified searches, lower bounds."""

@@ -1,0 +1,177 @@
+"""Closed forms of the main player's minimum and of the opponent's update."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from spin_theory.losses import require_beta
+from spin_theory.minima.problems import InnerProblem
+from spin_theory.policies import TabularPolicy
+
+__all__ = ["Update", "closed_form", "closed_form_update", "opponent_update"]
+
+
+class Update(Protocol):
+    """One iteration: from the opponent and the data to the next policy."""
+
+    def __call__(
+        self,
+        opponent: TabularPolicy,
+        data: TabularPolicy,
+        *,
+        beta: float,
+        loss_type: str = "logistic",
+    ) -> TabularPolicy:
+        """Return p_{t+1}."""
+
+
+def opponent_update(opponent: TabularPolicy, advantages: Tensor, *, beta: float) -> TabularPolicy:
+    r"""Best response of the opponent player to the main player's advantages.
+
+    Parameters
+    ----------
+    opponent : TabularPolicy, shape (X, Y)
+        The last iterate p_t.
+    advantages : Tensor, shape (X, Y)
+        The main player's f(x, y), no unit; constants per prompt do not matter.
+    beta : float
+        Strength of the KL regulariser, > 0, no unit. Written :math:`\lambda` in [1]_.
+
+    Returns
+    -------
+    TabularPolicy
+        :math:`p \propto p_t \exp(f / \beta)`, which maximises (4.3),
+        :math:`E_p f - \beta \, KL(p \| p_t)`.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or `beta` is not finite and > 0.
+
+    Notes
+    -----
+    Eq. (4.4) of [1]_.
+
+    References
+    ----------
+    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
+       Language Models", ICML 2024, arXiv:2401.01335v3.
+
+    Examples
+    --------
+    >>> uniform = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> advantages = torch.tensor([[3.0, 0.0]], dtype=torch.float64).log1p()
+    >>> opponent_update(uniform, advantages, beta=1.0).probs  # odds exp(log 4) = 4
+    tensor([[0.8000, 0.2000]], dtype=torch.float64)
+    """
+    require_beta(beta)
+    if advantages.shape != opponent.log_probs.shape:
+        raise ValueError(
+            f"advantages must have the opponent's shape {tuple(opponent.log_probs.shape)}, "
+            f"got {tuple(advantages.shape)}"
+        )
+    return TabularPolicy.from_logits(opponent.log_probs + advantages / beta)
+
+
+def closed_form_update(
+    opponent: TabularPolicy, data: TabularPolicy, *, beta: float, loss_type: str = "logistic"
+) -> TabularPolicy:
+    r"""Next iterate in closed form, the global minimiser of (4.7) over all policies.
+
+    Parameters
+    ----------
+    opponent, data : TabularPolicy, shape (X, Y)
+        p_t and p_data.
+    beta : float
+        Pull towards the opponent, > 0, no unit. Written :math:`\lambda` in [1]_.
+    loss_type : {'logistic', 'exponential'}, default 'logistic'
+        The penalty :math:`\ell`.
+
+    Returns
+    -------
+    TabularPolicy
+        :math:`p_{t+1} \propto p_t (p_{data}/p_t)^{1/\beta}` for the logistic penalty,
+        :math:`p_t (p_{data}/p_t)^{1/(2\beta)}` for the exponential one.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, `beta` is not finite and > 0, or the penalty has no closed form.
+
+    Notes
+    -----
+    Theorem 5.4 of [1]_; the exponential form follows from Cauchy-Schwarz.
+
+    References
+    ----------
+    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
+       Language Models", ICML 2024, arXiv:2401.01335v3.
+
+    Examples
+    --------
+    >>> opponent = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> data = TabularPolicy.from_probs([[0.8, 0.2]])
+    >>> closed_form_update(opponent, data, beta=2.0).probs  # odds 4 ** (1/2) = 2
+    tensor([[0.6667, 0.3333]], dtype=torch.float64)
+    """
+    return closed_form(
+        InnerProblem(
+            data=data, sampler=opponent, reference=opponent, beta=beta, loss_type=loss_type
+        )
+    )
+
+
+def closed_form(problem: InnerProblem) -> TabularPolicy:
+    r"""Global minimiser of an iteration's objective in closed form.
+
+    Parameters
+    ----------
+    problem : InnerProblem
+        Logistic or exponential, without a history term.
+
+    Returns
+    -------
+    TabularPolicy
+        :math:`p \propto p_{ref} (p_{data}/s)^{1/\beta}` for the logistic penalty, s the sampler
+        and p_ref left out where there is no reference; :math:`1/(2\beta)` for the exponential.
+
+    Raises
+    ------
+    ValueError
+        If the penalty has no closed form or the history weight is positive.
+
+    Notes
+    -----
+    The penalty decides on the scores: the logistic is least at :math:`f = \log(p_{data}/s)`,
+    pair by pair, the exponential at half of it (Cauchy-Schwarz). What the scores are, beta times
+    log-ratios or log-probs, decides on the policy. SPIN: Theorem 5.4 of [1]_. T-SPIN without
+    history: :math:`\pi_{t+1} \propto (p_{data}/\pi_t)^{1/\alpha}`.
+
+    References
+    ----------
+    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
+       Language Models", ICML 2024, arXiv:2401.01335v3.
+
+    Examples
+    --------
+    >>> data, half = (TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.8, 0.5))
+    >>> closed_form(InnerProblem(data=data, sampler=half, reference=None, beta=2.0)).probs
+    tensor([[0.6667, 0.3333]], dtype=torch.float64)
+    """
+    if problem.loss_type == "hinge":
+        raise ValueError(
+            "loss_type hinge has no closed form: its minimiser solves a linear "
+            "programme; use minimise (in a game: the solver minimiser)"
+        )
+    if problem.loss_type == "correlation":
+        raise ValueError(
+            "loss_type correlation has no closed form: its objective is unbounded "
+            "below unless the opponent is the data"
+        )
+    if problem.history_weight > 0:
+        raise ValueError(
+            "history_weight > 0 has no closed form; use minimise_problem "
+            "(in a game: the solver minimiser)"
+        )
+    exponent = 1.0 if problem.loss_type == "logistic" else 0.5
+    return problem.policy(exponent * (problem.data.log_probs - problem.sampler.log_probs))

@@ -1,0 +1,1 @@
+"""SPIN's and T-SPIN's objectives on tables, exact and in linear time."""

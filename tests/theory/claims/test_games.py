@@ -1,0 +1,338 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from spin_theory import (
+    GradientSteps,
+    TabularPolicy,
+    average_of_iterates,
+    check_averaged_play,
+    check_geometric_mixture,
+    check_iterates,
+    check_mixing,
+    check_update_normaliser,
+    closed_form,
+    closed_form_update,
+    exact,
+    geometric_mixture,
+    last_iterate,
+    minimiser,
+    mixing_multipliers,
+    play,
+    update_exists,
+)
+from tests.strategies import BETAS, log_policies, log_probs
+
+SMOOTH = ["logistic", "exponential"]
+LINEAR_BETAS = st.floats(math.log(0.3), math.log(100.0)).map(math.exp)
+"""Below, a game that starts 3e-8 from the data soon is so far that it is not linear."""
+WIDE_LOG_RATIO = (
+    TabularPolicy.from_probs([[1 - 2e-12, 1e-12, 1e-12]]),
+    TabularPolicy.from_probs([[0.2, 0.3, 0.5]]),
+)
+
+
+@st.composite
+def data_near_which_games_are_linear(draw):
+    responses = draw(st.integers(2, 8))
+    return TabularPolicy(draw(log_probs(prompts=1, responses=responses, smallest=math.log(1e-3))))
+
+
+def tables_of(count):
+    return tuple(TabularPolicy.random(1, 6, seed=k, smallest=0.01) for k in range(count))
+
+
+def patch(monkeypatch, name, function):
+    monkeypatch.setattr(f"spin_theory.claims.games.{name}", function)
+
+
+@pytest.mark.parametrize("loss_type", SMOOTH)
+@example(tables=WIDE_LOG_RATIO, betas=[1.0, 0.1, 0.1, 0.1, 0.1, 0.1]).via(
+    "at beta = 1 rounding is left, and five more iterations multiply it by 9 each"
+)
+@given(tables=log_policies(count=2), betas=st.lists(BETAS, max_size=6))
+def test_all_iterates_have_a_closed_form(loss_type, tables, betas):
+    evidence = check_iterates(*tables, betas=betas, loss_type=loss_type)
+    assert evidence.holds, evidence
+
+
+@pytest.mark.parametrize("loss_type", SMOOTH)
+@given(tables=log_policies(count=2), betas=st.lists(st.floats(0.5, 10.0), min_size=1, max_size=2))
+def test_searched_iterates_are_the_closed_forms(loss_type, tables, betas):
+    evidence = check_iterates(*tables, betas=betas, loss_type=loss_type, solver=minimiser)
+    assert evidence.holds, evidence
+
+
+def wrong_beta(problem, **state):
+    return closed_form(replace(problem, beta=problem.beta * (1 + 1e-6)))
+
+
+def wrong_penalty(problem, **state):
+    return closed_form(replace(problem, loss_type="exponential"))
+
+
+def to_the_data(problem, **state):
+    return problem.data
+
+
+def without_the_opponent(problem, **state):
+    return closed_form(replace(problem, reference=None))
+
+
+def swapped_roles(problem, **state):
+    return closed_form(replace(problem, data=problem.sampler, sampler=problem.data))
+
+
+def not_moving(problem, *, start, generator):
+    return start
+
+
+WRONG_SOLVERS = [
+    wrong_beta,
+    wrong_penalty,
+    to_the_data,
+    without_the_opponent,
+    swapped_roles,
+    not_moving,
+    GradientSteps(steps=30, learning_rate=1.0),
+]
+
+
+@pytest.mark.parametrize("solver", WRONG_SOLVERS)
+@pytest.mark.parametrize("betas", [[0.3], [2.0, 5.0], [0.7, 0.1, 0.1, 4.0]])
+def test_iterates_say_no_to_a_wrong_solver(solver, betas):
+    assert not check_iterates(*tables_of(2), betas=betas, solver=solver).holds
+
+
+@pytest.mark.parametrize("wrong_at", range(4))
+def test_iterates_say_no_to_one_wrong_iteration(wrong_at):
+    calls = iter(range(4))
+
+    def wrong_once(problem, **state):
+        return (wrong_beta if next(calls) == wrong_at else exact)(problem, **state)
+
+    betas = [0.2, 3.0, 0.7, 4.0]
+    assert not check_iterates(*tables_of(2), betas=betas, solver=wrong_once).holds
+
+
+def test_iterates_say_no_to_a_wrong_multiplier(monkeypatch):
+    monkeypatch.setattr(
+        "spin_theory.games.rates.multiplier", lambda *, beta, loss_type: 1 - 1 / (beta + 1e-6)
+    )
+    assert not check_iterates(*tables_of(2), betas=[2.0]).holds
+
+
+@pytest.mark.parametrize("loss_type", SMOOTH)
+@given(data=data_near_which_games_are_linear(), beta=LINEAR_BETAS, seed=st.integers(0, 2**32))
+def test_mixed_samples_follow_their_recurrence_near_the_data(loss_type, data, beta, seed):
+    evidence = check_mixing(data, beta=beta, loss_type=loss_type, seed=seed)
+    assert evidence.holds, evidence
+
+
+def test_mixing_says_no_where_the_last_iterate_alone_generates(monkeypatch):
+    patch(monkeypatch, "mixed_samples", last_iterate)
+    assert not check_mixing(tables_of(1)[0], beta=1.5).holds
+
+
+@pytest.mark.parametrize("half", [0.4, 0.6])
+def test_mixing_says_no_to_wrong_multipliers(half, monkeypatch):
+    patch(monkeypatch, "mixing_multipliers", lambda **_: mixing_multipliers(beta=1 / (2 * half)))
+    assert not check_mixing(tables_of(1)[0], beta=1.0).holds
+
+
+def test_mixing_says_no_to_a_wrong_recurrence(monkeypatch):
+    patch(monkeypatch, "multiplier", lambda **_: 0.1)
+    assert not check_mixing(tables_of(1)[0], beta=1.0).holds
+
+
+def test_mixing_says_no_far_from_the_data(monkeypatch):
+    patch(monkeypatch, "NEARBY", 0.1)
+    assert not check_mixing(tables_of(1)[0], beta=1.0).holds
+
+
+@pytest.mark.parametrize("loss_type", SMOOTH)
+@given(
+    tables=log_policies(count=2),
+    beta=BETAS,
+    base_weight=st.floats(0.0, 1.0),
+    iterations=st.integers(0, 6),
+)
+def test_the_geometric_mixture_has_a_closed_form(loss_type, tables, beta, base_weight, iterations):
+    evidence = check_geometric_mixture(
+        *tables, beta=beta, base_weight=base_weight, iterations=iterations, loss_type=loss_type
+    )
+    assert evidence.holds, evidence
+
+
+@given(beta=st.floats(0.3, 10.0), base_weight=st.floats(0.0, 1.0))
+def test_the_geometric_mixture_ends_at_its_limit(beta, base_weight):
+    start, data = tables_of(2)
+    numbers = check_geometric_mixture(start, data, beta=beta, base_weight=base_weight).numbers
+    assume(abs(numbers["multiplier"]) < 0.7)
+    game = play(
+        start,
+        data,
+        beta=beta,
+        iterations=100,
+        opponent=lambda policies: geometric_mixture(policies, base_weight=base_weight),
+    )
+    limit = data.log_probs + numbers["limit"] * (start.log_probs - data.log_probs)
+    expected = TabularPolicy.from_logits(limit)
+    torch.testing.assert_close(game.policies[-1].probs, expected.probs, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("solver", WRONG_SOLVERS)
+@pytest.mark.parametrize("beta", [0.3, 2.0])
+def test_the_geometric_mixture_says_no_to_a_wrong_solver(solver, beta):
+    evidence = check_geometric_mixture(
+        *tables_of(2), beta=beta, base_weight=0.3, loss_type="logistic", solver=solver
+    )
+    assert not evidence.holds
+
+
+@pytest.mark.parametrize("rule", ["another weight", "plain", "the weights swapped"])
+def test_the_geometric_mixture_says_no_to_another_opponent(rule, monkeypatch):
+    def wrong(policies, *, base_weight):
+        if rule == "another weight":
+            return geometric_mixture(policies, base_weight=base_weight * (1 + 1e-6))
+        if rule == "plain":
+            return last_iterate(policies)
+        return geometric_mixture(policies, base_weight=1 - base_weight)
+
+    patch(monkeypatch, "geometric_mixture", wrong)
+    assert not check_geometric_mixture(*tables_of(2), beta=0.7, base_weight=0.3).holds
+
+
+@pytest.mark.parametrize("loss_type", SMOOTH)
+@given(data=data_near_which_games_are_linear(), beta=LINEAR_BETAS, seed=st.integers(0, 2**32))
+def test_fictitious_play_follows_its_factors_near_the_data(loss_type, data, beta, seed):
+    evidence = check_averaged_play(data, beta=beta, loss_type=loss_type, seed=seed)
+    assert evidence.holds, evidence
+
+
+@pytest.mark.parametrize("beta", [0.3, 0.45, 1.0, 3.0])
+def test_fictitious_play_approaches_the_data_at_every_beta(beta):
+    start, data = (TabularPolicy.random(1, 6, seed=seed, smallest=0.5) for seed in (0, 1))
+    game = play(start, data, beta=beta, iterations=200, opponent=average_of_iterates)
+    average = average_of_iterates(game.policies).sampler
+    assert (average.log_probs - data.log_probs).abs().max() < 0.2
+
+
+def test_averaged_play_says_no_to_plain_play(monkeypatch):
+    def plain(policies):
+        return last_iterate(policies)
+
+    patch(monkeypatch, "average_of_iterates", plain)
+    assert not check_averaged_play(tables_of(1)[0], beta=1.5).holds
+
+
+def test_averaged_play_says_no_to_a_wrong_multiplier(monkeypatch):
+    patch(monkeypatch, "multiplier", lambda **_: 0.4)
+    assert not check_averaged_play(tables_of(1)[0], beta=2.0).holds
+
+
+def test_averaged_play_of_one_response_has_no_deviation_to_check():
+    assert not check_averaged_play(TabularPolicy.from_probs([[1.0]]), beta=1.0).holds
+
+
+@given(
+    tables=log_policies(count=2),
+    beta=st.floats(math.log(1e-2), math.log(1e2)).map(math.exp),
+)
+def test_the_updates_normaliser_is_a_renyi_divergence(tables, beta):
+    assume(abs(beta - 1) > 1e-3)
+    evidence = check_update_normaliser(*tables, beta=beta)
+    assert evidence.holds, evidence
+
+
+class Unchecked(TabularPolicy):
+    def __post_init__(self):
+        pass
+
+
+def other_exponent(opponent, data, *, beta, loss_type):
+    return closed_form_update(opponent, data, beta=beta * (1 + 1e-6))
+
+
+def without_normaliser(opponent, data, *, beta, loss_type):
+    return Unchecked(opponent.log_probs + (data.log_probs - opponent.log_probs) / beta)
+
+
+def other_roles(opponent, data, *, beta, loss_type):
+    return closed_form_update(data, opponent, beta=beta)
+
+
+def other_penalty(opponent, data, *, beta, loss_type):
+    return closed_form_update(opponent, data, beta=beta, loss_type="exponential")
+
+
+@pytest.mark.parametrize("update", [other_exponent, without_normaliser, other_roles, other_penalty])
+@given(beta=BETAS)
+def test_the_normaliser_says_no_to_a_wrong_update(update, beta):
+    # the check compared one sum with itself, and could not have said no
+    assume(abs(beta - 1) > 1e-2)
+    data, opponent = tables_of(2)
+    assert not check_update_normaliser(data, opponent, beta=beta, update=update).holds
+
+
+RATIOS = st.floats(0.01, 0.99)
+
+
+@given(data_ratio=RATIOS, opponent_ratio=RATIOS, beta=BETAS)
+def test_the_update_exists_where_its_partial_sums_settle(data_ratio, opponent_ratio, beta):
+    # log of the k-th term over k: b^k (a/b)^(k/beta); far from where it is 0
+    slope = math.log(opponent_ratio) + math.log(data_ratio / opponent_ratio) / beta
+    assume(abs(slope) > 1e-3)
+    terms = slope * torch.arange(20_000, dtype=torch.float64)
+    half, whole = terms[:10_000].logsumexp(0), terms.logsumexp(0)
+    settled = (whole - half).item() < 1e-3
+    exists = update_exists(data_ratio=data_ratio, opponent_ratio=opponent_ratio, beta=beta)
+    assert exists == settled
+
+
+@given(data_ratio=RATIOS, opponent_ratio=RATIOS)
+def test_at_beta_one_and_beyond_the_update_always_exists(data_ratio, opponent_ratio):
+    for beta in (1.0, 1.5, 1e6):
+        assert update_exists(data_ratio=data_ratio, opponent_ratio=opponent_ratio, beta=beta)
+
+
+def test_bad_arguments_are_refused():
+    two, three = TabularPolicy.random(1, 2, seed=0), TabularPolicy.random(1, 3, seed=0)
+    prompts = TabularPolicy.random(2, 3, seed=0)
+    with pytest.raises(ValueError, match="one shape"):
+        check_iterates(two, three, betas=[1.0])
+    with pytest.raises(ValueError, match="beta must be finite"):
+        check_iterates(two, two, betas=[1.0, 0.0])
+    with pytest.raises(ValueError, match="linear programme"):
+        check_iterates(two, two, betas=[1.0], loss_type="hinge")
+    with pytest.raises(ValueError, match="one prompt"):
+        check_mixing(prompts, beta=1.0)
+    with pytest.raises(ValueError, match="beta must be finite"):
+        check_mixing(three, beta=-1.0)
+    with pytest.raises(ValueError, match="base_weight must be"):
+        check_geometric_mixture(two, two, beta=1.0, base_weight=1.5)
+    with pytest.raises(ValueError, match="beta must be finite"):
+        check_averaged_play(three, beta=0.0)
+    with pytest.raises(ValueError, match="order must be finite"):
+        check_update_normaliser(two, two, beta=1.0)
+    with pytest.raises(ValueError, match="one shape"):
+        check_update_normaliser(two, three, beta=2.0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"data_ratio": 1.0}, "data_ratio must be in"),
+        ({"opponent_ratio": 0.0}, "opponent_ratio must be in"),
+        ({"data_ratio": math.nan}, "data_ratio must be in"),
+        ({"beta": 0.0}, "beta must be > 0"),
+        ({"beta": math.nan}, "beta must be > 0"),
+    ],
+)
+def test_geometric_distributions_that_are_none_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        update_exists(**{"data_ratio": 0.5, "opponent_ratio": 0.5, "beta": 1.0} | parts)

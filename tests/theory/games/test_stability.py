@@ -1,0 +1,397 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spin_theory import (
+    TabularPolicy,
+    closed_form_update,
+    cycle_length,
+    effective_beta,
+    fixed_point,
+    geometric_mixture,
+    iterations_to,
+    last_iterate,
+    linearise,
+    minimiser,
+    mixed_samples,
+    mixing_multipliers,
+    multiplier,
+    observed_multipliers,
+    play,
+    tv,
+    without_reference,
+)
+from tests.strategies import BETAS, log_policies, log_probs
+
+START, DATA = (TabularPolicy.random(1, 5, seed=seed, smallest=0.05) for seed in (0, 1))
+STEP = 1e-5  # of the finite differences: their error is its square, and rounding over it
+DIFFERENCE = 1e-6
+
+
+@st.composite
+def data_tables(draw):
+    """p_data of one prompt, where the linearised map is well conditioned."""
+    responses = draw(st.integers(2, 5))
+    return TabularPolicy(draw(log_probs(prompts=1, responses=responses, smallest=math.log(1e-4))))
+
+
+def near(policy, direction, size):
+    return TabularPolicy.from_logits(policy.log_probs + size * direction)
+
+
+def centred(table):
+    return table - table.mean(dim=-1, keepdim=True)
+
+
+def differences(start, iterates, data, **settings):
+    """The matrix of `linearise`, by moving one log-prob of one iterate at a time."""
+    depth, responses = len(iterates), data.log_probs.shape[1]
+    rule = settings.pop("opponent")
+
+    def after(moved):  # what follows these iterates, newest first
+        def of_these(policies):
+            return rule([start, *reversed(moved)])
+
+        game = play(start, data, iterations=1, solver=minimiser, opponent=of_these, **settings)
+        return centred(game.policies[1].log_probs[0])
+
+    columns = []
+    for place in range(depth):
+        for response in range(responses):
+            unit = torch.zeros(1, responses, dtype=torch.float64)
+            unit[0, response] = 1.0
+            both = []
+            for sign in (1, -1):
+                moved = list(iterates)
+                moved[place] = near(moved[place], unit, sign * STEP)
+                both.append(after(moved))
+            columns.append((both[0] - both[1]) / (2 * STEP))
+    return torch.stack(columns, dim=1)  # (Y, depth * Y)
+
+
+RULES = {
+    "SPIN": (last_iterate, 1, 0.0),
+    "mixed": (mixed_samples, 2, 0.0),
+    "geometric": (partial(geometric_mixture, base_weight=0.3), 1, 0.0),
+    "T-SPIN": (without_reference, 1, 0.0),
+    "T-SPIN with history": (without_reference, 1, 0.2),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("loss_type", ["logistic", "exponential"])
+@pytest.mark.parametrize("at_data", [True, False])
+def test_the_linearised_map_is_the_iterations_finite_difference(rule, loss_type, at_data):
+    opponent, depth, weight = RULES[rule]
+    random = [TabularPolicy.random(1, 5, seed=seed, smallest=0.1) for seed in range(2, 2 + depth)]
+    iterates = [DATA] * depth if at_data else random  # newest first
+    settings = {
+        "beta": 0.8,
+        "loss_type": loss_type,
+        "opponent": opponent,
+        "history_weight": weight,
+    }
+    found = linearise([START, *reversed(iterates)], DATA, depth=depth, **settings).matrix
+    expected = differences(START, iterates, DATA, **settings)
+    torch.testing.assert_close(found[:5], expected, rtol=0, atol=DIFFERENCE)
+    # the older iterates only move up one place
+    eye = torch.eye(5, dtype=torch.float64) - 1 / 5
+    below = torch.zeros_like(found[5:])
+    for place in range(depth - 1):
+        below[5 * place : 5 * place + 5, 5 * place : 5 * place + 5] = eye
+    torch.testing.assert_close(found[5:], below, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("loss_type", ["logistic", "exponential"])
+@given(data=data_tables(), beta=BETAS)
+def test_spin_contracts_by_its_multiplier(loss_type, data, beta):
+    found = linearise([data, data], data, beta=beta, loss_type=loss_type).spectral_radius
+    expected = abs(multiplier(beta=beta, loss_type=loss_type))
+    assert found == pytest.approx(expected, rel=1e-8, abs=1e-8)
+
+
+@given(data=data_tables(), beta=st.floats(0.1, 2.9))
+def test_mixing_contracts_by_one_over_the_root_of_two_beta(data, beta):
+    found = linearise([data] * 3, data, beta=beta, depth=2, opponent=mixed_samples)
+    # near a double root the eigenvalues carry the square root of the rounding
+    assert found.spectral_radius == pytest.approx(1 / math.sqrt(2 * beta), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", ["logistic", "exponential"])
+@given(data=data_tables(), beta=BETAS)
+def test_mixings_multipliers_are_the_roots_of_its_quadratic(loss_type, data, beta):
+    found = linearise(
+        [data] * 3, data, beta=beta, depth=2, loss_type=loss_type, opponent=mixed_samples
+    )
+    roots = mixing_multipliers(beta=beta, loss_type=loss_type)
+    half = 1 / (2 * beta) if loss_type == "logistic" else 1 / (4 * beta)
+    for root in roots:
+        assert abs(root**2 - (1 - half) * root + half) <= 1e-12 * (1 + half) ** 2
+    assert found.spectral_radius == pytest.approx(max(map(abs, roots)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("beta", "complex_roots"), [(0.085, False), (0.087, True), (2.913, True), (2.915, False)]
+)
+def test_mixings_roots_are_complex_between_two_betas(beta, complex_roots):
+    # (1 - c)^2 = 4c at c = 3 -+ sqrt 8 = 1/(2 beta): beta = 0.0858 and 2.9142
+    roots = mixing_multipliers(beta=beta)
+    assert (abs(roots[0].imag) > 0) == complex_roots
+    if complex_roots:
+        assert abs(roots[0]) == pytest.approx(1 / math.sqrt(2 * beta))
+
+
+@given(data=data_tables(), beta=BETAS, weight=st.floats(0.0, 1.0))
+def test_a_geometric_mixture_contracts_by_its_share_of_the_multiplier(data, beta, weight):
+    rule = partial(geometric_mixture, base_weight=weight)
+    found = linearise([data, data], data, beta=beta, opponent=rule).spectral_radius
+    expected = abs(multiplier(beta=beta) * (1 - weight))
+    assert found == pytest.approx(expected, rel=1e-8, abs=1e-8)
+
+
+@given(data=data_tables(), alpha=BETAS)
+def test_tspin_without_history_has_multiplier_minus_one_over_alpha(data, alpha):
+    rest = TabularPolicy.from_logits(data.log_probs / (1 + alpha))
+    found = linearise([rest, rest], data, beta=alpha, opponent=without_reference)
+    assert found.spectral_radius == pytest.approx(1 / alpha, rel=1e-8)
+    moving = found.multipliers[found.multipliers.abs() > 1e-6 / alpha]
+    assert len(moving) == data.log_probs.shape[1] - 1
+    assert (moving + 1 / alpha).abs().max() <= 1e-6 / alpha
+
+
+@given(data=data_tables(), beta=BETAS)
+def test_multipliers_come_largest_first(data, beta):
+    sizes = linearise(
+        [data] * 3, data, beta=beta, depth=2, opponent=mixed_samples
+    ).multipliers.abs()
+    assert (sizes.diff() <= 1e-12).all()
+
+
+@given(policies=log_policies(count=2, min_responses=2), beta=st.floats(0.6, 10.0))
+def test_spins_iterates_show_their_multiplier(policies, beta):
+    start, data = policies
+    if tv(start, data).max() < 1e-3 or abs(beta - 1) < 1e-3:
+        return
+    game = play(start, data, beta=beta, iterations=3)
+    (found,) = observed_multipliers(game.policies, data)
+    assert found == pytest.approx(multiplier(beta=beta), abs=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.6, 0.8, 1.0, 2.0, 2.8, 4.0])
+def test_mixings_iterates_near_the_data_show_their_multipliers(beta):
+    start = near(DATA, START.log_probs, 1e-8)
+    game = play(start, DATA, beta=beta, iterations=6, opponent=mixed_samples)
+    found = observed_multipliers(game.policies[1:], DATA, order=2)
+    expected = sorted(mixing_multipliers(beta=beta), key=abs, reverse=True)
+    one, other = sorted(found, key=lambda root: (root.imag, root.real))
+    first, second = sorted(expected, key=lambda root: (root.imag, root.real))
+    assert one == pytest.approx(first, abs=1e-6)
+    assert other == pytest.approx(second, abs=1e-6)
+
+
+@pytest.mark.parametrize(("alpha", "weight"), [(1.0, 0.1), (1.0, 1.0), (2.0, 0.1)])
+def test_tspins_iterates_along_the_slowest_direction_show_its_multiplier(alpha, weight):
+    settings = {"beta": alpha, "opponent": without_reference, "history_weight": weight}
+    rest = fixed_point(START, DATA, **settings)
+    linear = linearise([START, rest], DATA, **settings)
+    values, vectors = torch.linalg.eig(linear.matrix)
+    slowest = values.abs().argmax()
+    direction = vectors[:, slowest].real[None]
+    solver_game = [near(rest, direction, 1e-7)]
+    for _ in range(3):
+        # p_0 stays START: the history term holds on to it
+        game = play(
+            START,
+            DATA,
+            iterations=1,
+            solver=minimiser,
+            beta=alpha,
+            opponent=lambda _, last=solver_game[-1]: without_reference([last]),
+            history_weight=weight,
+        )
+        solver_game.append(game.policies[1])
+    (found,) = observed_multipliers(solver_game, rest)
+    assert linear.spectral_radius < 1
+    assert found.real == pytest.approx(values[slowest].real.item(), abs=1e-6)
+
+
+@given(data=data_tables(), alpha=BETAS)
+def test_tspin_without_history_rests_at_a_power_of_the_data(data, alpha):
+    start = TabularPolicy.from_logits(torch.zeros_like(data.log_probs))
+    damping = alpha / (1 + alpha)  # 1 - damping - damping/alpha = 0: one step
+    rest = fixed_point(start, data, beta=alpha, opponent=without_reference, damping=damping)
+    expected = TabularPolicy.from_logits(data.log_probs / (1 + alpha))
+    assert tv(rest, expected).max() <= 1e-12
+
+
+@settings(max_examples=15)
+@given(data=data_tables(), weight=st.floats(0.05, 1.0))
+def test_a_fixed_point_is_left_as_it_is(data, weight):
+    start = TabularPolicy.from_logits(torch.zeros_like(data.log_probs))
+    arguments = {"beta": 1.0, "opponent": without_reference, "history_weight": weight}
+    rest = fixed_point(start, data, tolerance=1e-12, **arguments)
+    game = play(
+        start,
+        data,
+        iterations=1,
+        solver=minimiser,
+        beta=1.0,
+        opponent=lambda _: without_reference([rest]),
+        history_weight=weight,
+    )
+    assert tv(game.policies[1], rest).max() <= 1e-11
+
+
+def test_spin_rests_at_the_data_and_nowhere_else():
+    rest = fixed_point(START, DATA, beta=2.0)
+    assert tv(rest, DATA).max() <= 1e-13
+
+
+def test_a_fixed_point_out_of_reach_is_refused(monkeypatch):
+    monkeypatch.setattr("spin_theory.games.stability.MOST_ITERATIONS", 3)
+    with pytest.raises(ValueError, match="no fixed point within 3 steps: the last moved by"):
+        fixed_point(START, DATA, beta=4.0)
+    for damping in (0.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="damping must be in"):
+            fixed_point(START, DATA, beta=1.0, damping=damping)
+
+
+@given(period=st.integers(1, 5), rounds=st.integers(8, 12))
+def test_a_cycle_has_its_least_period(period, rounds):
+    states = [TabularPolicy.random(1, 4, seed=seed) for seed in range(period)]
+    assert cycle_length(states * rounds) == period
+
+
+def test_a_settling_game_has_period_one_and_a_drifting_one_none():
+    settled = play(START, DATA, beta=2.0, iterations=120).policies
+    assert cycle_length(settled) == 1
+    assert cycle_length(settled[:12]) is None
+    assert cycle_length(settled[:12], tolerance=1.0) == 1
+
+
+@given(policies=log_policies(count=2, min_responses=2))
+def test_spin_at_beta_one_half_cycles_in_two(policies):
+    start, data = policies
+    if tv(start, data).min() > 1e-6:
+        game = play(start, data, beta=0.5, iterations=8)
+        once = closed_form_update(start, data, beta=0.5)
+        expected = 2 if tv(once, start).max() > 1e-9 else 1
+        assert cycle_length(game.policies) == expected
+
+
+def mixing_game(*, size, beta, iterations):
+    """Mixed samples from a start `size` normal log-ratios away from the data."""
+    data = TabularPolicy.random(1, 6, seed=14, smallest=1e-2)
+    generator = torch.Generator().manual_seed(14)
+    noise = torch.randn(1, 6, generator=generator, dtype=torch.float64)
+    start = near(data, noise, size)
+    return play(start, data, beta=beta, iterations=iterations, opponent=mixed_samples)
+
+
+def test_mixing_at_beta_0_51_looks_like_a_cycle_of_four_from_a_far_start():
+    # the multipliers are 0.99 e^(+-i 89.4 degrees): a quarter turn, hardly damped
+    game = mixing_game(size=10.0, beta=0.51, iterations=400)
+    assert cycle_length(game.policies[-100:], tolerance=1e-3) == 4
+    assert cycle_length(game.policies[-100:], tolerance=1e-6) is None
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 10.0, 100.0])
+def test_mixing_at_beta_0_51_converges_in_the_end(size):
+    game = mixing_game(size=size, beta=0.51, iterations=3000)
+    assert game.tv[-1] <= 1e-6
+    assert cycle_length(game.policies[-200:], tolerance=1e-5) == 1
+
+
+def test_mixing_at_beta_one_half_goes_round_in_four_near_the_data():
+    # r^2 + 1 = 0: multipliers +-i, neither damped nor growing to first order
+    game = mixing_game(size=1e-8, beta=0.5, iterations=40)
+    assert cycle_length(game.policies, tolerance=1e-13) == 4
+    assert tv(game.policies[0], game.policies[2]).max() > 1e-9
+
+
+@pytest.mark.parametrize("beta", [0.3, 0.45])
+def test_mixing_below_beta_one_half_leaves_the_data(beta):
+    game = mixing_game(size=1e-6, beta=beta, iterations=100)
+    assert game.tv[-1] > 10 * game.tv[0]
+
+
+def test_mixing_at_beta_1_converges_from_the_same_far_start():
+    assert mixing_game(size=10.0, beta=1.0, iterations=200).tv[-1] <= 1e-12
+
+
+@pytest.mark.parametrize("loss_type", ["logistic", "exponential"])
+@given(
+    policies=log_policies(count=2, max_responses=4),
+    beta=st.floats(0.55, 4.0),
+    epsilon=st.floats(math.log(1e-6), 0.0).map(math.exp),
+)
+def test_iterations_to_are_those_of_the_game(loss_type, policies, beta, epsilon):
+    start, data = policies
+    needed = iterations_to(start, data, beta=beta, epsilon=epsilon, loss_type=loss_type)
+    game = play(start, data, beta=beta, iterations=needed + 4, loss_type=loss_type)
+    largest = game.by_prompt(tv).amax(dim=-1)
+    assert (largest[needed:] <= epsilon * (1 + 1e-6) + 1e-12).all()
+    assert needed == 0 or largest[needed - 1] >= epsilon * (1 - 1e-6) - 1e-12
+
+
+def test_iterations_to_counts_thousands_without_playing():
+    needed = iterations_to(START, DATA, beta=1e4, epsilon=1e-9)
+    # |m|^t = (1 - 1e-4)^t: each factor of 10 takes 2.3e4 iterations
+    more = iterations_to(START, DATA, beta=1e4, epsilon=1e-10)
+    assert more - needed == pytest.approx(math.log(10) * 1e4, rel=1e-3)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.3, 0.5])
+def test_a_log_ratio_that_does_not_contract_never_comes_near(beta):
+    assert iterations_to(START, DATA, beta=beta, epsilon=1e-6) is None
+    assert iterations_to(DATA, DATA, beta=beta, epsilon=1e-6) == 0
+
+
+@pytest.mark.parametrize("loss_type", ["logistic", "exponential"])
+@given(policies=log_policies(count=2, min_responses=2), beta=BETAS)
+def test_the_effective_beta_of_an_exact_iteration_is_its_beta(loss_type, policies, beta):
+    opponent, data = policies
+    if tv(opponent, data).min() < 1e-6:
+        return
+    updated = closed_form_update(opponent, data, beta=beta, loss_type=loss_type)
+    found = effective_beta(opponent, updated, data, loss_type=loss_type)
+    torch.testing.assert_close(found, torch.full_like(found, beta), rtol=1e-6, atol=0)
+
+
+def test_the_effective_beta_of_no_move_is_infinite_and_of_a_retreat_negative():
+    assert effective_beta(START, START, DATA).item() == math.inf
+    away = near(START, START.log_probs - DATA.log_probs, 0.5)
+    assert effective_beta(START, away, DATA).item() == pytest.approx(-2.0)
+
+
+def test_bad_arguments_are_refused():
+    two = TabularPolicy.random(2, 3, seed=0)
+    three = TabularPolicy.random(1, 3, seed=0)
+    with pytest.raises(ValueError, match="logistic or exponential, got 'hinge'"):
+        linearise([three, three], three, beta=1.0, loss_type="hinge")
+    with pytest.raises(ValueError, match="one prompt, got 2"):
+        linearise([two, two], two, beta=1.0)
+    for depth in (0, 2):
+        with pytest.raises(ValueError, match="depth must be from 1 to 1"):
+            linearise([three, three], three, beta=1.0, depth=depth)
+    with pytest.raises(ValueError, match="more than order, got 1 and 1"):
+        observed_multipliers([three], three)
+    with pytest.raises(ValueError, match="must deviate from the limit"):
+        observed_multipliers([three, three], three)
+    with pytest.raises(ValueError, match="epsilon must be > 0"):
+        iterations_to(three, three, beta=1.0, epsilon=0.0)
+    for refused in (
+        lambda: iterations_to(two, three, beta=1.0, epsilon=0.1),
+        lambda: effective_beta(two, three, three),
+    ):
+        with pytest.raises(ValueError, match="one shape"):
+            refused()
+    for refused in (mixing_multipliers, partial(iterations_to, START, DATA, epsilon=0.1)):
+        with pytest.raises(ValueError, match="beta must be"):
+            refused(beta=0.0)
+        with pytest.raises(ValueError, match="logistic or exponential"):
+            refused(beta=1.0, loss_type="hinge")
