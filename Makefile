@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots,train,peft,eval,lab,dev]'
-	$(BIN)/python -c 'from spin_train.processes import build_communication_op as build; build()'
+	$(BIN)/python -c 'from spin_train.system.processes import build_communication_op as build; build()'
 	@touch $@
 
 demo: setup

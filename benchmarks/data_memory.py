@@ -62,10 +62,10 @@ def prepare_rows(folder: Path) -> int:
     int
         Rows done.
     """
-    from spin_train.config import DataConfig
-    from spin_train.data import Limits, prepare
+    from spin_train.config.schema import DataConfig
+    from spin_train.data.rendering import Renderer
     from spin_train.demo import build_tokenizer
-    from spin_train.rendering import Renderer
+    from spin_train.stages.prepare import Limits, prepare
 
     _mark_idle()
     summary = prepare(
@@ -92,7 +92,7 @@ def walk_shards(folder: Path) -> int:
     int
         Rows done.
     """
-    from spin_train.records import Record, Response, count_records, read_records, write_records
+    from spin_train.data.records import Record, Response, count_records, read_records, write_records
 
     _mark_idle()
     draw = random.Random(1)
@@ -122,9 +122,10 @@ def make_batches(folder: Path) -> int:
     int
         Rows read.
     """
-    from spin_train.batching import MicroBatches, examples_of
-    from spin_train.objective import Objective
-    from spin_train.records import read_records
+    from spin_train.data.records import read_records
+    from spin_train.training.batching import MicroBatches
+    from spin_train.training.examples import examples_of
+    from spin_train.training.objective import Objective
 
     _mark_idle()
     started = time.monotonic()
@@ -156,7 +157,7 @@ _idle: list[float] = []
 
 
 def _mark_idle() -> None:
-    import spin_train.stages  # noqa: F401  what every rank has loaded: torch, DeepSpeed ...
+    import spin_train.stages.work  # noqa: F401  what every rank has loaded: torch, DeepSpeed ...
 
     _idle[:] = [_resident("VmRSS"), time.monotonic()]
 

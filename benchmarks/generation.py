@@ -29,9 +29,10 @@ from transformers import (
 )
 
 from benchmarks.measure import CORES, Row, refuse_busy, timed
-from spin_train.generation import PARITY_TOLERANCE, SamplingSettings
-from spin_train.hf_engine import sample
-from spin_train.logps import Group, response_logps
+from spin_train.model.logps import Group, response_logps
+from spin_train.sampling.engine import SamplingSettings
+from spin_train.sampling.transformers_engine import sample
+from spin_train.stages.score import PARITY_TOLERANCE
 
 TARGET = 2.0
 ROUNDS = 3

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.measure import Row, timed
 from benchmarks.yardsticks import Size, draw_groups, mixed_lengths, our_step, trl_step
-from spin_train.packing import Group
+from spin_train.model.packing import Group
 
 LLAMA_1B = Size(
     width=2048, intermediate=8192, layers=16, heads=32, vocabulary=128_256, context=4096

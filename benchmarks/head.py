@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from benchmarks.measure import CORES, refuse_busy, timed
 from benchmarks.yardsticks import Size
-from spin_train.head import chunked_loss, chunked_token_logps
+from spin_train.model.head import chunked_loss, chunked_token_logps
 
 TOKENS = (1024, 4096)
 ROUNDS = 5

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 
 from benchmarks.stories import markdown_table, story_rows
 from spin_train.api import Run, run
-from spin_train.artifacts import RunDirectory
-from spin_train.records import read_records
+from spin_train.data.records import read_records
+from spin_train.run.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "recipes.md"

@@ -16,12 +16,12 @@ from typing import Any
 
 import yaml
 
-from spin_train import selfplay
-from spin_train.artifacts import RunDirectory
-from spin_train.config import Config
-from spin_train.config_files import parse_config
+from spin_train.config.files import parse_config
+from spin_train.config.schema import Config
 from spin_train.display import watching
-from spin_train.results import evaluations
+from spin_train.driver import selfplay
+from spin_train.run.directory import RunDirectory
+from spin_train.run.policies import evaluations
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {

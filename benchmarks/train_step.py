@@ -29,9 +29,9 @@ from benchmarks.yardsticks import (
     plain_step,
     trl_step,
 )
-from spin_train.config import TrainingConfig
-from spin_train.objective import Objective
-from spin_train.packing import Group
+from spin_train.config.schema import TrainingConfig
+from spin_train.model.packing import Group
+from spin_train.training.objective import Objective
 
 ROUNDS = 5
 MICRO_BATCH_TOKENS = TrainingConfig().micro_batch_tokens

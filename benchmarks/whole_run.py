@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import Row, refuse_busy
-from spin_train import selfplay
-from spin_train.artifacts import RunDirectory
 from spin_train.demo import build
+from spin_train.driver import selfplay
+from spin_train.run.directory import RunDirectory
 
 COMPUTE = ("generate", "score", "train", "evaluate")
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from spin_train.batching import Example, MicroBatch, MicroBatches
 from spin_train.demo import build_tokenizer
-from spin_train.logps import response_loss
-from spin_train.objective import Objective
-from spin_train.packing import Group
+from spin_train.model.logps import response_loss
+from spin_train.model.packing import Group
+from spin_train.training.batching import MicroBatch, MicroBatches
+from spin_train.training.examples import Example
+from spin_train.training.objective import Objective
 
 BETA = 0.1
 Step = Callable[[], Tensor]

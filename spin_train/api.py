@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.table import Table
 
-from spin_train import selfplay
-from spin_train.artifacts import RunDirectory
-from spin_train.config import Config
-from spin_train.config_files import load_config, override, parse_config
+from spin_train.config.files import load_config, override, parse_config
+from spin_train.config.schema import Config
 from spin_train.display import results_table, watching
-from spin_train.results import evaluations
-from spin_train.selection import Judged, best_policy
+from spin_train.driver import selfplay
+from spin_train.run.directory import RunDirectory
+from spin_train.run.policies import evaluations
+from spin_train.run.selection import Judged, best_policy
 
 __all__ = ["Run", "run"]
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 
-from spin_train.artifacts import RunDirectory
-from spin_train.config import Config
-from spin_train.config_files import known_keys, load_config, presets, section_of
+from spin_train.config.files import known_keys, load_config, presets, section_of
+from spin_train.config.schema import Config
 from spin_train.errors import StoppedError, UserError, disk_full
-from spin_train.processes import cpu_only
+from spin_train.run.directory import RunDirectory
+from spin_train.system.processes import cpu_only
 
 __all__ = ["app", "main"]
 
@@ -77,7 +77,7 @@ def branch(
     at: Annotated[int, typer.Option(min=0, help="Iterations to keep.")] = 0,
 ) -> None:
     """Begin a new run with the first iterations of another; `run NEW/config.yaml` goes on."""
-    from spin_train.branching import branch as begin
+    from spin_train.run.branching import branch as begin
 
     begin(run, new, at=at, overrides=overrides or [])
     print(f"go on with: spin-train run {new}/config.yaml")
@@ -127,7 +127,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how far a run is, alive or dead: stages, progress, time left, last loss, last error."""
-    from spin_train.status import read_status
+    from spin_train.run.status import read_status
 
     found = read_status(run_dir)
     if as_json:
@@ -225,9 +225,9 @@ def _allowed(kind: Any) -> str:
 def _run(config: Config, *, restart_iteration: bool = False) -> None:
     if cpu_only():  # lm-eval and transformers import DeepSpeed, which would warn
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from spin_train import selfplay
     from spin_train.display import benchmark_table, results_table, show_table, watching
-    from spin_train.selection import best_policy, iterations_wanted
+    from spin_train.driver import selfplay
+    from spin_train.run.selection import best_policy, iterations_wanted
 
     with watching() as watch:
         selfplay.run(config, restart_iteration=restart_iteration, watch=watch)
@@ -248,7 +248,7 @@ def _run(config: Config, *, restart_iteration: bool = False) -> None:
 
 def main() -> None:
     """Run the command line; exit 0, 2 (mend it), 1 (our fault) or 128 + signal."""
-    from spin_train.selfplay import WorkerError
+    from spin_train.driver.selfplay import WorkerError
 
     try:
         app()

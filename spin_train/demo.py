@@ -1,7 +1,7 @@
 """The demo: a small language with known p_data, a model from scratch, the whole self-play loop.
 
-Nothing is downloaded. The run itself is `spin_train.selfplay.run` on the config that is saved, the
-code path of every real run; what is the demo's own is made before it (data, tokenizer, model) and
+Nothing is downloaded. The run itself is `driver.selfplay.run` on the config that is saved, the code
+path of every real run. What is the demo's own is made before it (data, tokenizer, model) and
 measured after it (the exact divergence to p_data, which only a known language has).
 """
 
@@ -21,14 +21,16 @@ from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from spin_theory.languages import NoisySort
-from spin_train.artifacts import RunDirectory, write_directory, write_json
-from spin_train.config import Config
-from spin_train.config_files import override, parse_config
-from spin_train.generation import SamplingSettings, seed_of
-from spin_train.hf_engine import sample
-from spin_train.logps import Group, response_logps
-from spin_train.models import load_model
-from spin_train.records import read_records
+from spin_train.config.files import override, parse_config
+from spin_train.config.schema import Config
+from spin_train.data.records import read_records
+from spin_train.model.loading import load_model
+from spin_train.model.logps import Group, response_logps
+from spin_train.run.directory import RunDirectory
+from spin_train.sampling.engine import SamplingSettings
+from spin_train.sampling.transformers_engine import sample
+from spin_train.seeds import seed_of
+from spin_train.system.files import write_directory, write_json
 
 __all__ = ["Measurement", "build", "demo_table", "measure", "measured_policies", "run_demo"]
 
@@ -266,7 +268,7 @@ def run_demo(
     measurements : list of Measurement
         p_0, then policy and control of each iteration; saved as ``demo.json``.
     """
-    from spin_train import selfplay
+    from spin_train.driver import selfplay
 
     transformers.logging.disable_progress_bar()
     config = build(out, ranks=ranks, overrides=overrides)

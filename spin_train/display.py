@@ -17,9 +17,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from spin_train.config import Config
-from spin_train.results import benchmarks, evaluations, policy_folders
-from spin_train.status import RunStatus
+from spin_train.config.schema import Config
+from spin_train.run.policies import benchmarks, evaluations, policy_folders
+from spin_train.run.status import RunStatus
 
 __all__ = [
     "benchmark_table",

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from spin_train import selfplay
-from spin_train.artifacts import write_json
-from spin_train.branching import branch
-from spin_train.config import Config
-from spin_train.config_files import load_config
+from spin_train.config.files import load_config
+from spin_train.config.schema import Config
+from spin_train.driver import selfplay
 from spin_train.errors import DivergedError, UserError
-from spin_train.results import evaluations, or_null
+from spin_train.run.branching import branch
+from spin_train.run.policies import evaluations, or_null
+from spin_train.system.files import write_json
 
 __all__ = ["Cell", "Failure", "best_cells", "cells", "grid_table", "play_grid"]
 

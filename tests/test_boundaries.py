@@ -41,8 +41,8 @@ FIXED_NAMES = {
     ],
     "spin_theory.__main__": ["main"],
     "spin_train.cli": ["main"],
-    "spin_train.logps": ["response_logps"],
-    "spin_train.trainer": ["SpinTrainer"],
+    "spin_train.model.logps": ["response_logps"],
+    "spin_train.training.trainer": ["SpinTrainer"],
 }
 
 

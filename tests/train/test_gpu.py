@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from spin_train.logps import Group, response_logps, response_loss
-from spin_train.objective import Objective
+from spin_train.model.logps import Group, response_logps, response_loss
+from spin_train.training.objective import Objective
 
 pytestmark = [
     pytest.mark.gpu,

@@ -3,14 +3,15 @@ import math
 
 import pytest
 
-from spin_train import grid, selfplay
+from spin_train import grid
 from spin_train.api import Run, run
-from spin_train.artifacts import RunDirectory
-from spin_train.config_files import parse_config
+from spin_train.config.files import parse_config
+from spin_train.driver import selfplay
 from spin_train.errors import DivergedError, UserError
 from spin_train.grid import Cell, best_cells, cells, grid_table, play_grid
+from spin_train.run.directory import RunDirectory
+from tests.runs.test_run import refused
 from tests.train.runs import make_config, succeed, weights
-from tests.train.test_run import refused
 
 
 def test_best_and_spread_are_of_the_mean_over_seeds():

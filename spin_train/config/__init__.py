@@ -1,0 +1,1 @@
+"""Configurations: the schema, files and presets, and what may change later."""

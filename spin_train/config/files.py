@@ -1,0 +1,256 @@
+"""Configurations as they come: YAML, presets, ``key=value`` overrides; and what may change."""
+
+import difflib
+import importlib.resources
+import re
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from spin_train.config.schema import Config
+from spin_train.errors import UserError
+
+__all__ = ["known_keys", "load_config", "override", "parse_config", "presets", "section_of"]
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key given twice; YAML itself keeps the last, silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise UserError(f"key {key!r} is given twice (line {line}); keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1, as PyYAML reads it, takes 1e-8 for a word: its numbers need a point.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file or a preset and apply ``key=value`` overrides.
+
+    Parameters
+    ----------
+    path : str or Path
+        YAML file with the keys of `Config`, or the name of one of `presets`.
+    overrides : iterable of str, optional
+        Such as ``training.batch_size=8``; the value is YAML.
+
+    Returns
+    -------
+    Config
+        The checked configuration.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or no YAML, or a key is unknown, given twice, of the wrong type
+        or contradicts another; the message names the key.
+    """
+    path = Path(path)
+    source = str(path)
+    if not path.is_file() and source in presets():
+        path, source = presets()[source], f"preset {source}"
+    if (path / "config.yaml").is_file():
+        raise UserError(f"no config file at {path}, a directory; give {path / 'config.yaml'}")
+    if not path.is_file():
+        names = ", ".join(presets())
+        raise UserError(f"no config file at {path}; give a YAML file, or a preset ({names})")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold key: value lines, got {type(content).__name__}")
+    overrides = list(overrides)
+    override(content, overrides)
+    overridden = [text.partition("=")[0] for text in overrides]
+    return parse_config(content, source=source, overridden=overridden)
+
+
+def presets() -> dict[str, Path]:
+    """List the configurations that come with the package.
+
+    Returns
+    -------
+    dict
+        Name to YAML file; each file begins with what it follows.
+    """
+    folder = Path(str(importlib.resources.files("spin_train.config"))) / "presets"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def parse_config(
+    content: dict[str, Any], *, source: str = "config", overridden: Iterable[str] = ()
+) -> Config:
+    """Check a mapping against the schema.
+
+    Parameters
+    ----------
+    content : dict
+        Nested keys and values, as read from YAML.
+    source : str, optional
+        Where it came from, for messages.
+    overridden : iterable of str, optional
+        Keys that did not come from there; messages about them do not name it.
+
+    Returns
+    -------
+    Config
+        The checked configuration.
+
+    Raises
+    ------
+    UserError
+        If a key is unknown, of the wrong type or contradicts another.
+    """
+    if "alpha" in content:
+        key = "alpha"
+        line = "no key alpha: T-SPIN's alpha is beta here, its beta is history_weight"
+    else:
+        try:
+            return Config.model_validate(content)
+        except ValidationError as error:
+            key, line = _first_problem(error)
+    near = (f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for name in overridden)
+    raise UserError(line if any(near) else f"{source}: {line}")
+
+
+def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> dict[str, FieldInfo]:
+    """List all keys, sections included.
+
+    Parameters
+    ----------
+    section : type, default Config
+        Where to begin.
+    prefix : str, optional
+        What stands before its keys.
+
+    Returns
+    -------
+    dict
+        Dotted key to its field, in the order of the schema.
+
+    Examples
+    --------
+    >>> [key for key in known_keys() if key.startswith("sft")]
+    ['sft', 'sft.epochs', 'sft.learning_rate']
+    """
+    keys = {}
+    for name, field in section.model_fields.items():
+        keys[f"{prefix}{name}"] = field
+        inner = section_of(field)
+        if inner is not None:
+            keys |= known_keys(inner, f"{prefix}{name}.")
+    return keys
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Say which section a key opens.
+
+    Parameters
+    ----------
+    field : FieldInfo
+        Of `known_keys`.
+
+    Returns
+    -------
+    type or None
+        None for a key that takes a value.
+    """
+    kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
+    sections = (k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
+    return next(sections, None)
+
+
+def override(content: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Put ``key=value`` overrides into a mapping, in place.
+
+    Parameters
+    ----------
+    content : dict
+        Nested keys and values, as read from YAML.
+    overrides : iterable of str
+        Such as ``training.batch_size=8``; the value is YAML.
+
+    Raises
+    ------
+    UserError
+        If one is not key=value, or its value is no YAML.
+
+    Examples
+    --------
+    >>> content = {"beta": 0.1}
+    >>> override(content, ["beta=5.0", "training.batch_size=8"])
+    >>> content
+    {'beta': 5.0, 'training': {'batch_size': 8}}
+    """
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"override {text!r} is not key=value")
+        *parents, last = key.split(".")
+        section = content
+        for parent in parents:
+            if not isinstance(section.get(parent), dict):
+                section[parent] = {}
+            section = section[parent]
+        try:
+            section[last] = yaml.load(value, Loader=_UniqueKeyLoader)
+        except yaml.YAMLError:
+            raise UserError(f"the value of override {text!r} is no YAML") from None
+
+
+def _first_problem(error: ValidationError) -> tuple[str, str]:
+    """Key and line of the most telling problem in pydantic's report."""
+    problems = error.errors()
+    for problem in problems:
+        if problem["type"] == "extra_forbidden":
+            key = ".".join(map(str, problem["loc"]))
+            near = difflib.get_close_matches(key, known_keys(), n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            return key, f"unknown key {key}; {hint}`spin-train keys` lists all keys"
+    keys = [_key_of(problem["loc"]) for problem in problems]
+    key = keys[0]
+    # A union reports each of its branches; the one that got furthest tells most.
+    same = [problem for problem, its in zip(problems, keys, strict=True) if its == key]
+    first = max(same, key=lambda problem: len(problem["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return key, f"key {key} is missing: give {_example(key)}"
+    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    if first["type"] == "model_type":
+        return key, f"{key} takes keys of its own, such as {_example(key)}{got}"
+    if not key:  # a contradiction: it begins with the key
+        return message.split()[0].rstrip(":"), f"{message}{got}"
+    return key, f"{key}: {message}{got}"
+
+
+def _example(key: str) -> str:
+    """Say how a key is given on the command line; of a section, its first required key."""
+    section = section_of(known_keys()[key])
+    if section is None:
+        return f"{key}=..."
+    fields = section.model_fields
+    return f"{key}.{min(fields, key=lambda name: not fields[name].is_required())}=..."
+
+
+def _key_of(location: tuple[str | int, ...]) -> str:
+    """Drop what pydantic puts behind a key: the branch of a union, the index in a list."""
+    known = known_keys()
+    while location and ".".join(map(str, location)) not in known:
+        location = location[:-1]
+    return ".".join(map(str, location))

@@ -1,0 +1,377 @@
+"""One schema for a run: every key with its default and meaning, contradictions refused by name."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from spin_train.config.templates import template_problem
+
+__all__ = [
+    "ROW_FORMATS",
+    "AdapterConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "GenerationConfig",
+    "LmEvalConfig",
+    "SelectionConfig",
+    "SftConfig",
+    "TrainingConfig",
+]
+
+ROW_FORMATS = (
+    "messages",
+    "conversations",
+    "real/generated",
+    "chosen/rejected",
+    "prompt/response",
+    "prompt/completion",
+    "instruction/output",
+    "question/answer",
+)
+"""Formats that SFT rows come in, by name; `spin_train.data.formats` reads each."""
+
+Schedule = float | list[float]
+LossType = Literal["logistic", "hinge", "exponential", "correlation"]
+
+# TrainingArguments that the run itself decides; given under `training` they contradict it.
+_MANAGED_ARGUMENTS = {
+    "bf16": "training.dtype",
+    "fp16": "training.dtype",
+    "data_seed": "seed",
+    "deepspeed": "zero_stage",
+    "eval_strategy": "data.held_out (evaluation follows every iteration)",
+    "gradient_accumulation_steps": "training.batch_size and training.micro_batch_tokens",
+    "learning_rate": "learning_rate at the top level",
+    "max_steps": "epochs at the top level",
+    "num_train_epochs": "epochs at the top level",
+    "output_dir": "output_dir at the top level",
+    "per_device_train_batch_size": "training.batch_size and training.micro_batch_tokens",
+    "resume_from_checkpoint": "nothing: the same command resumes",
+    "save_strategy": "training.save_steps",
+    "save_total_limit": "nothing: the last complete checkpoint is kept",
+    "seed": "seed at the top level",
+    "train_sampling_strategy": "nothing: the order follows from the seed",
+    "ignore_data_skip": "nothing: resuming goes on where it stopped",
+    "save_only_model": "nothing: resuming needs all of a checkpoint",
+    "auto_find_batch_size": "training.micro_batch_tokens",
+    "remove_unused_columns": "nothing: there are none",
+    "accelerator_config": "nothing: the run shares its batches out itself",
+    "fsdp": "zero_stage",
+    "torch_compile": "measurement: on CPUs it gains little (README), on GPUs it was not tried",
+    "use_cpu": "CUDA_VISIBLE_DEVICES, empty for the CPU",
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(_Section):
+    """Where the SFT rows come from."""
+
+    path: str
+    """JSONL, JSON, CSV or Parquet file, a folder of such or saved by `datasets`, or hub name."""
+    split: str = "train"
+    """Split of a hub dataset or a folder; ignored for files."""
+    subset: str | None = None
+    """Configuration of a hub dataset, such as `main` of openai/gsm8k."""
+    revision: str | None = None
+    """Commit or tag of a hub dataset."""
+    shape: str | None = None
+    """Shape of the rows: `messages`, `conversations`, `real/generated`, `chosen/rejected`,
+    `prompt/response`, `prompt/completion`, `instruction/output` or `question/answer`; null finds it
+    by the keys of each row, and asks for this where several fit."""
+    turn: Literal["last", "first"] = "last"
+    """Which turn of the assistant is the response; the published runs take the first of a chat."""
+    malformed: Literal["error", "drop"] = "error"
+    """What happens to a row that is of no shape, has no prompt or no response, or that the chat
+    template refuses: refuse the data, or drop the row and count it."""
+    deduplicate: Literal["none", "row", "prompt"] = "none"
+    """Keep one row of those alike: of the same `prompt`, or of the same prompt and response
+    (`row`), the first. `none` keeps all: how often a response stands there is part of p_data."""
+    held_out: float = Field(default=0.02, gt=0)
+    """Prompts kept out of training: a fraction below 1, or a number of prompts from 1 on."""
+    rows: int | None = Field(default=None, ge=1)
+    """Training prompts taken at random, with all their rows; null takes all. A smaller number takes
+    some of those of a larger one, and the held-out prompts are the same."""
+    max_prompt_tokens: int = Field(default=1024, ge=1)
+    """Longest prompt, tokens, template included."""
+    max_response_tokens: int = Field(default=1024, ge=1)
+    """Longest real (or given) response, tokens, end of text included."""
+    too_long: Literal["error", "drop", "truncate"] = "error"
+    """What happens to a row beyond these limits or the model's context: refuse the data, drop the
+    row, or truncate it: a prompt keeps its end, a response its beginning and no end of text."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.held_out >= 1 and self.held_out != int(self.held_out):
+            raise ValueError(f"held_out from 1 on is a number of prompts, got {self.held_out}")
+        if self.shape is not None and self.shape not in ROW_FORMATS:
+            raise ValueError(f"shape must be one of {', '.join(ROW_FORMATS)}, got {self.shape!r}")
+        return self
+
+
+class SftConfig(_Section):
+    """The supervised stage before self-play; its result is p_0."""
+
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training prompts."""
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate, per step."""
+
+
+class GenerationConfig(_Section):
+    """How the opponent plays."""
+
+    engine: Literal["hf", "vllm", "given"] = "hf"
+    """`hf`: the model of transformers itself, in the workers. `vllm`: vLLM (the extra of that name)
+    in a process of its own beside each worker, which gives the device's memory back before
+    training. `given`: nobody plays; the other response that comes with each row (`generated`,
+    `rejected`) is taken."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature; anything but 1 is not p_t and is named in the results."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Longest generated response, tokens; a response cut here gets no end of text."""
+    samples_per_prompt: int = Field(default=1, ge=1)
+    """Responses sampled to each prompt; each makes a pair (SPIN) or a triplet (T-SPIN)."""
+    batch_size: int = Field(default=32, ge=1)
+    """`hf`: responses sampled together. `vllm` finds out for itself how many fit."""
+    parity: Literal["refuse", "warn"] = "refuse"
+    """What happens where the engine's own log-prob of a sample and the score used in training
+    differ beyond rounding: refuse to train, or say so in the log. Both are taken at temperature 1
+    whatever the temperature of sampling, so they are comparable at any."""
+    vllm_memory: float = Field(default=0.85, gt=0, le=1)
+    """`vllm`: share of the device's memory it may take."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # vLLM samples at 0.01 where less is asked for.
+        if self.engine == "vllm" and not 0.01 <= self.temperature <= 2:
+            raise ValueError(f"engine vllm takes temperatures 0.01 to 2, got {self.temperature}")
+        return self
+
+
+class TrainingConfig(BaseModel):
+    """The optimisation; any further TrainingArguments key passes through."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    batch_size: int = Field(default=64, ge=1)
+    """Pairs (SPIN), triplets (T-SPIN) or rows (SFT) per optimiser step over all ranks."""
+    micro_batch_tokens: int = Field(default=4096, ge=1)
+    """Of these, how many tokens one rank takes through the model at once, a prompt counted once; a
+    longer example goes alone. Changes memory, not meaning (but the order of rounding)."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """How many examples at most, whatever their tokens; null is no limit."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of weights and activations; with bfloat16 DeepSpeed keeps float32 master weights."""
+    optim: str = "rmsprop"
+    """Optimiser, by its name in TrainingArguments."""
+    lr_scheduler_type: str = "linear"
+    """Learning-rate schedule within an iteration, by its name in TrainingArguments."""
+    warmup_steps: float = Field(default=0.1, ge=0)
+    """Warm-up: a fraction of the steps below 1, or a number of steps."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay, per step."""
+    save_steps: int = Field(default=200, ge=1)
+    """Optimiser steps between checkpoints; the last complete one is kept."""
+    logging_steps: int = Field(default=10, ge=1)
+    """Optimiser steps between lines of metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _refuse_managed_arguments(self) -> Self:
+        for key in self.model_extra or {}:
+            if key in _MANAGED_ARGUMENTS:
+                raise ValueError(f"{key} is decided by {_MANAGED_ARGUMENTS[key]}; leave it out")
+        return self
+
+
+class AdapterConfig(_Section):
+    """LoRA: train low-rank adapters, not the weights."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of each adapter."""
+    alpha: int = Field(default=32, ge=1)
+    """LoRA's scale: its product is added alpha / rank times."""
+    target_modules: str | list[str] = "all-linear"
+    """Modules that get one, by the end of their name; `all-linear` is all but the head."""
+    between: Literal["merge", "stack"] = "merge"
+    """After each training stage: `merge` adds what was learnt to the weights, a policy is a whole
+    model; `stack` keeps one adapter on `model`, wider by rank each stage. Either way the next
+    iteration starts from, and plays against, all that was learnt."""
+    quantised: bool = False
+    """QLoRA: `model` in 4 bits (needs CUDA and bitsandbytes; goes with between: stack)."""
+
+
+class SelectionConfig(_Section):
+    """Which policy is the best (best.json), and when to stop."""
+
+    metric: Literal[
+        "real_nll_per_token",
+        "real_logps",
+        "loss",
+        "margin",
+        "accuracy",
+        "opponent_kl",
+        "meter",
+        "tv_lower_bound",
+    ] = "real_nll_per_token"
+    """Number of evaluation.json that policies are judged by (docs/metrics.md). Those from `loss` on
+    are against another opponent in every iteration: they do not compare iterations."""
+    goal: Literal["min", "max"] | None = None
+    """Whether less is better, or more; null is `max` for real_logps, margin and accuracy, `min` for
+    the others."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many iterations in a row without a better policy; null plays them all."""
+
+    @property
+    def better(self) -> Literal["min", "max"]:
+        """The goal, given or not.
+
+        Returns
+        -------
+        str
+            ``min`` or ``max``.
+        """
+        usual = self.metric in ("real_logps", "margin", "accuracy")
+        return self.goal or ("max" if usual else "min")
+
+
+class LmEvalConfig(_Section):
+    """Benchmarks of lm-evaluation-harness for every policy; needs the extra `eval`."""
+
+    leaderboard: Literal["v1", "tspin"] | None = None
+    """`v1`: Open LLM Leaderboard v1, as SPIN reports. `tspin`: the ten tasks of T-SPIN. Both
+    with their few-shot counts."""
+    tasks: list[str] | None = None
+    """Tasks or groups by their names in lm-eval, instead of a leaderboard."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Examples before each question of `tasks`; null is each task's own number."""
+    limit: float | None = Field(default=None, gt=0)
+    """Questions of each task: a number from 1 on, a fraction below; null is all."""
+    include_path: str | None = None
+    """Directory with task files (YAML) of your own."""
+    batch_size: int = Field(default=8, ge=1)
+    """Questions through the model at once."""
+    chat_template: bool = False
+    """Put each question into the tokenizer's chat template."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.leaderboard is None) == (not self.tasks):
+            raise ValueError("give either tasks or a leaderboard")
+        if self.num_fewshot is not None and self.leaderboard:
+            raise ValueError("num_fewshot belongs to tasks; a leaderboard has its own")
+        return self
+
+
+class EvaluationConfig(_Section):
+    """What is measured of every policy beside its held-out numbers."""
+
+    lm_eval: LmEvalConfig | None = None
+    """Benchmarks of lm-eval; null runs none."""
+
+
+class Config(_Section):
+    """A whole run."""
+
+    model: str
+    """Causal language model to start from: a directory or a hub name."""
+    model_revision: str | None = None
+    """Commit or tag of a hub model."""
+    trust_remote_code: bool = False
+    """Run code that comes with a hub model. Off unless asked for."""
+    template: str | None = None
+    """Prompt template with one `{prompt}`, or a published one by name: `spin-official`, `tspin`,
+    `zephyr`; null takes the tokenizer's chat template."""
+    data: DataConfig
+    output_dir: str
+    """Directory of the run; made, or resumed."""
+    seed: int = Field(default=42, ge=0)
+    """Of everything random."""
+    algorithm: Literal["spin", "tspin", "tspin_ref"] = "spin"
+    """`spin`: pairs, log-ratios to the opponent (with `generation.engine: given` and one iteration
+    that is DPO). `tspin`: triplets, no reference. `tspin_ref`: triplets, log-ratios to p_0."""
+    loss_type: LossType = "logistic"
+    """Penalty of the loss."""
+    iterations: int = Field(default=3, ge=1)
+    """Self-play iterations."""
+    beta: Schedule = 0.1
+    """Scale on log-prob differences: SPIN's lambda, T-SPIN's alpha. Scalar or one per iteration."""
+    history_weight: Schedule | None = None
+    """T-SPIN's beta. Scalar or one per iteration; null is the published 0 at first, 0.1 after."""
+    learning_rate: Schedule = 5e-7
+    """Peak learning rate. Scalar or one per iteration."""
+    epochs: Schedule = 2.0
+    """Passes over the pairs. Scalar or one per iteration."""
+    mixing: int = Field(default=0, ge=0)
+    """How many earlier iterations' samples are added to an iteration's own (official SPIN: 1)."""
+    sft: SftConfig | None = None
+    """Supervised stage before self-play; null starts from `model` as it is."""
+    control: bool = False
+    """Train continued SFT beside every iteration: same rows, steps, optimiser, learning rate."""
+    adapter: AdapterConfig | None = None
+    """Train LoRA adapters; null trains all weights."""
+    selection: SelectionConfig = SelectionConfig()
+    generation: GenerationConfig = GenerationConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage."""
+    ranks: int = Field(default=1, ge=1)
+    """Worker processes, one per device."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("beta", "history_weight", "learning_rate", "epochs"):
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) != self.iterations:
+                raise ValueError(
+                    f"{name} has {len(value)} values for {self.iterations} iterations; "
+                    "give one number or exactly one per iteration"
+                )
+            numbers = value if isinstance(value, list) else [] if value is None else [value]
+            if name == "history_weight" and not all(number >= 0 for number in numbers):
+                raise ValueError(f"history_weight must be >= 0, got {value!r}")
+            if name != "history_weight" and not all(number > 0 for number in numbers):
+                raise ValueError(f"{name} must be > 0, got {value!r}")
+        if self.history_weight is not None and self.algorithm == "spin":
+            raise ValueError("history_weight belongs to algorithm: tspin; leave it out for spin")
+        given = self.generation.engine == "given"
+        if given and (self.iterations > 1 or self.algorithm != "spin"):
+            raise ValueError(
+                "generation.engine: given trains one iteration of algorithm: spin on the pairs of "
+                "the data; set iterations: 1"
+            )
+        if self.adapter and self.adapter.between == "stack" and self.generation.engine == "vllm":
+            raise ValueError("generation.engine: vllm loads whole weights; set between: merge")
+        if self.control and self.algorithm != "spin":
+            raise ValueError("control is matched to algorithm: spin alone; leave it out for tspin")
+        if self.adapter and self.adapter.quantised and self.adapter.between != "stack":
+            raise ValueError("adapter.quantised: 4-bit weights take no sum; set between: stack")
+        if self.adapter and self.adapter.between == "stack" and self.zero_stage == 3:
+            raise ValueError("adapter.between: stack loads whole weights; take zero_stage 0 to 2")
+        if problem := template_problem(self.template):
+            raise ValueError(problem)
+        return self
+
+    def at(self, name: str, iteration: int) -> float:
+        """Value of a schedule (`beta`, `history_weight`, `learning_rate`, `epochs`).
+
+        Parameters
+        ----------
+        name : str
+            Key of the schedule.
+        iteration : int
+            Self-play iteration, from 0.
+
+        Returns
+        -------
+        float
+            The value that holds in this iteration.
+        """
+        value = getattr(self, name)
+        if name == "history_weight" and value is None:
+            return 0.0 if iteration == 0 or self.algorithm == "spin" else 0.1
+        return float(value[iteration] if isinstance(value, list) else value)

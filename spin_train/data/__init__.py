@@ -1,0 +1,1 @@
+"""Rows to records: sources, formats, rendering, and the record of a prompt."""

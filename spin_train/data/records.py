@@ -1,0 +1,375 @@
+"""The record of a prompt: one Parquet row, its responses a list by role.
+
+SPIN reads (real, generated) pairs from it, T-SPIN triplets with a proto response; several samples
+a prompt and samples of earlier iterations are more list entries. What is read stays Arrow columns,
+4 bytes a token, until a record is asked for.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from spin_train.system.files import write_atomically
+
+__all__ = [
+    "Record",
+    "Records",
+    "Response",
+    "count_records",
+    "read_records",
+    "share_out",
+    "write_records",
+]
+
+# Rows of a row group on disk: what is read to get at one row; and of a block in memory, at least.
+_GROUP_ROWS = 512
+_BLOCK_ROWS = 8192
+
+_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.int64()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        (
+            "responses",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("role", pa.string()),
+                        ("iteration", pa.int32()),
+                        ("ids", pa.list_(pa.int32())),
+                        ("finish_reason", pa.string()),
+                        ("opponent_logps", pa.float64()),
+                        ("reference_logps", pa.float64()),
+                        ("sampling_logps", pa.float64()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response to a prompt."""
+
+    role: str
+    """`real`, `generated`, `proto`, or `given`: the other response that came with the data."""
+    ids: list[int]
+    """Token ids, exactly as sampled or rendered."""
+    finish_reason: str
+    """`stop`: ends with an end-of-text token; `length`: cut, and nothing was invented."""
+    iteration: int | None = None
+    """Iteration whose opponent sampled it; None for real and given."""
+    opponent_logps: float | None = None
+    """Summed log-prob under one opponent, nats; None until scored."""
+    reference_logps: float | None = None
+    """Summed log-prob under p_0, nats; for T-SPIN_ref alone."""
+    sampling_logps: float | None = None
+    """Summed log-prob at temperature 1 as the engine that sampled it had it, nats; None if real."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A prompt and its responses."""
+
+    prompt_id: int
+    """Number of the row in the SFT data, from 0."""
+    prompt_ids: list[int]
+    """Token ids of the rendered prompt."""
+    responses: list[Response]
+
+    def of_role(self, role: str) -> list[Response]:
+        """Responses of one role, in order.
+
+        Parameters
+        ----------
+        role : str
+            `real`, `generated`, `proto` or `given`.
+
+        Returns
+        -------
+        list of Response
+            Perhaps empty.
+        """
+        return [response for response in self.responses if response.role == role]
+
+    def with_logps(
+        self, logps: Iterable[float], *, by: Literal["opponent", "reference"] = "opponent"
+    ) -> "Record":
+        """Copy with log-probs filled in.
+
+        Parameters
+        ----------
+        logps : iterable of float
+            One a response, in order, nats.
+        by : {"opponent", "reference"}
+            Whose they are.
+
+        Returns
+        -------
+        Record
+            The scored copy.
+        """
+        scored = [
+            replace(response, opponent_logps=value)
+            if by == "opponent"
+            else replace(response, reference_logps=value)
+            for response, value in zip(self.responses, logps, strict=True)
+        ]
+        return replace(self, responses=scored)
+
+
+class Records(Sequence[Record]):
+    """Records in Arrow columns; each is made when it is asked for, a slice as a list.
+
+    Parameters
+    ----------
+    tables : iterable of pyarrow.Table
+        As read from files of `write_records`.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self._blocks = [_Block(table) for table in _joined(tables)]
+        self._starts = np.cumsum([0, *map(len, self._blocks)]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        row = range(len(self))[index]
+        block = bisect_right(self._starts, row) - 1
+        return self._blocks[block].record(row - self._starts[block])
+
+    def prompt_tokens(self) -> NDArray[np.int64]:
+        """Length of each prompt.
+
+        Returns
+        -------
+        array, shape (R,)
+            Tokens.
+        """
+        return _concatenated(np.diff(block.prompt_starts) for block in self._blocks)
+
+    def response_tokens(self, role: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Length of each response of one role.
+
+        Parameters
+        ----------
+        role : str
+            `real`, `generated`, `proto` or `given`.
+
+        Returns
+        -------
+        counts : array, shape (R,)
+            How many each record has.
+        tokens : array, shape (sum of counts,)
+            Their lengths, record after record.
+        """
+        counts, tokens = [], []
+        for block in self._blocks:
+            chosen = block.roles == (block.names.index(role) if role in block.names else -1)
+            before = np.concatenate([[0], np.cumsum(chosen)])
+            counts.append(np.diff(before[block.response_starts]))
+            tokens.append(np.diff(block.id_starts)[chosen])
+        return _concatenated(counts), _concatenated(tokens)
+
+
+class _Block:
+    """Some thousand records as numpy views of Arrow's buffers."""
+
+    def __init__(self, table: pa.Table) -> None:
+        prompts = _array(table, "prompt_ids")
+        responses = _array(table, "responses")
+        columns = responses.flatten()
+        ids = columns.field("ids")
+        self._prompt_ids = _array(table, "prompt_id").to_numpy()
+        self.prompt_starts = _starts(prompts)
+        self._prompts = prompts.flatten().to_numpy()
+        self.response_starts = _starts(responses)
+        self.id_starts = _starts(ids)
+        self._ids = ids.flatten().to_numpy()
+        roles = columns.field("role").dictionary_encode()
+        self.roles = roles.indices.to_numpy()
+        self.names: list[str] = roles.dictionary.to_pylist()
+        reasons = columns.field("finish_reason").dictionary_encode()
+        self._reasons = reasons.indices.to_numpy()
+        self._reason_names = reasons.dictionary.to_pylist()
+        # Neither an iteration of -1 nor a log-prob of nan is ever stored.
+        self._iterations = pc.fill_null(columns.field("iteration"), -1).to_numpy()
+        self._logps = pc.fill_null(columns.field("opponent_logps"), np.nan).to_numpy()
+        self._reference = pc.fill_null(columns.field("reference_logps"), np.nan).to_numpy()
+        self._sampling = pc.fill_null(columns.field("sampling_logps"), np.nan).to_numpy()
+
+    def __len__(self) -> int:
+        return len(self._prompt_ids)
+
+    def record(self, row: int) -> Record:
+        start, stop = self.prompt_starts[row], self.prompt_starts[row + 1]
+        span = range(self.response_starts[row], self.response_starts[row + 1])
+        return Record(
+            prompt_id=int(self._prompt_ids[row]),
+            prompt_ids=self._prompts[start:stop].tolist(),
+            responses=[self._response(place) for place in span],
+        )
+
+    def _response(self, place: int) -> Response:
+        iteration = self._iterations[place]
+        return Response(
+            role=self.names[self.roles[place]],
+            ids=self._ids[self.id_starts[place] : self.id_starts[place + 1]].tolist(),
+            finish_reason=self._reason_names[self._reasons[place]],
+            iteration=None if iteration < 0 else int(iteration),
+            opponent_logps=_number(self._logps[place]),
+            reference_logps=_number(self._reference[place]),
+            sampling_logps=_number(self._sampling[place]),
+        )
+
+
+def _number(value: np.float64) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _array(table: pa.Table, name: str) -> pa.Array:
+    """Column of a table as one array, without a copy if it is one already."""
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _starts(lists: pa.ListArray) -> NDArray[np.int64]:
+    offsets = lists.offsets.to_numpy()
+    return offsets - offsets[0] if len(offsets) else np.zeros(1, np.int32)
+
+
+def _concatenated(parts: Iterable[NDArray[Any]]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+
+
+def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Small tables put together: shards may be of some ten rows each."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(part.num_rows for part in waiting) >= _BLOCK_ROWS:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write records as one Parquet file, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    records : iterable of Record
+        One row each; some hundred at a time are in memory.
+    """
+    rows = iter(records)
+    with write_atomically(path) as partial, pq.ParquetWriter(partial, _SCHEMA) as writer:
+        while group := list(islice(rows, _GROUP_ROWS)):
+            writer.write_table(_table(group))
+
+
+def _table(records: Iterable[Record]) -> pa.Table:
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt_id": record.prompt_id,
+            "prompt_ids": record.prompt_ids,
+            "responses": [vars(response) for response in record.responses],
+        }
+        for record in records
+    ]
+    return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+def share_out(source: Path, masks: Mapping[Path, NDArray[np.bool_]]) -> None:
+    """Write some rows of a file of records to others, without holding them in memory.
+
+    Parameters
+    ----------
+    source : Path
+        As written by `write_records`.
+    masks : mapping of Path to array, shape (R,)
+        For each file to write, which of the source's R rows it takes.
+    """
+    with ExitStack() as stack:
+        writers = {
+            path: stack.enter_context(
+                pq.ParquetWriter(stack.enter_context(write_atomically(path)), _SCHEMA)
+            )
+            for path in masks
+        }
+        start = 0
+        for table in _tables(source):
+            stop = start + table.num_rows
+            for path, mask in masks.items():
+                taken = table.filter(pa.array(mask[start:stop]))
+                if taken.num_rows:
+                    writers[path].write_table(taken)
+            start = stop
+
+
+def count_records(path: Path) -> int:
+    """Count the records of a file without reading them.
+
+    Parameters
+    ----------
+    path : Path
+        As written by `write_records`.
+
+    Returns
+    -------
+    int
+        Its rows.
+    """
+    return int(pq.read_metadata(path).num_rows)
+
+
+def read_records(*paths: Path, start: int = 0, stop: int | None = None) -> Records:
+    """Read the records of Parquet files.
+
+    Parameters
+    ----------
+    *paths : Path
+        As written by `write_records`; taken one after the other.
+    start : int, default 0
+        Row of each file to begin at.
+    stop : int, optional
+        Row of each file to end before; of the others little more than these is read.
+
+    Returns
+    -------
+    Records
+        In the files' order.
+    """
+    return Records(table for path in paths for table in _tables(path, start, stop))
+
+
+def _tables(path: Path, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            low, high = max(start - first, 0), rows if stop is None else min(stop - first, rows)
+            if low < high:
+                yield file.read_row_group(group).slice(low, high - low)
+            first += rows

@@ -1,0 +1,189 @@
+"""Rows to token ids: the one renderer, for generation and training alike."""
+
+import re
+from typing import Any
+
+from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
+
+from spin_train.config.templates import CHAT_TEMPLATES, PLAIN_TEMPLATES
+from spin_train.data.formats import Message, Row, RowError
+from spin_train.errors import UserError
+
+__all__ = ["Renderer"]
+
+# Private characters that transformers puts around what looks like a special token and is text.
+_MARKS = set(mark_control_tokens("x", re.compile("x"))) - {"x"}
+
+
+class Renderer:
+    """Text to token ids, for prompts and real responses.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        The model's.
+    template : str or None
+        Prompt template with one ``{prompt}``, the name of a published one, or None for the
+        tokenizer's chat template.
+
+    Raises
+    ------
+    UserError
+        If the tokenizer has no end-of-text token, or there is no template of either kind.
+
+    Notes
+    -----
+    A response is tokenized as the continuation of its prompt where the prompt's ids stay the same,
+    else as that of a line's end; it ends with `stop_id` exactly once, and nothing after that is
+    kept. `stop_id` is the token that ends a turn in the chat template, or the tokenizer's end of
+    text. Special tokens written out in a row are text: only the template's own act.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None) -> None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                "the tokenizer has no end-of-text token, so no response could ever end; "
+                "set eos_token in its tokenizer_config.json"
+            )
+        if template is None and not tokenizer.chat_template:
+            names = ", ".join([*PLAIN_TEMPLATES, *CHAT_TEMPLATES])
+            raise UserError(
+                f"the tokenizer has no chat template: give a template: key, a name ({names}) "
+                'or a text with {prompt} in it, such as template: "Q: {prompt} A: "'
+            )
+        self._tokenizer = tokenizer
+        self._chat: str | None = None
+        self._plain: str | None = None
+        if template in CHAT_TEMPLATES:
+            self._chat = CHAT_TEMPLATES[template]
+        elif template is not None:
+            self._plain = PLAIN_TEMPLATES.get(template, template)
+        special = [token.content for _, token in self._added_tokens() if token.special]
+        longest_first = sorted(special, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self.stop_id: int = self._end_of_turn()
+
+    def render(self, row: Row) -> tuple[list[int], list[int]]:
+        """Token ids of a row.
+
+        Parameters
+        ----------
+        row : Row
+            An SFT example.
+
+        Returns
+        -------
+        prompt_ids, response_ids : list of int
+            The response ends with its end-of-text token.
+
+        Raises
+        ------
+        RowError
+            If the row renders to nothing, or the chat template refuses it.
+        UserError
+            If the row has turns that a plain template cannot hold.
+        """
+        prompt_ids, response_ids = self._render(row, row.response)
+        if not prompt_ids or len(response_ids) < 2:
+            raise RowError(f"{row.where}: prompt or response renders to no tokens")
+        return prompt_ids, response_ids
+
+    def render_given(self, row: Row) -> list[int]:
+        """Token ids of the other response that a row came with, as `render` makes the real one's.
+
+        Parameters
+        ----------
+        row : Row
+            An SFT example with a given response.
+
+        Returns
+        -------
+        list of int
+            It ends with its end-of-text token: text does not say where a sample was cut.
+        """
+        assert row.given is not None
+        return self._render(row, row.given)[1]
+
+    def _render(self, row: Row, response: str) -> tuple[list[int], list[int]]:
+        messages = [*row.messages, {"role": "assistant", "content": response}]
+        *before, answer = (
+            turn | {"content": mark_control_tokens(turn["content"], self._special)}
+            for turn in messages
+        )
+        if self._plain is None:
+            prompt, full = self._render_chat(before, answer, row.where)
+            special_tokens = False  # the chat template writes them itself
+        else:
+            if len(before) != 1 or before[0]["role"] != "user":
+                raise UserError(
+                    f"{row.where}: template: holds one user turn; rows with system or several "
+                    "turns need a chat template: the tokenizer's (template: null), or "
+                    "template: zephyr"
+                )
+            prompt = self._plain.replace("{prompt}", before[0]["content"])
+            full = prompt + answer["content"]
+            special_tokens = True
+        try:
+            prompt_ids = self._encode(prompt, special_tokens)
+            full_ids = self._encode(full, special_tokens)
+            if full_ids[: len(prompt_ids)] == prompt_ids:
+                response_ids = full_ids[len(prompt_ids) :]
+            else:
+                response_ids = self._encode_continuation(full[len(prompt) :])
+        except ValueError as error:
+            raise RowError(f"{row.where}: a special token is written out: {error}") from None
+        return prompt_ids, self._end_once(response_ids)
+
+    def _render_chat(self, before: list[Message], answer: Message, where: str) -> tuple[str, str]:
+        apply = self._tokenizer.apply_chat_template
+        settings = {"tokenize": False, "chat_template": self._chat}
+        try:
+            prompt = apply(before, add_generation_prompt=True, **settings)
+            full = apply([*before, answer], **settings)
+        except Exception as error:  # jinja2's, raised by the template itself
+            raise RowError(f"{where}: the chat template refuses this row: {error}") from None
+        if not full.startswith(prompt):
+            raise UserError(
+                f"{where}: the chat template does not continue its own generation prompt; "
+                "give a template: key instead"
+            )
+        return prompt, full
+
+    def _encode(self, text: str, special_tokens: bool) -> list[int]:
+        marked = bool(_MARKS & set(text))
+        start = "" if marked else text
+        ids: list[int] = self._tokenizer(start, add_special_tokens=special_tokens)["input_ids"]
+        # Some tokenizers close every text; a prompt is not at its end.
+        while special_tokens and ids and ids[-1] == self._tokenizer.eos_token_id:
+            ids = ids[:-1]
+        return [*ids, *encode_marked_chat(self._tokenizer, text)] if marked else ids
+
+    def _encode_continuation(self, text: str) -> list[int]:
+        # Some tokenizers put a space before a text that stands alone, so something stands before.
+        for before in ("\n", "."):
+            before_ids = self._encode(before, special_tokens=False)
+            ids = self._encode(before + text, special_tokens=False)
+            if ids[: len(before_ids)] == before_ids:
+                return ids[len(before_ids) :]
+        return self._encode(text, special_tokens=False)
+
+    def _end_once(self, response_ids: list[int]) -> list[int]:
+        if self.stop_id in response_ids:
+            return response_ids[: response_ids.index(self.stop_id) + 1]
+        return [*response_ids, self.stop_id]
+
+    def _end_of_turn(self) -> int:
+        end: int = self._tokenizer.eos_token_id
+        if self._plain is not None:
+            return end
+        user, answer = (
+            {"role": "user", "content": "prompt"},
+            {"role": "assistant", "content": "response"},
+        )
+        prompt, full = self._render_chat([user], answer, "chat template")
+        after = full[len(prompt) :].partition("response")[2]
+        special = {index for index, token in self._added_tokens() if token.special}
+        return next((i for i in self._encode(after, special_tokens=False) if i in special), end)
+
+    def _added_tokens(self) -> Any:
+        return self._tokenizer.added_tokens_decoder.items()

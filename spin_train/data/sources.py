@@ -1,0 +1,228 @@
+"""SFT rows as they come: files, folders or a hub dataset, each mistake named by file and line."""
+
+import csv
+import hashlib
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spin_train.config.schema import DataConfig
+from spin_train.data.formats import Row, RowError, row_of
+from spin_train.errors import UserError
+
+__all__ = ["drop_or_raise", "read_rows", "source_of"]
+
+_LOG = logging.getLogger(__name__)
+_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
+# What `datasets` leaves where it saved a data set, one split or several.
+_SAVED = ("state.json", "dataset_dict.json")
+_BATCH_ROWS = 256
+
+
+def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[Row]:
+    """Read the SFT rows of a file, a folder or a hub dataset, a few at a time.
+
+    Parameters
+    ----------
+    data : DataConfig
+        Where they are, of which shape, and what happens to malformed ones.
+    counts : Counter, optional
+        Counts ``rows`` read and ``dropped_malformed`` among them.
+
+    Yields
+    ------
+    Row
+        In the order of the source.
+
+    Raises
+    ------
+    UserError
+        If the source is missing or broken, or a row is malformed and they are not to be dropped;
+        the message names file and line.
+    """
+    counts = Counter() if counts is None else counts
+    for where, raw in _read_source(data):
+        counts["rows"] += 1
+        try:
+            row = row_of(raw, where, data.shape, turn=data.turn)
+        except RowError as error:
+            drop_or_raise(error, data, counts)
+            continue
+        yield row
+
+
+def drop_or_raise(error: RowError, data: DataConfig, counts: Counter[str]) -> None:
+    """Do with a row that cannot be used what ``data.malformed`` says.
+
+    Parameters
+    ----------
+    error : RowError
+        What is wrong with it.
+    data : DataConfig
+        The run's.
+    counts : Counter
+        Counts it as ``dropped_malformed``.
+
+    Raises
+    ------
+    UserError
+        Unless such rows are dropped.
+    """
+    if data.malformed != "drop":
+        raise UserError(f"{error}; or leave such rows out by data.malformed=drop") from None
+    if not counts["dropped_malformed"]:
+        _LOG.warning("left out by data.malformed=drop, the first: %s", error)
+    counts["dropped_malformed"] += 1
+
+
+def source_of(data: DataConfig) -> dict[str, Any]:
+    """Say what the rows are read from, so that the same can be found again.
+
+    Parameters
+    ----------
+    data : DataConfig
+        Where they are.
+
+    Returns
+    -------
+    dict
+        Path, bytes and SHA-256 of a file; of a folder, over all its files by name. Name, subset,
+        split and commit of a hub dataset; the commit is None where the hub does not say.
+    """
+    path = Path(data.path)
+    if path.is_file():
+        return {"path": data.path, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        names = "".join(f"{file.relative_to(path)} {_sha256(file)}\n" for file in files)
+        size = sum(file.stat().st_size for file in files)
+        digest = hashlib.sha256(names.encode()).hexdigest()
+        return {"path": data.path, "bytes": size, "sha256": digest}
+    return {
+        "hub": data.path,
+        "subset": data.subset,
+        "split": data.split,
+        "commit": _hub_commit(data),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
+    path = Path(data.path)
+    if path.is_file():
+        if path.suffix == ".parquet":
+            yield from _read_parquet(path)
+        elif path.suffix == ".json":
+            yield from _read_json(path)
+        elif path.suffix == ".csv":
+            yield from _read_csv(path)
+        else:
+            yield from _read_jsonl(path)
+    elif not path.is_dir() and (path.suffix in _SUFFIXES or path.is_absolute()):
+        raise UserError(f"no data file at {path}; correct data.path")
+    else:
+        yield from _read_dataset(data)
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                yield where, json.loads(line)
+            except UnicodeDecodeError:
+                raise UserError(f"{where}: not UTF-8; mend or remove the line") from None
+            except ValueError as error:
+                reason = getattr(error, "msg", error)  # without json's own line number
+                raise UserError(f"{where}: no JSON ({reason}); mend or remove the line") from None
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            content = json.load(file)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; write the file again") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no JSON ({error}); JSON lines belong in a .jsonl file") from None
+    if not isinstance(content, list):
+        raise UserError(f"{path}: must hold a list of rows, got {type(content).__name__}")
+    for number, row in enumerate(content, 1):
+        yield f"{path}, row {number}", row
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(sys.maxsize)  # 131,072 characters by default
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, row in enumerate(csv.DictReader(file, strict=True), 1):
+                if None in row:
+                    raise UserError(f"{path}, row {number}: more fields than the header names")
+                yield f"{path}, row {number}", row
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; write the file again") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: no CSV ({error}); write the file again") from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: no Parquet ({reason}); write the file again") from None
+
+
+def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
+    """Rows of a hub dataset or of a folder, streamed."""
+    import datasets
+
+    path = Path(data.path)
+    try:
+        if any((path / name).is_file() for name in _SAVED):
+            saved = datasets.load_from_disk(data.path)
+            rows = saved[data.split] if isinstance(saved, datasets.DatasetDict) else saved
+        else:
+            rows = datasets.load_dataset(
+                data.path,
+                name=data.subset,
+                split=data.split,
+                revision=None if path.is_dir() else data.revision,
+                streaming=True,
+            )
+        for number, row in enumerate(rows, 1):
+            yield f"{data.path}[{data.split}], row {number}", row
+    except Exception as error:  # of many libraries: datasets, huggingface_hub, fsspec, httpx
+        reason = " ".join(str(error).split())[:300]
+        what = "the folder" if path.is_dir() else "no file here, and the hub"
+        raise UserError(
+            f"data.path {data.path!r}: {what} gave no rows (split {data.split!r}, subset "
+            f"{data.subset!r}): {reason}"
+        ) from None
+
+
+def _hub_commit(data: DataConfig) -> str | None:
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(data.path, revision=data.revision, timeout=10).sha)
+    except Exception:  # offline, or a mirror that does not say
+        return data.revision

@@ -1,0 +1,104 @@
+"""Start one worker per rank through DeepSpeed's launcher."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+from spin_train.errors import UserError
+from spin_train.system.processes import (
+    DRIVER_VARIABLE,
+    cpu_only,
+    die_with_parent,
+    extensions_folder,
+)
+
+__all__ = ["launch_workers", "worker_environment"]
+
+
+def worker_environment(ranks: int) -> dict[str, str]:
+    """Environment of the workers.
+
+    Parameters
+    ----------
+    ranks : int
+        Worker processes on this machine.
+
+    Returns
+    -------
+    dict
+        This process's environment, and the threads that fit `ranks` on the cores.
+    """
+    cores = len(os.sched_getaffinity(0))
+    environment = dict(os.environ)
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+    # Threads that spin while they wait slow a neighbouring rank many times over.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    environment[DRIVER_VARIABLE] = str(os.getpid())
+    if cpu_only():
+        environment["DS_ACCELERATOR"] = "cpu"
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # so that torch decides the same
+        environment["TORCH_EXTENSIONS_DIR"] = str(extensions_folder())
+    return environment
+
+
+def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Popen[str]:
+    """Start one worker per rank through DeepSpeed's launcher, in a session of their own.
+
+    Parameters
+    ----------
+    run_root : Path
+        Directory of the run; all that workers are told.
+    ranks : int
+        How many.
+    log : file
+        Takes all output of launcher and workers.
+
+    Returns
+    -------
+    subprocess.Popen
+        The launcher. It ends the other workers when one fails, and dies with this process.
+    """
+    # The launcher sets CUDA_VISIBLE_DEVICES from this, so it must name the user's devices.
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    devices = list(range(ranks)) if cpu_only() or not visible else visible[:ranks]
+    if len(devices) < ranks:
+        raise UserError(f"ranks={ranks} but CUDA_VISIBLE_DEVICES names {len(devices)} devices")
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode())
+    command = [
+        *(sys.executable, "-m", "deepspeed.launcher.launch"),
+        f"--world_info={world.decode()}",
+        *("--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
+        *("--log_level=error", "--module", "--no_local_rank"),
+        *("spin_train.driver.worker", str(run_root)),
+    ]
+    return subprocess.Popen(
+        command,
+        env=worker_environment(ranks),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # Ctrl-C reaches the driver alone, which lets the workers save
+        preexec_fn=_begin_launcher,
+    )
+
+
+def _begin_launcher() -> None:
+    die_with_parent()
+    # Batch systems send SIGTERM to all processes of a job: the driver alone is to act on it. The
+    # mask passes to the workers; the launcher's own handler would kill them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,55 @@
+"""Everything that is refused before anything is loaded."""
+
+import difflib
+from dataclasses import fields
+from typing import Any
+
+from spin_train.config.schema import Config, TrainingConfig
+from spin_train.errors import UserError
+
+
+def _refuse_unknown_arguments(config: Config) -> None:
+    """Check what passes through to TrainingArguments; slow to import, so only if there is any."""
+    _refuse_unknown_names(config.training)
+    given = config.training.model_extra
+    if given:
+        from transformers import TrainingArguments
+
+        unknown = sorted(given.keys() - {field.name for field in fields(TrainingArguments)})
+        if unknown:
+            raise UserError(
+                f"unknown key training.{unknown[0]}: neither a key of ours (spin-train keys) nor "
+                "an argument of transformers' TrainingArguments"
+            )
+    if given and "report_to" in given:
+        _require_reporters(given["report_to"])
+
+
+def _refuse_unknown_names(training: TrainingConfig) -> None:
+    """Check optimiser and schedule, before anything is sampled; the defaults need no import."""
+    usual = TrainingConfig()
+    if (training.optim, training.lr_scheduler_type) == (usual.optim, usual.lr_scheduler_type):
+        return
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    for key, kind in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        known, name = [item.value for item in kind], getattr(training, key)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or known
+            raise UserError(
+                f"training.{key}: transformers knows no {name!r}; it has {', '.join(near)}"
+            )
+
+
+def _require_reporters(report_to: Any) -> None:
+    """Check that what is to be reported to is there, before anything is trained."""
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+    present = {*get_available_reporting_integrations(), "flyte", "all", "none"}
+    for name in [report_to] if isinstance(report_to, str) else report_to or []:
+        if name not in present:
+            raise UserError(
+                f"training.report_to names {name!r}, which is not installed or not known to "
+                f"transformers: pip install {name}, or leave it out"
+            )

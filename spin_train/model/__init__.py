@@ -1,0 +1,1 @@
+"""One log-prob per response, exact and fast: packing, attention, head, loading."""

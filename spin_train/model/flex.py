@@ -1,0 +1,125 @@
+"""FlexAttention over a packed row, for devices where it compiles to one kernel.
+
+The blocks of the mask that are empty are skipped, those that are full need no mask. Which are which
+follows from the row's segments: the mask as a whole, 2 GB of distances between 16,384 tokens, is
+never made.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+from transformers.integrations.flex_attention import flex_attention_forward
+
+from spin_train.model.packing import PackedRow
+
+__all__ = ["BLOCK", "block_mask", "flex_attention"]
+
+BLOCK = 128
+"""Queries, and keys, of a block."""
+
+
+def flex_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row: PackedRow,
+    window: int | None,
+    scaling: float,
+    softcap: float | None,
+) -> Tensor:
+    """Attention of all tokens of a row at once.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The layer's attention.
+    query, key, value : Tensor, shape (1, H, N, D)
+        Of the row's tokens; keys and values may have fewer heads.
+    row : PackedRow
+        Says who sees whom.
+    window : int or None
+        A token sees so many, itself included.
+    scaling : float
+        Factor on query-key products.
+    softcap : float or None
+        Cap on the scaled products.
+
+    Returns
+    -------
+    Tensor, shape (1, N, H, D)
+        The attended values.
+    """
+    mask = row.once(("block mask", window), lambda: block_mask(row, window))
+    out, _ = flex_attention_forward(module, query, key, value, mask, scaling, softcap)
+    return out
+
+
+def block_mask(row: PackedRow, window: int | None) -> BlockMask:
+    """Blocks of a row's mask, from its segments.
+
+    Parameters
+    ----------
+    row : PackedRow
+        N tokens.
+    window : int or None
+        Sliding window, tokens.
+
+    Returns
+    -------
+    BlockMask
+        The one that `create_block_mask` makes of the mask as a whole, on the row's device.
+    """
+    tokens = row.input_ids.shape[1]
+    blocks = -(-tokens // BLOCK)
+    first, stop = _spans(row, window)
+    starts = np.arange(blocks) * BLOCK
+    # Of every token and every block of keys: is any seen, are all? (tokens up to blocks, blocks)
+    shape = (blocks * BLOCK, blocks)
+    some, whole = np.zeros(shape, bool), np.zeros(shape, bool)
+    for a, b in zip(first, stop, strict=True):
+        some[:tokens] |= (a[:, None] < np.minimum(b[:, None], starts + BLOCK)) & (
+            b[:, None] > starts
+        )
+        whole[:tokens] |= (a[:, None] <= starts) & (starts + BLOCK <= b[:, None])
+    present = np.logical_or.reduce(some.reshape(blocks, BLOCK, blocks), axis=1)
+    full = np.logical_and.reduce(whole.reshape(blocks, BLOCK, blocks), axis=1)
+    counts, places, whole_counts, whole_places = (
+        row.tensor(x) for kind in (present & ~full, full) for x in _ordered(kind)
+    )
+    return BlockMask.from_kv_blocks(
+        counts,
+        places,
+        whole_counts,
+        whole_places,
+        BLOCK_SIZE=BLOCK,
+        mask_mod=row.sees(window),
+        seq_lengths=(tokens, tokens),
+    )
+
+
+def _spans(row: PackedRow, window: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Keys each token sees, as two spans [first, stop) of the row, (2, N): prompt, own segment."""
+    first, stop = [], []
+    for segment in row.segments:
+        place = np.arange(segment.start, segment.stop)
+        oldest = np.zeros_like(place)  # position of the first key in the window
+        if window is not None:
+            oldest = np.maximum(0, segment.before + place - segment.start - window + 1)
+        prompt = segment.prompt[0]
+        own = segment.start + np.maximum(0, oldest - segment.before)
+        of_prompt = prompt + np.minimum(oldest, segment.before)
+        # Side by side they are one: a block that lies in both is seen as a whole.
+        joined = (prompt + segment.before == segment.start) & (oldest < segment.before)
+        first.append([of_prompt, np.where(joined, of_prompt, own)])
+        stop.append([np.full_like(place, prompt + segment.before), place + 1])
+    return np.concatenate(first, 1), np.concatenate(stop, 1)
+
+
+def _ordered(kind: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """How many blocks of keys each block of queries has, and which: those first, in order."""
+    order = np.argsort(~kind, axis=1, kind="stable").astype(np.int32)
+    return kind.sum(1, dtype=np.int32)[None, None], order[None, None]

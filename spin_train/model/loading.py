@@ -1,0 +1,215 @@
+"""Loading and saving models and tokenizers: safetensors only, no code from strangers."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from spin_train.config.schema import Config
+from spin_train.errors import DivergedError, UserError, disk_full
+from spin_train.model.adapters import is_adapter, quantisation, with_adapter
+from spin_train.system.files import write_directory
+
+__all__ = [
+    "load_model",
+    "load_policy",
+    "load_tokenizer",
+    "model_limits",
+    "model_source",
+    "save_policy",
+]
+
+_DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate")
+
+
+def model_source(config: Config) -> dict[str, Any]:
+    """Keyword arguments with which `config.model` is loaded.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    dict
+        Revision and trust, for transformers' `from_pretrained`.
+    """
+    return {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
+
+
+def load_tokenizer(config: Config) -> Any:
+    """Tokenizer of the model a run starts from; the same in all its stages.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    PreTrainedTokenizerBase
+        As transformers loads it.
+
+    Raises
+    ------
+    UserError
+        If there is none at `config.model`.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(config.model, **model_source(config))
+    except (OSError, ValueError) as error:
+        raise UserError(_not_at("tokenizer", config.model, error)) from None
+
+
+def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
+    """Causal language model with every dropout at zero.
+
+    Parameters
+    ----------
+    path : str or Path
+        Directory or hub name.
+    dtype : str
+        ``float32`` or ``bfloat16``.
+    **source
+        From `model_source`, for the model a run starts from.
+
+    Returns
+    -------
+    PreTrainedModel
+        On the CPU, in evaluation mode.
+
+    Raises
+    ------
+    UserError
+        If no such model can be loaded.
+    """
+    try:
+        settings = AutoConfig.from_pretrained(path, **source)
+        dropouts = {
+            name: 0.0
+            for name, value in settings.to_dict().items()
+            if name.endswith(_DROPOUT_ENDINGS) and isinstance(value, float)
+        }
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), use_safetensors=True, **dropouts, **source
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(_not_at("causal language model", path, error)) from None
+
+
+def load_policy(path: str | Path, config: Config) -> Any:
+    """Model a run starts from, or one it has made.
+
+    Parameters
+    ----------
+    path : str or Path
+        `config.model`, or a policy directory.
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    PreTrainedModel
+        On the CPU (a quantised one on its device), in evaluation mode. An adapter is merged into
+        `config.model`; on a quantised model it stays beside the weights, frozen.
+
+    Raises
+    ------
+    UserError
+        If no such model can be loaded.
+    """
+    dtype, quantised = config.training.dtype, quantisation(config.adapter)
+    if path == config.model:
+        return load_model(path, dtype=dtype, **model_source(config), **quantised)
+    if is_adapter(path):
+        base = load_model(config.model, dtype=dtype, **model_source(config), **quantised)
+        return with_adapter(base, path, merge=not quantised)
+    return load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code)
+
+
+def model_limits(config: Config) -> tuple[int, int]:
+    """Longest sequence and largest vocabulary the model takes.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+
+    Returns
+    -------
+    context : int
+        Tokens.
+    vocabulary : int
+        Different token ids.
+    """
+    try:
+        settings = AutoConfig.from_pretrained(config.model, **model_source(config))
+    except (OSError, ValueError) as error:
+        raise UserError(_not_at("model", config.model, error)) from None
+    text = settings.get_text_config()
+    context = getattr(text, "max_position_embeddings", None)
+    return int(context or 1_000_000), int(text.vocab_size)
+
+
+def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Path) -> None:
+    """Write a policy directory whole or not at all: safetensors, configuration, tokenizer.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Not wrapped.
+    state_dict : dict
+        Its full weights.
+    tokenizer : PreTrainedTokenizerBase
+        The run's.
+    path : Path
+        The directory.
+
+    Raises
+    ------
+    UserError
+        If the disk is full.
+    DivergedError
+        If a weight is not finite.
+    """
+    broken = [name for name, value in state_dict.items() if not value.isfinite().all()]
+    if broken:
+        raise DivergedError(
+            f"training ended with weights that are not finite ({broken[0]}): lower learning_rate "
+            "(or beta), then start in a new output_dir"
+        )
+    try:
+        with write_directory(path) as partial:
+            model.save_pretrained(partial, state_dict=state_dict)
+            tokenizer.save_pretrained(partial)
+    except Exception as error:
+        if disk_full(error):
+            raise UserError(_disk_message(path)) from error
+        raise
+
+
+def _disk_message(path: Path) -> str:
+    free = shutil.disk_usage(path.parent).free
+    return (
+        f"the disk took no more while writing {path} ({free / 2**30:.2f} GiB free, or a file-size "
+        "limit): make room, then run the same command again"
+    )
+
+
+def _not_at(what: str, path: str | Path, error: BaseException) -> str:
+    """One line on what could not be loaded, and why."""
+    place = Path(path)
+    local = str(path).startswith(("/", "./", "../", "~")) or isinstance(path, Path)
+    if local and not place.is_dir():
+        return f"model: there is no directory {path}"
+    if place.is_dir() and not (place / "config.json").is_file():
+        return f"model: {path} holds no model: no config.json in it"
+    return f"no {what} at model: {path} ({_one_line(error)})"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,318 @@
+"""Summed log-probs of responses, for scoring, and losses on them, for training.
+
+Prompts are shared (`model.packing`) and logits never exist as a whole (`model.head`) wherever that
+is exact: the first call with a model compares it with the plain forward pass.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from spin_train.model.attention import ATTENTION
+from spin_train.model.head import chunked_loss, chunked_token_logps, replaced_forward
+from spin_train.model.packing import Group, PackedRow
+
+__all__ = ["EXACT_TOLERANCE", "Group", "response_logps", "response_loss"]
+
+# Nats a token between two ways of computing one log-prob, by type of the weights. Seen on models of
+# eleven tiny architectures: float64 2e-7 (norms are float32), float32 4e-6, bfloat16 0.02, which
+# grows with depth; a wrong position or mask is 0.1 to 8 off in any type.
+EXACT_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+_COARSE_TOLERANCE = 0.25
+# Nats: what a response may notice of another one, in any type. Seen: 0, and 3e-3 through a state.
+_BLIND_TOLERANCE = 1e-6
+
+_log = logging.getLogger(__name__)
+Loss = Callable[[Tensor, slice], Tensor]
+"""Of the log-probs of a run of groups, and the slice of groups that these are: summed, a scalar."""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How log-probs are made."""
+
+    packed: bool
+    chunked: bool
+
+
+_chosen: "WeakKeyDictionary[nn.Module, _Way]" = WeakKeyDictionary()
+_own_attention: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
+
+
+def response_logps(model: Any, groups: Sequence[Group]) -> Tensor:
+    r"""Log-probs of every response of every group, summed over its tokens.
+
+    Parameters
+    ----------
+    model : callable
+        Causal language model of transformers, or the engine wrapped around it.
+    groups : sequence of Group
+        Prompts with their responses.
+
+    Returns
+    -------
+    Tensor, shape (R,)
+        :math:`\sum_i \log p(y_i | x, y_{<i})` in nats for the R responses, group by group; float32,
+        or float64 for a float64 model. Differentiable in the model's parameters.
+
+    Raises
+    ------
+    ValueError
+        If there is no response, or a prompt or response has no token.
+
+    Notes
+    -----
+    All groups go through the model at once, in one row without padding that holds each prompt once.
+    At the first call with a model this is compared with the plain forward pass on random groups;
+    where it is not exact, a warning says so and rows of prompt and one response take its place.
+
+    The end-of-text token counts where the response has one. Masks follow lengths, never a pad id,
+    so a model whose pad token is its end of text is scored right.
+    """
+    return _response_logps(model, groups, _way(model, groups))
+
+
+def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tensor, Tensor]:
+    """Loss of groups on the log-probs of their responses, the head's gradient taken on the way.
+
+    Parameters
+    ----------
+    model : callable
+        Causal language model of transformers, or the engine wrapped around it.
+    groups : sequence of Group
+        Prompts with their responses.
+    loss : callable
+        Of the log-probs (R',) of a run of groups, as of `response_logps`, and of the slice of
+        `groups` that these are; gives the sum of their losses, a scalar, differentiable in the
+        log-probs and in nothing else. It is called for every run, in order.
+
+    Returns
+    -------
+    loss : Tensor, shape ()
+        The sum over all groups. Its backward pass, once, gives the gradient of
+        ``loss(response_logps(model, groups), slice(0, len(groups)))``.
+    logps : Tensor, shape (R,)
+        As of `response_logps`, detached.
+
+    Raises
+    ------
+    ValueError
+        If there is no response, or a prompt or response has no token.
+    """
+    way = _way(model, groups)
+    if not way.chunked:
+        logps = _response_logps(model, groups, way)
+        return loss(logps, slice(0, len(groups))), logps.detach()
+    module = _unwrapped(model)
+    batch = _batch(module, groups, way)
+    tokens = [0, *accumulate(sum(map(len, group.responses)) for group in groups)]
+    firsts = [0, *accumulate(len(group.responses) for group in groups)]
+    seen: list[Tensor] = []
+
+    def loss_of_tokens(token_logps: Tensor, run: slice) -> Tensor:
+        first, stop = firsts[run.start], firsts[run.stop]
+        owners = batch.owners[tokens[run.start] : tokens[run.stop]] - first
+        logps = _summed(token_logps, owners, stop - first)
+        seen.append(logps.detach())
+        return loss(logps, run)
+
+    def head(hidden: Tensor) -> Tensor:
+        return chunked_loss(module, hidden, batch.targets, tokens[1:], loss_of_tokens)
+
+    # Not the engine's output itself: DeepSpeed takes the gradient of what is both its output and
+    # the loss for one that accumulation steps have yet to divide.
+    total = _forward(model, batch, way, head).clone()
+    return total, torch.cat(seen)
+
+
+def _way(model: Any, groups: Sequence[Group]) -> _Way:
+    """Take the model's way, once there is something to score."""
+    responses = [response for group in groups for response in group.responses]
+    if not responses or not all(group.prompt_ids for group in groups) or not all(responses):
+        raise ValueError("every prompt and every response needs at least one token")
+    module = _unwrapped(model)
+    if module not in _chosen:
+        _chosen[module] = _exact_way(model, module)
+    return _chosen[module]
+
+
+def _response_logps(model: Any, groups: Sequence[Group], way: _Way) -> Tensor:
+    module = _unwrapped(model)
+    batch = _batch(module, groups, way)
+
+    def head(hidden: Tensor) -> Tensor:
+        return chunked_token_logps(module, hidden, batch.targets)
+
+    token_logps = _forward(model, batch, way, head if way.chunked else None)
+    return _summed(token_logps, batch.owners, sum(len(group.responses) for group in groups))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a model is called with, and what is scored of it."""
+
+    inputs: dict[str, Any]
+    predictors: Tensor
+    """Places (T,) of the flattened batch that predict the targets."""
+    targets: Tensor
+    """Token ids (T,), response after response."""
+    owners: Tensor
+    """Number (T,) of the response of each."""
+
+
+def _batch(module: Any, groups: Sequence[Group], way: _Way) -> _Batch:
+    return (_packed if way.packed else _padded)(groups, _device(module))
+
+
+def _packed(groups: Sequence[Group], device: torch.device) -> _Batch:
+    """Prompts shared, all groups in one row."""
+    row = PackedRow(groups, device)
+    inputs = {"input_ids": row.input_ids, "position_ids": row.position_ids, "row": row}
+    return _Batch(inputs, row.predictors, row.targets, row.owners)
+
+
+def _padded(groups: Sequence[Group], device: torch.device) -> _Batch:
+    """Give each response a padded row of its own, under the model's own attention."""
+    pairs = [(group.prompt_ids, response) for group in groups for response in group.responses]
+    rows = [prompt + response[:-1] for prompt, response in pairs]
+    longest = max(map(len, rows))
+    input_ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+    # Padding stands on the right, where a causal model's real tokens never look. Hidden by a mask
+    # it would see nothing past a sliding window, and give nan where attention is eager.
+    inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    predictors = [
+        number * longest + place
+        for number, (prompt, response) in enumerate(pairs)
+        for place in range(len(prompt) - 1, len(prompt) - 1 + len(response))
+    ]
+    targets = [token for _, response in pairs for token in response]
+    owners = [number for number, (_, response) in enumerate(pairs) for _ in response]
+    return _Batch(
+        inputs, *(torch.tensor(values, device=device) for values in (predictors, targets, owners))
+    )
+
+
+def _forward(
+    model: Any, batch: _Batch, way: _Way, head: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """Give the head the hidden states (T, W) of the predictors; without one, take log-probs."""
+    module = _unwrapped(model)
+
+    def forward(**inputs: Any) -> Tensor:
+        hidden = module.base_model(**inputs).last_hidden_state.flatten(0, 1)
+        return head(hidden.index_select(0, batch.predictors))  # type: ignore[misc]
+
+    with _attention(module, packed=way.packed):
+        if head is not None:
+            # In the model's own place, so that an engine around it gathers and hooks as ever.
+            with replaced_forward(module, forward):
+                out: Tensor = model(**batch.inputs, use_cache=False)
+            return out
+        logits: Tensor = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
+        logits = logits.index_select(0, batch.predictors)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return logits.log_softmax(-1).gather(-1, batch.targets[:, None]).squeeze(-1)
+
+
+def _summed(token_logps: Tensor, owners: Tensor, responses: int) -> Tensor:
+    # Added up in float64: 128 terms of 10 nats, one after the other in float32, lost 4e-4 nats.
+    zeros = token_logps.new_zeros(responses, dtype=torch.float64)
+    return zeros.index_add(0, owners, token_logps.double()).to(token_logps.dtype)
+
+
+def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:
+    """Do what all ways are judged by: a forward pass for each response, full logits."""
+    pairs = [(group.prompt_ids, response) for group in groups for response in group.responses]
+    alone = [Group(prompt, [response]) for prompt, response in pairs]
+    plain = _Way(packed=False, chunked=False)
+    return torch.cat([_response_logps(model, [group], plain) for group in alone])
+
+
+_WAYS = {
+    "shared prompts, chunked head": _Way(packed=True, chunked=True),
+    "shared prompts, full logits": _Way(packed=True, chunked=False),
+    "padded rows, chunked head": _Way(packed=False, chunked=True),
+    "padded rows, full logits": _Way(packed=False, chunked=False),
+}
+
+
+@torch.no_grad()
+def _exact_way(model: Any, module: Any) -> _Way:
+    """Pick the first way that is exact on the loaded model, and say why if it is not the first."""
+    training = module.training
+    module.eval()
+    try:
+        groups = _random_groups(module.config.get_text_config())
+        lengths = [len(response) for group in groups for response in group.responses]
+        expected = _one_by_one(model, groups)
+        tolerance = EXACT_TOLERANCE.get(next(module.parameters()).dtype, _COARSE_TOLERANCE)
+        for name, way in _WAYS.items():
+            try:
+                logps = _response_logps(model, groups, way)
+                others = _response_logps(model, _neighbours_changed(groups), way)
+                seen = (others - logps)[_LAST].abs().max().item()
+                error = ((logps - expected).abs() / expected.new_tensor(lengths)).max().item()
+                if error <= tolerance and seen <= _BLIND_TOLERANCE:
+                    return way
+                reason = f"off by {error:.2g} nats a token, {seen:.2g} by its neighbours"
+            except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            _log.warning("%s: %s not used: %s", type(module).__name__, name, reason)
+    finally:
+        module.train(training)
+    raise RuntimeError(f"{type(module).__name__}: no two forward passes agree on a log-prob")
+
+
+def _random_groups(config: Any) -> list[Group]:
+    """Make a long group and a short one, within the model's context."""
+    context = getattr(config, "max_position_embeddings", None) or 128
+    prompt, longer = min(60, context // 2), min(30, context // 3)
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(config.vocab_size, (count,), generator=generator).tolist()
+
+    short = Group(ids(min(5, prompt)), [ids(1), ids(min(4, longer))])
+    return [Group(ids(prompt), [ids(longer), ids(longer // 2 + 1)]), short]
+
+
+def _neighbours_changed(groups: Sequence[Group]) -> list[Group]:
+    """Give the last response of each random group other neighbours of the same length."""
+    return [
+        Group(group.prompt_ids, [group.responses[0][::-1], group.responses[1]]) for group in groups
+    ]
+
+
+# Of the four responses of the random groups, the last of each.
+_LAST = [1, 3]
+
+
+@contextmanager
+def _attention(module: Any, *, packed: bool) -> Iterator[None]:
+    """Let the model attend within packed rows, or in its own way, within the block."""
+    config = module.config
+    if config._attn_implementation != ATTENTION:
+        _own_attention[module] = config._attn_implementation
+    config._attn_implementation = ATTENTION if packed else _own_attention[module]
+    try:
+        yield
+    finally:
+        # With activation checkpointing the backward pass goes through the layers once more.
+        if not (packed and torch.is_grad_enabled() and module.is_activation_checkpointing):
+            config._attn_implementation = _own_attention[module]
+
+
+def _unwrapped(model: Any) -> Any:
+    return model if isinstance(model, PreTrainedModel) else _unwrapped(model.module)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

@@ -1,0 +1,100 @@
+"""What lies in a run directory, and how it is written: whole or not at all.
+
+::
+
+    config.yaml          resolved configuration
+    manifest.json        versions, inputs, stages that are complete with their files
+    data/                train.parquet, held_out.parquet, summary.json
+    sft/                 checkpoints/ policy/ metrics.jsonl
+    initial/             evaluation.json of p_0
+    iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl evaluation.json
+                         (reference/: scored by p_0, for T-SPIN_ref)
+    control/iterK/       checkpoints/ policy/ metrics.jsonl evaluation.json
+                         where asked for, benchmark/ beside each evaluation.json
+    results.json         all evaluations and benchmarks
+    logs/                one file a start, all output of the workers; tensorboard/, by stage
+"""
+
+import shutil
+from pathlib import Path
+
+from spin_train.system.files import _PARTIAL
+
+__all__ = ["RunDirectory", "remove_partial"]
+
+
+class RunDirectory:
+    """Paths of a run; knows names, not contents.
+
+    Parameters
+    ----------
+    root : str or Path
+        The run's `output_dir`.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.config = self.root / "config.yaml"
+        self.manifest = self.root / "manifest.json"
+        self.lock = self.root / ".lock"
+        self.worker_lock = self.root / ".workers.lock"
+        self.stop_request = self.root / ".stop"
+        self.progress = self.root / ".progress.json"
+        self.worker_errors = self.root / ".errors"
+        self.logs = self.root / "logs"
+        self.results = self.root / "results.json"
+        self.data = self.root / "data"
+        self.train_rows = self.data / "train.parquet"
+        self.held_out_rows = self.data / "held_out.parquet"
+        self.data_summary = self.data / "summary.json"
+        self.sft = self.root / "sft"
+        self.initial = self.root / "initial"
+
+    def iteration(self, iteration: int) -> Path:
+        """Directory of self-play iteration K.
+
+        Parameters
+        ----------
+        iteration : int
+            K, from 0.
+
+        Returns
+        -------
+        Path
+            ``iterK``.
+        """
+        return self.root / f"iter{iteration}"
+
+    def control(self, iteration: int) -> Path:
+        """Directory of the control of self-play iteration K.
+
+        Parameters
+        ----------
+        iteration : int
+            K, from 0.
+
+        Returns
+        -------
+        Path
+            ``control/iterK``.
+        """
+        return self.root / "control" / f"iter{iteration}"
+
+
+def remove_partial(root: Path) -> None:
+    """Delete what writers that were killed left half-written.
+
+    Parameters
+    ----------
+    root : Path
+        Directory of a run on which nobody works.
+    """
+    ours = [root / name for name in ("data", "sft", "initial", "control")] + [*root.glob("iter*")]
+    found = [partial for folder in ours for partial in folder.rglob(f"*{_PARTIAL}")]
+    for name in ("config.yaml", "manifest.json", "results.json", ".progress.json"):
+        found += root.glob(f"{name}.*{_PARTIAL}")
+    for partial in found:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""Which stages are complete, and what each left on disk."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from spin_train.errors import UserError
+from spin_train.run.directory import RunDirectory
+from spin_train.system.files import write_json
+
+__all__ = ["Manifest"]
+
+
+class Manifest:
+    """Which stages are complete, and what they left on disk.
+
+    Written by rank 0 alone.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        The run.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self.content: dict[str, Any] = {"stages": {}}
+        if run.manifest.is_file():
+            self.content = json.loads(run.manifest.read_text(encoding="utf-8"))
+
+    def is_complete(self, stage: str) -> bool:
+        """Say whether a stage is done and what it left is still there.
+
+        Parameters
+        ----------
+        stage : str
+            Its name.
+
+        Returns
+        -------
+        bool
+            False as well where a file is gone: the stage is then done again.
+
+        Raises
+        ------
+        UserError
+            If a file has another size than the stage recorded.
+        """
+        record = self.content["stages"].get(stage)
+        if record is None:
+            return False
+        for name, file in record["files"].items():
+            path = self._run.root / name
+            if not path.is_file():
+                return False
+            size, recorded = path.stat().st_size, file["bytes"]
+            if size != recorded:
+                raise UserError(
+                    f"{path} has {size} bytes, {recorded} when {stage} wrote it; "
+                    "restore it, or delete it to have the stage done again"
+                )
+        return True
+
+    def complete(self, stage: str, files: Iterable[Path], *, seconds: float) -> None:
+        """Record a stage as complete.
+
+        Parameters
+        ----------
+        stage : str
+            Its name.
+        files : iterable of Path
+            What it left, under the run's root.
+        seconds : float
+            Wall-clock time it took, in seconds.
+        """
+        left = {
+            str(path.relative_to(self._run.root)): {
+                "bytes": path.stat().st_size,
+                "sha256": _sha256(path),
+            }
+            for path in sorted(files)
+        }
+        self.content["stages"][stage] = {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seconds": round(seconds, 3),
+            "files": left,
+        }
+        self.save()
+
+    def save(self) -> None:
+        """Write the manifest."""
+        write_json(self._run.manifest, self.content)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

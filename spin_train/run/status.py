@@ -1,0 +1,218 @@
+"""How far a run is, from its files alone: alive, dead or done, from any process."""
+
+import fcntl
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from spin_train.config.files import load_config
+from spin_train.config.schema import Config
+from spin_train.errors import UserError
+from spin_train.run.directory import RunDirectory
+from spin_train.run.graph import Stage, plan
+from spin_train.run.manifest import Manifest
+from spin_train.run.selection import iterations_wanted
+
+__all__ = ["RunStatus", "StageStatus", "read_status"]
+
+State = Literal["done", "running", "stopped", "waiting"]
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """How far one stage is."""
+
+    name: str
+    state: State
+    """`stopped`: begun, and nobody works on it now."""
+    done: int | None = None
+    total: int | None = None
+    """Steps, shards or tasks; None where the stage does not count."""
+    seconds: float | None = None
+    """It took, or has taken since it was last begun; None while it waits."""
+    eta_seconds: float | None = None
+    """It will take from now on, or once the run goes on; None where nothing tells."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is."""
+
+    run: str
+    working: bool
+    """Whether a process works on it now, on this machine."""
+    stages: list[StageStatus]
+    eta_seconds: float | None
+    """Sum over the stages that are not done; None where one of them is unknown."""
+    loss: float | None
+    """Last one logged."""
+    loss_at: str | None
+    """Stage and step of that loss."""
+    error: str | None
+    """What the last start ended with."""
+    log: str | None
+    """Output of the workers of the last start."""
+
+
+def read_status(root: str | Path) -> RunStatus:
+    """Read how far a run is.
+
+    Parameters
+    ----------
+    root : str or Path
+        The run's `output_dir`, or the directory of a demo.
+
+    Returns
+    -------
+    RunStatus
+        As its files say now; nothing is written.
+
+    Raises
+    ------
+    UserError
+        If there is no run.
+    """
+    directory = RunDirectory(root)
+    of_demo = RunDirectory(directory.root / "run")
+    if of_demo.config.is_file() and not directory.config.is_file():
+        directory = of_demo
+    if not directory.config.is_file():
+        raise UserError(f"no run at {directory.root}: there is no config.yaml in it")
+    config = load_config(directory.config)
+    manifest = Manifest(directory)
+    working = _is_locked(directory.lock)
+    wanted = iterations_wanted(config)
+    stages = [stage for stage in plan(config) if stage.iteration < wanted]
+    done = {stage.name for stage in stages if _is_done(manifest, stage.name)}
+    word = _json_or_none(directory.progress)
+    current = word["stages"][-1] if word and word["stages"][-1] not in done else None
+    took = {
+        stage: manifest.content["stages"][stage.name]["seconds"]
+        for stage in stages
+        if stage.name in done
+    }
+    expected = _expectations(config, took)
+    found: list[StageStatus] = []
+    for stage in stages:
+        if stage in took:
+            found.append(StageStatus(stage.name, "done", seconds=took[stage]))
+        elif word and stage.name == current:
+            begun = _begun(word, stage, expected(stage), working=working)
+            if begun.seconds is not None and begun.eta_seconds is not None:
+                # Later ones of its kind will take what it is going to, if none was done before.
+                expected = _expectations(config, {stage: begun.seconds + begun.eta_seconds} | took)
+            found.append(begun)
+        else:
+            found.append(StageStatus(stage.name, "waiting", eta_seconds=expected(stage)))
+    etas = [stage.eta_seconds for stage in found if stage.state != "done"]
+    known = [eta for eta in etas if eta is not None]
+    loss, loss_at = _last_loss(directory, stages)
+    logs = sorted(directory.logs.glob("*.log"))
+    return RunStatus(
+        run=str(directory.root),
+        working=working,
+        stages=found,
+        eta_seconds=sum(known) if len(known) == len(etas) else None,
+        loss=loss,
+        loss_at=loss_at,
+        error=_last_error(directory),
+        log=str(logs[-1]) if logs else None,
+    )
+
+
+def _is_locked(lock: Path) -> bool:
+    """Whether a driver holds the run; the kernel drops the lock of one that died."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _is_done(manifest: Manifest, stage: str) -> bool:
+    try:
+        return manifest.is_complete(stage)
+    except UserError:  # another size than recorded: the run itself refuses to go on, by name
+        return True
+
+
+def _begun(
+    word: dict[str, Any], stage: Stage, expected: float | None, *, working: bool
+) -> StageStatus:
+    """Status of the stage that is, or was, being done: its own pace tells, once it has one."""
+    began, before = word["since"]
+    done, total, elapsed = word["done"], word["total"], word["written"] - began
+    if done > before:
+        eta: float | None = (total - done) * elapsed / (done - before)
+    else:
+        eta = expected
+    now = time.time() if working else word["written"]
+    if eta is not None:
+        eta = max(0.0, eta - (now - word["written"]))
+    counted = total > 1
+    return StageStatus(
+        stage.name,
+        "running" if working else "stopped",
+        done=done if counted else None,
+        total=total if counted else None,
+        seconds=now - word["started"],
+        eta_seconds=eta,
+    )
+
+
+def _expectations(config: Config, took: dict[Stage, float]) -> Callable[[Stage], float | None]:
+    """Seconds a stage will take, from the last one of its kind in `took`."""
+    rates: dict[tuple[str, bool | None], float] = {}
+    for stage, seconds in took.items():
+        rate = seconds / _work(config, stage)
+        rates[stage.kind, stage.control] = rates[stage.kind, None] = rate
+
+    def expected(stage: Stage) -> float | None:
+        rate = rates.get((stage.kind, stage.control), rates.get((stage.kind, None)))
+        return None if rate is None else rate * _work(config, stage)
+
+    return expected
+
+
+def _work(config: Config, stage: Stage) -> float:
+    """How much there is to do, relative to other stages of the kind."""
+    samples = 1 + min(max(stage.iteration, 0), config.mixing)
+    if stage.kind in ("score", "reference"):
+        return samples
+    if stage.kind != "train":
+        return 1.0
+    if stage.iteration < 0:
+        return config.sft.epochs if config.sft else 1.0
+    return samples * config.at("epochs", stage.iteration)
+
+
+def _last_loss(directory: RunDirectory, stages: list[Stage]) -> tuple[float | None, str | None]:
+    for stage in reversed(stages):
+        path = directory.root / stage.name.rpartition("/")[0] / "metrics.jsonl"
+        if stage.kind == "train" and path.is_file():
+            rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            logged = [row for row in rows if "loss" in row]
+            if logged:
+                return logged[-1]["loss"], f"{stage.name} step {logged[-1]['step']}"
+    return None, None
+
+
+def _last_error(directory: RunDirectory) -> str | None:
+    """Find what the first rank to fail said; one the user can mend comes first."""
+    words = [_json_or_none(path) for path in sorted(directory.worker_errors.glob("*.json"))]
+    told = sorted((word for word in words if word), key=lambda word: word["code"] != 2)
+    return str(told[0]["line"]) if told else None
+
+
+def _json_or_none(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return content

@@ -1,0 +1,1 @@
+"""The opponent plays: engines, and the prompts that they answer."""

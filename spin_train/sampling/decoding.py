@@ -1,0 +1,312 @@
+"""Decoding with a key-value cache: tokens drawn row by row, rows that have ended replaced.
+
+All rows end at a common column, padded on the left, so that distances between tokens are what the
+model's own masks take them for.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from spin_train.sampling.engine import Sample, SamplingSettings
+
+__all__ = ["Batch", "Row", "Task", "draw", "draw_and_take", "left_padded"]
+
+_ROOM = 64  # columns; a cache that is full is copied
+
+
+def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    r"""Draw one token a row by inverting the distribution function.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, V)
+        Of the next token.
+    uniforms : Tensor, shape (B,)
+        From [0, 1), float64.
+    temperature : float
+        Tokens come with probability :math:`\propto p^{1/T}`.
+
+    Returns
+    -------
+    tokens : Tensor, shape (B,)
+        Ids; none of probability 0.
+    token_logps : Tensor, shape (B,)
+        Their log-probs at temperature 1, nats, float64.
+    """
+    # In float64: sums over a vocabulary in float32 would drop its rare tokens.
+    scores = logits.double()
+    scores = scores - scores.max(-1, keepdim=True).values
+    sums = (scores / temperature).exp().cumsum(-1)
+    total = sums[:, -1:]
+    # The largest, 1 - 2**-53, times the total is below the total when rounded too.
+    # Logits that are not numbers would point past the end; their log-probs give them away.
+    tokens = torch.searchsorted(sums, uniforms[:, None] * total, right=True)
+    tokens = tokens.clamp(max=logits.shape[1] - 1)
+    if temperature != 1.0:
+        total = scores.exp().sum(-1, keepdim=True)
+    return tokens[:, 0], (scores.gather(1, tokens) - total.log())[:, 0]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A response that is wanted."""
+
+    number: int
+    """Place among all that are wanted."""
+    prompt_ids: list[int]
+    """Token ids, at least one."""
+    seed: int
+    """Of its draws."""
+    limit: int
+    """Most tokens of the response."""
+
+
+@dataclass
+class Row:
+    """A response in the making."""
+
+    task: Task
+    """What is wanted."""
+    uniforms: list[float]
+    """Numbers from [0, 1), one for each token it may have."""
+    ids: list[int] = field(default_factory=list)
+    """Token ids so far."""
+    logps: float = 0.0
+    """Their summed log-probs at temperature 1, nats."""
+    ended: bool = False
+    """Whether it is whole."""
+
+    @classmethod
+    def of(cls, task: Task) -> "Row":
+        """Begin a response.
+
+        Parameters
+        ----------
+        task : Task
+            What is wanted.
+
+        Returns
+        -------
+        Row
+            With draws settled by the seed: a generator of its own, which counts from there.
+        """
+        generator = np.random.Generator(np.random.Philox(task.seed))
+        return cls(task, generator.random(task.limit).tolist())
+
+    def sample(self, stop_id: int) -> Sample:
+        """Give the response out.
+
+        Parameters
+        ----------
+        stop_id : int
+            The token that ends a response.
+
+        Returns
+        -------
+        Sample
+            Whole.
+        """
+        return Sample(self.ids, "stop" if self.ids[-1] == stop_id else "length", self.logps)
+
+
+def draw_and_take(rows: Sequence[Row], logits: Tensor, settings: SamplingSettings) -> Tensor:
+    """Draw the next token of every row, and append it to those that have not ended.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        B of them.
+    logits : Tensor, shape (B, V)
+        Of the next token.
+    settings : SamplingSettings
+        Temperature, and the token that ends a response.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        The tokens; those of rows that had ended mean nothing.
+    """
+    uniforms = [0.0 if row.ended else row.uniforms[len(row.ids)] for row in rows]
+    tokens, token_logps = draw(
+        logits,
+        torch.tensor(uniforms, dtype=torch.float64, device=logits.device),
+        settings.temperature,
+    )
+    for row, token, logps in zip(rows, tokens.tolist(), token_logps.tolist(), strict=True):
+        if not row.ended:
+            row.ids.append(token)
+            row.logps += logps
+            row.ended = token == settings.stop_id or len(row.ids) == row.task.limit
+    return tokens
+
+
+def left_padded(tasks: Sequence[Task], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Put prompts into one tensor.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+        B of them.
+    device : torch.device
+        Where the tensors go.
+
+    Returns
+    -------
+    input_ids, attention_mask : Tensor, shape (B, longest)
+        Padding stands on the left under a zero mask, so which id it is does not matter.
+    """
+    longest = max(len(task.prompt_ids) for task in tasks)
+    input_ids = [[0] * (longest - len(task.prompt_ids)) + task.prompt_ids for task in tasks]
+    starts = torch.tensor([longest - len(task.prompt_ids) for task in tasks], device=device)
+    mask = torch.arange(longest, device=device) >= starts[:, None]
+    return torch.tensor(input_ids, device=device), mask.long()
+
+
+class _Roomy:
+    """States (rows, heads, columns, size) with room behind them, so that a step copies none."""
+
+    def __init__(self) -> None:
+        self._storage = self._filled = torch.empty(0)
+
+    def append(self, states: Tensor, new: Tensor) -> Tensor:
+        """Append columns to states: to what this gave last, or to others, copied once."""
+        start = states.shape[2] if states.numel() else 0
+        end = start + new.shape[2]
+        if states is not self._filled or end > self._storage.shape[2]:
+            rows, heads, _, size = new.shape
+            self._storage = new.new_empty(rows, heads, end + _ROOM, size)
+            if start:
+                self._storage[:, :, :start] = states
+        self._storage[:, :, start:end] = new
+        self._filled = self._storage[:, :, :end]
+        return self._filled
+
+
+class _RoomyLayer(DynamicLayer):
+    """A layer of the cache whose states have room behind them."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        self._roomy_keys, self._roomy_values = _Roomy(), _Roomy()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        states: tuple[Any, Any] = self.keys, self.values
+        keys = self._roomy_keys.append(states[0], key_states)
+        values = self._roomy_values.append(states[1], value_states)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _empty_cache() -> DynamicCache:
+    cache = DynamicCache()  # without the config: windows are masked, not cut off
+    cache.layer_class_to_replicate = _RoomyLayer
+    return cache
+
+
+class Batch:
+    """Rows in the making, and the model's state after all their tokens but the next.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        In evaluation mode.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.rows: list[Row] = []
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._cache = _empty_cache()
+        self._mask = torch.empty(0, 0)  # (rows, columns)
+        self._logits = torch.empty(0, 0)  # (rows, V), of the next token
+        parameters = inspect.signature(model.forward).parameters
+        self._takes = {"position_ids", "logits_to_keep"} & parameters.keys()
+
+    def drop_ended(self) -> None:
+        """Let rows that have ended go, and the columns that only they needed."""
+        kept = [number for number, row in enumerate(self.rows) if not row.ended]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[number] for number in kept]
+        if not self.rows:
+            self._cache = _empty_cache()
+            return
+        index = torch.tensor(kept, device=self._device)
+        longest = max(len(row.task.prompt_ids) + len(row.ids) for row in self.rows)
+        first = self._mask.shape[1] - longest
+        self._cache.batch_select_indices(index)
+        for layer in _layers(self._cache):
+            layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
+        self._mask, self._logits = self._mask[index, first:], self._logits[index]
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Take prompts through the model and put them beside the rows that are there.
+
+        Parameters
+        ----------
+        tasks : sequence of Task
+            At least one.
+        """
+        input_ids, mask = left_padded(tasks, self._device)
+        cache = _empty_cache()
+        logits = self._forward(input_ids, mask, cache)
+        if self.rows:
+            width = max(mask.shape[1], self._mask.shape[1])
+            for old, new in zip(_layers(self._cache), _layers(cache), strict=True):
+                new.keys = _beside(old.keys, new.keys, width)
+                new.values = _beside(old.values, new.values, width)
+            mask = torch.cat([pad(part, (width - part.shape[1], 0)) for part in (self._mask, mask)])
+            logits = torch.cat([self._logits, logits])
+        self._cache, self._mask, self._logits = cache, mask, logits
+        self.rows += map(Row.of, tasks)
+
+    def step(self, settings: SamplingSettings) -> None:
+        """Draw a token for every row, and take it through the model.
+
+        Parameters
+        ----------
+        settings : SamplingSettings
+            Temperature, and the token that ends a response.
+        """
+        tokens = draw_and_take(self.rows, self._logits, settings)
+        goes_on = torch.tensor([not row.ended for row in self.rows], device=self._device)
+        if goes_on.any():
+            # Rows that have ended go along until they are dropped, and stay at their last position:
+            # the next may be past the model's context.
+            self._mask = torch.cat([self._mask, goes_on[:, None].long()], 1)
+            self._logits = self._forward(tokens[:, None], self._mask, self._cache)
+
+    def _forward(self, input_ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits (rows, V) after the last column, its states put into the cache."""
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
+        if "position_ids" in self._takes:
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            inputs["position_ids"] = positions[:, -input_ids.shape[1] :]
+        if "logits_to_keep" in self._takes:
+            inputs["logits_to_keep"] = 1
+        output = self._model(**inputs, past_key_values=cache, use_cache=True)
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+def _layers(cache: DynamicCache) -> Sequence[Any]:
+    """Layers of a cache, whose states are (rows, heads, columns, size) if they are of its kind."""
+    return cache.layers
+
+
+def _beside(old: Tensor, new: Tensor, width: int) -> Tensor:
+    """Put the states of two caches into one, padded on the left to a number of columns."""
+    return torch.cat([pad(part, (0, 0, width - part.shape[2], 0)) for part in (old, new)])

@@ -1,0 +1,41 @@
+"""The opponent plays: what an engine is asked for, what it gives back, and the seeds.
+
+The engines are `transformers_engine` and `vllm_engine`. Each takes prompts and seeds, and gives for
+each the exact token ids, the reason why the response ended, and the log-prob that the engine itself
+computed for it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Engine", "Sample", "SamplingSettings"]
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """What is asked of an engine beside prompts and seeds."""
+
+    stop_id: int
+    """The token that ends a response; it is part of it."""
+    max_new_tokens: int
+    """Where a response is cut; a cut one gets no end of text."""
+    temperature: float
+    """1 samples the opponent itself."""
+    batch_size: int
+    """Responses sampled together; an engine that finds this out for itself takes no notice."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response as an engine gives it."""
+
+    ids: list[int]
+    """Token ids, exactly as sampled."""
+    finish_reason: str
+    """`stop`: ends with the stop token; `length`: cut, and nothing was invented."""
+    logps: float
+    """Summed log-prob at temperature 1, whatever it was sampled at, as the engine computed it."""
+
+
+Engine = Callable[[Sequence[list[int]], Sequence[int], SamplingSettings], list[Sample]]
+"""From prompts (token ids), a seed for each, and settings, to a sample for each, in order."""

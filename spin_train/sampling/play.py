@@ -1,0 +1,157 @@
+"""Let the opponent answer the prompts of an iteration, shard by shard."""
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from spin_train.config.schema import Config
+from spin_train.data.records import Record, Response, write_records
+from spin_train.run.directory import RunDirectory
+from spin_train.run.shards import claimed, shards_of
+from spin_train.sampling.engine import Engine, SamplingSettings
+from spin_train.seeds import sample_seed
+
+__all__ = ["fill_shards", "play", "sampling_record"]
+
+
+def fill_shards(
+    config: Config,
+    run: RunDirectory,
+    iteration: int,
+    load: Callable[[], Engine],
+    *,
+    visit: Callable[[int, int], None],
+) -> None:
+    """Sample the shards of an iteration that are not there yet, beside whoever else does.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+    run : RunDirectory
+        Where the rows are, and the shards go.
+    iteration : int
+        Whose opponent plays.
+    load : callable
+        Loads the opponent; called once there is something to do.
+    visit : callable
+        Called with the number of the shard and their number before each; what it raises ends the
+        sampling, and the shards that are there stay.
+    """
+    generation = config.generation
+    settings = SamplingSettings(
+        stop_id=json.loads(run.data_summary.read_text(encoding="utf-8"))["stop_id"],
+        max_new_tokens=generation.max_new_tokens,
+        temperature=generation.temperature,
+        batch_size=generation.batch_size,
+    )
+    folder = run.iteration(iteration) / "generations"
+    shards = shards_of(run, generation)
+    engine: Engine | None = None
+    for number, shard in claimed(shards, folder):
+        visit(number, len(shards))
+        engine = engine or load()
+        played = play(
+            engine,
+            shard.records,
+            settings,
+            seed=config.seed,
+            iteration=iteration,
+            samples_per_prompt=generation.samples_per_prompt,
+        )
+        write_records(folder / shard.name, played)
+
+
+def play(
+    engine: Engine,
+    records: Sequence[Record],
+    settings: SamplingSettings,
+    *,
+    seed: int,
+    iteration: int,
+    samples_per_prompt: int,
+) -> list[Record]:
+    """Let the opponent answer the prompts of some records.
+
+    Parameters
+    ----------
+    engine : callable
+        Samples from the opponent.
+    records : sequence of Record
+        Whose prompts are answered.
+    settings : SamplingSettings
+        How.
+    seed : int
+        The run's.
+    iteration : int
+        Whose opponent plays.
+    samples_per_prompt : int
+        Responses to each prompt.
+
+    Returns
+    -------
+    list of Record
+        The same prompts with the generated responses alone, all samples of a prompt together.
+    """
+    numbers = range(samples_per_prompt)
+    samples = iter(
+        engine(
+            [record.prompt_ids for record in records for _ in numbers],
+            [
+                sample_seed(seed, iteration, r.prompt_id, number)
+                for r in records
+                for number in numbers
+            ],
+            settings,
+        )
+    )
+    played = []
+    for record in records:
+        responses = [
+            Response(
+                role="generated",
+                ids=sample.ids,
+                finish_reason=sample.finish_reason,
+                iteration=iteration,
+                sampling_logps=sample.logps,
+            )
+            for sample in (next(samples) for _ in numbers)
+        ]
+        played.append(Record(record.prompt_id, record.prompt_ids, responses))
+    return played
+
+
+def sampling_record(config: Config, iteration: int) -> dict[str, Any]:
+    """Say how an iteration's samples are drawn, to be kept with them.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+    iteration : int
+        Whose opponent plays.
+
+    Returns
+    -------
+    dict
+        Engine with version, and every setting that the samples depend on.
+    """
+    generation = config.generation
+    if generation.engine == "given":
+        return {"iteration": iteration, "engine": "given", "data": config.data.path}
+    package = {"hf": "transformers", "vllm": "vllm"}[generation.engine]
+    return {
+        "iteration": iteration,
+        "engine": generation.engine,
+        package: version(package),
+        "dtype": config.training.dtype,
+        "temperature": generation.temperature,
+        "top_p": 1.0,
+        "top_k": None,
+        "max_new_tokens": generation.max_new_tokens,
+        "samples_per_prompt": generation.samples_per_prompt,
+        "batch_size": generation.batch_size if generation.engine == "hf" else None,
+        "seed": config.seed,
+        "seeds": "sha256 of (seed, 'generate', iteration, prompt_id, number of the sample)",
+    }

@@ -1,0 +1,209 @@
+"""Sampling with a transformers model, in the first way that is exact on it."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from spin_train.errors import UserError
+from spin_train.model.logps import EXACT_TOLERANCE, Group, response_logps
+from spin_train.sampling.decoding import Batch, Row, Task, draw_and_take, left_padded
+from spin_train.sampling.engine import Sample, SamplingSettings
+
+__all__ = ["sample"]
+
+_COARSE_TOLERANCE = 0.25  # nats a token, in types narrower than float32
+# Share of the rows that may have ended before the others' cache is copied and prompts are taken in.
+_ENDED = 1 / 8
+
+_log = logging.getLogger(__name__)
+
+
+def _nothing() -> None:
+    pass
+
+
+@torch.inference_mode()
+def sample(
+    model: Any,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    settings: SamplingSettings,
+    *,
+    between: Callable[[], None] = _nothing,
+) -> list[Sample]:
+    r"""Sample one response a prompt from :math:`p(\cdot|x)`, no top-p, no top-k.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The sampler, in evaluation mode; its own generation settings are ignored.
+    prompts : sequence of list of int
+        Token ids of rendered prompts, at least one each.
+    seeds : sequence of int
+        One a prompt. It settles the draws of a response: rows beside it change how its
+        probabilities are rounded, and nothing else.
+    settings : SamplingSettings
+        Where responses end, and how many rows go through the model at once.
+    between : callable, optional
+        Called whenever prompts are taken in; what it raises ends the sampling.
+
+    Returns
+    -------
+    list of Sample
+        In the order of `prompts`.
+
+    Raises
+    ------
+    UserError
+        If the model gives log-probs that are not finite.
+
+    Notes
+    -----
+    Rows are decoded together; those that have ended leave the key-value cache and waiting prompts
+    take their places, the longest first, so that memory runs out at once or never.
+
+    The first call with a model samples from random prompts and compares the log-probs with those of
+    `response_logps`. Where they differ, a warning says so and transformers' own `generate` takes
+    the tokens through the model: padded if that is exact, else prompts of equal length together.
+    """
+    if model not in _chosen:
+        _chosen[model] = _exact_way(model)
+    tasks = [
+        Task(number, prompt, seed, settings.max_new_tokens)
+        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+    ]
+    # Stable, so that which rows meet depends on lengths and order alone.
+    tasks.sort(key=lambda task: -len(task.prompt_ids))
+    found = {
+        task.number: sampled for task, sampled in _chosen[model](model, tasks, settings, between)
+    }
+    if not all(math.isfinite(sampled.logps) for sampled in found.values()):
+        raise UserError(
+            "the opponent gives log-probs that are not finite: its weights are broken, or "
+            "training.dtype is too narrow for it"
+        )
+    return [found[number] for number in range(len(prompts))]
+
+
+_Found = Iterator[tuple[Task, Sample]]
+_Way = Callable[[Any, Sequence[Task], SamplingSettings, Callable[[], None]], _Found]
+_chosen: "WeakKeyDictionary[nn.Module, _Way]" = WeakKeyDictionary()
+
+
+def _refilled(
+    model: Any, tasks: Sequence[Task], settings: SamplingSettings, between: Callable[[], None]
+) -> _Found:
+    """Decode rows together; those that have ended make room for tasks that wait."""
+    batch = Batch(model)
+    waiting = list(reversed(tasks))
+    while waiting or batch.rows:
+        ended = [row for row in batch.rows if row.ended]
+        if not batch.rows or len(ended) > _ENDED * len(batch.rows):
+            between()
+            yield from ((row.task, row.sample(settings.stop_id)) for row in ended)
+            batch.drop_ended()
+            free = min(settings.batch_size - len(batch.rows), len(waiting))
+            if free:
+                batch.add([waiting.pop() for _ in range(free)])
+        if batch.rows:
+            batch.step(settings)
+
+
+def _generated(
+    model: Any, tasks: Sequence[Task], settings: SamplingSettings, between: Callable[[], None]
+) -> _Found:
+    """Let `generate` take batches through the model, padded on the left; the draws are ours."""
+    for start in range(0, len(tasks), settings.batch_size):
+        between()
+        yield from _generated_batch(model, tasks[start : start + settings.batch_size], settings)
+
+
+def _generated_by_length(
+    model: Any, tasks: Sequence[Task], settings: SamplingSettings, between: Callable[[], None]
+) -> _Found:
+    """Do the same with prompts of equal length, so that there is no padding."""
+    for _, equal in groupby(tasks, key=lambda task: len(task.prompt_ids)):
+        yield from _generated(model, list(equal), settings, between)
+
+
+def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettings) -> _Found:
+    rows = [Row.of(task) for task in tasks]
+    input_ids, attention_mask = left_padded(tasks, next(model.parameters()).device)
+    # `generate` fills what a call leaves open from the model's own file of settings.
+    model.generation_config = GenerationConfig()
+    model.generate(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        generation_config=GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max(task.limit for task in tasks),
+            eos_token_id=settings.stop_id,
+            pad_token_id=settings.stop_id,
+        ),
+        logits_processor=LogitsProcessorList([_Draws(rows, settings)]),
+    )
+    yield from ((row.task, row.sample(settings.stop_id)) for row in rows)
+
+
+class _Draws(LogitsProcessor):
+    """Our draws within `generate`: leaves it the tokens that were drawn, and no others."""
+
+    def __init__(self, rows: Sequence[Row], settings: SamplingSettings) -> None:
+        self._rows = rows
+        self._settings = settings
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        tokens = draw_and_take(self._rows, scores, self._settings)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+_WAYS: dict[str, _Way] = {
+    "rows that have ended replaced": _refilled,
+    "generate with padding": _generated,
+    "generate with prompts of equal length": _generated_by_length,
+}
+
+
+def _exact_way(model: Any) -> _Way:
+    """Pick the first way that is exact on the loaded model, and say why if it is not the first."""
+    config = model.config.get_text_config()
+    tasks = _random_tasks(config)
+    never = config.vocab_size  # so that responses end at the limits of their tasks
+    settings = SamplingSettings(never, max_new_tokens=0, temperature=1.0, batch_size=3)
+    tolerance = EXACT_TOLERANCE.get(next(model.parameters()).dtype, _COARSE_TOLERANCE)
+    for name, way in _WAYS.items():
+        try:
+            found = list(way(model, tasks, settings, _nothing))
+            groups = [Group(task.prompt_ids, [sampled.ids]) for task, sampled in found]
+            logps = response_logps(model, groups).double().cpu()
+            lengths = logps.new_tensor([len(sampled.ids) for _, sampled in found])
+            ours = logps.new_tensor([sampled.logps for _, sampled in found])
+            error = ((ours - logps).abs() / lengths).max().item()
+            if error <= tolerance:
+                return way
+            reason = f"off by {error:.2g} nats a token"
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        _log.warning("%s: %s not used: %s", type(model).__name__, name, reason)
+    raise RuntimeError(f"{type(model).__name__}: no way of sampling agrees with its log-probs")
+
+
+def _random_tasks(config: Any) -> list[Task]:
+    """Make prompts and limits of mixed lengths within the model's context, the longest first."""
+    context = getattr(config, "max_position_embeddings", None) or 128
+    generator = torch.Generator().manual_seed(0)
+    tasks = []
+    for number, (share, limit) in enumerate(
+        [(1.0, 3), (0.5, 12), (0.5, 1), (0.4, 9), (0.2, 6), (0.1, 12), (0.0, 5)]
+    ):
+        length = max(1, int(share * min(40, context // 2)))
+        ids = torch.randint(config.vocab_size, (length,), generator=generator).tolist()
+        tasks.append(Task(number, ids, number, max(1, min(limit, context // 4))))
+    return tasks

@@ -1,0 +1,122 @@
+"""Sampling with vLLM: what it is asked for, and what it must give back.
+
+*Not run with vLLM itself yet*: tests hold it to the shapes of vLLM 0.30's interface, recorded in
+``tests/train/fakes/vllm``.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from spin_train.config.schema import Config
+from spin_train.errors import UserError
+from spin_train.run.directory import RunDirectory
+from spin_train.run.shards import shards_of
+from spin_train.sampling.engine import Sample, SamplingSettings
+
+__all__ = ["load_engine", "require_vllm", "sample"]
+
+
+def require_vllm() -> None:
+    """Check that vLLM is installed, without importing it.
+
+    Raises
+    ------
+    UserError
+        If it is not.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "generation.engine=vllm needs vLLM, which is not installed: "
+            "pip install -e '.[vllm]', or take generation.engine=hf"
+        )
+
+
+def sample(
+    llm: Any, prompts: Sequence[list[int]], seeds: Sequence[int], settings: SamplingSettings
+) -> list[Sample]:
+    r"""Sample one response a prompt from :math:`p(\cdot|x)`, no top-p, no top-k.
+
+    Parameters
+    ----------
+    llm : vllm.LLM
+        With ``logprobs_mode="raw_logprobs"``.
+    prompts : sequence of list of int
+        Token ids of rendered prompts, at least one each.
+    seeds : sequence of int
+        One a prompt. vLLM's kernels may round otherwise in another batch, so a shard sampled anew
+        may hold other responses; what is on disk stays.
+    settings : SamplingSettings
+        Where responses end.
+
+    Returns
+    -------
+    list of Sample
+        In the order of `prompts`.
+
+    Raises
+    ------
+    RuntimeError
+        If what vLLM returns is not what was asked for.
+    """
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    params = [
+        SamplingParams(
+            temperature=settings.temperature,
+            top_p=1.0,
+            top_k=-1,  # off in all versions; 0 is refused by old ones
+            min_p=0.0,
+            max_tokens=settings.max_new_tokens,
+            stop_token_ids=[settings.stop_id],
+            ignore_eos=True,  # or ends of text of the model's own file would end responses too
+            seed=seed,
+            logprobs=0,  # of the sampled token, and so their sum
+            detokenize=False,
+        )
+        for seed in seeds
+    ]
+    requests = [TokensPrompt(prompt_token_ids=prompt_ids) for prompt_ids in prompts]
+    outputs = llm.generate(requests, params, use_tqdm=False)
+    return [
+        _sample_of(output, prompt_ids, settings)
+        for output, prompt_ids in zip(outputs, prompts, strict=True)
+    ]
+
+
+def _sample_of(output: Any, prompt_ids: list[int], settings: SamplingSettings) -> Sample:
+    """Take one response out of a RequestOutput, exactly as sampled or not at all."""
+    (completion,) = output.outputs
+    ids, reason = list(completion.token_ids), completion.finish_reason
+    stops = [place for place, token in enumerate(ids) if token == settings.stop_id]
+    whole = {"stop": stops == [len(ids) - 1], "length": not stops}.get(reason, False)
+    if list(output.prompt_token_ids) != prompt_ids:
+        raise RuntimeError(f"vLLM changed the prompt {prompt_ids} to {output.prompt_token_ids}")
+    if not whole or not 0 < len(ids) <= settings.max_new_tokens:
+        raise RuntimeError(
+            f"vLLM gave {len(ids)} tokens, the stop token at {stops}, and finish reason {reason!r}"
+        )
+    if completion.cumulative_logprob is None:
+        raise RuntimeError("vLLM gave no log-probs")
+    return Sample(ids, reason, float(completion.cumulative_logprob))
+
+
+def load_engine(config: Config, run: RunDirectory, opponent: str) -> Any:
+    """Load the opponent into vLLM, with room for the longest prompt and response."""
+    from vllm import LLM
+
+    shards = shards_of(run, config.generation)
+    longest = max(len(record.prompt_ids) for shard in shards for record in shard.records)
+    return LLM(
+        model=opponent,
+        revision=config.model_revision if opponent == config.model else None,
+        trust_remote_code=config.trust_remote_code,
+        skip_tokenizer_init=True,  # ids in, ids out
+        dtype=config.training.dtype,
+        max_model_len=longest + config.generation.max_new_tokens,
+        gpu_memory_utilization=config.generation.vllm_memory,
+        generation_config="vllm",  # not the model's own file of settings
+        logprobs_mode="raw_logprobs",  # of the model, at temperature 1
+        seed=config.seed % 2**32,
+    )

@@ -1,0 +1,158 @@
+"""The process in which vLLM samples; it gives the device's memory back when it ends.
+
+A rank starts ``python -m spin_train.sampling.vllm_process`` on its device and waits; the process
+claims and writes shards as ranks themselves do with the other engine.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from spin_train.config.files import load_config
+from spin_train.errors import StoppedError, UserError, disk_full
+from spin_train.run.directory import RunDirectory
+from spin_train.sampling.play import fill_shards
+from spin_train.sampling.vllm_engine import load_engine, require_vllm, sample
+from spin_train.system.files import write_json
+from spin_train.system.processes import die_with_driver
+
+__all__ = ["process_environment", "run"]
+
+
+_POLL_SECONDS = 0.2
+
+
+# What the launcher tells a worker of the others, and vLLM would take for its own ranks.
+_OF_THE_LAUNCHER = (
+    *("RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE"),
+    *("CROSS_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT"),
+)
+
+
+def run(root: Path, iteration: int, opponent: str | Path, *, visit: Callable[[], None]) -> None:
+    """Sample the shards of an iteration in a process of its own, and wait for it.
+
+    Parameters
+    ----------
+    root : Path
+        The run's directory.
+    iteration : int
+        Whose opponent plays.
+    opponent : str or Path
+        The model: `config.model`, or a policy directory.
+    visit : callable
+        Called a few times a second; where it raises, the process is ended.
+
+    Raises
+    ------
+    UserError
+        If the process says that something the user can mend stands in the way.
+    StoppedError
+        If the driver asked to stop.
+    RuntimeError
+        If it ended for another reason.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "error.json"
+        arguments = [str(root), str(iteration), str(opponent), str(answer)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "spin_train.sampling.vllm_process", *arguments],
+            env=process_environment(os.environ),
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            while process.poll() is None:
+                visit()
+                time.sleep(_POLL_SECONDS)
+        finally:
+            process.kill()  # shards are whole at any time
+            process.wait()
+        if process.returncode == 0:
+            return
+        said = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
+    if said.get("stopped"):
+        raise StoppedError
+    if "mend" in said:
+        raise UserError(said["mend"])
+    raise RuntimeError(
+        f"the process of vLLM ended with code {process.returncode}: "
+        f"{said.get('fault', 'killed, or out of memory? (generation.vllm_memory)')}"
+    )
+
+
+def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment of the process: alone, on this rank's device.
+
+    Parameters
+    ----------
+    environment : mapping
+        The worker's.
+
+    Returns
+    -------
+    dict
+        Without the launcher's words on ranks, and with one visible device.
+    """
+    alone = {name: value for name, value in environment.items() if name not in _OF_THE_LAUNCHER}
+    devices = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    local_rank = int(environment.get("LOCAL_RANK", "0"))
+    if "CUDA_VISIBLE_DEVICES" not in environment:
+        alone["CUDA_VISIBLE_DEVICES"] = str(local_rank)
+    elif devices:
+        alone["CUDA_VISIBLE_DEVICES"] = devices[local_rank]
+    # In one process: it dies whole, and schedules the same way every time.
+    alone["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return alone
+
+
+def _fill(root: Path, iteration: int, opponent: str) -> None:
+    run = RunDirectory(root)
+    config = load_config(run.config)
+
+    def visit(number: int, total: int) -> None:
+        if run.stop_request.exists():
+            raise StoppedError
+
+    fill_shards(
+        config,
+        run,
+        iteration,
+        lambda: partial(sample, load_engine(config, run, opponent)),
+        visit=visit,
+    )
+
+
+def main() -> None:
+    """Sample; arguments as `run` gives them, the last a file for what went wrong."""
+    die_with_driver()
+    root, iteration, opponent, answer = sys.argv[1:]
+    try:
+        require_vllm()
+        _fill(Path(root), int(iteration), opponent)
+        said = {}
+    except StoppedError:
+        said = {"stopped": "yes"}
+    except UserError as error:
+        said = {"mend": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = {"fault": line}
+        if disk_full(error):
+            said = {"mend": f"the disk took no more ({line}): make room, then run the same command"}
+    if said:
+        write_json(Path(answer), said)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1 if said else 0)  # threads of vLLM must not keep the device
+
+
+if __name__ == "__main__":
+    main()

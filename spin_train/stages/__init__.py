@@ -1,0 +1,1 @@
+"""The loop: one file per stage, and a table that says which stage each does."""

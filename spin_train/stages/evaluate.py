@@ -1,0 +1,150 @@
+"""Held-out numbers of a policy, on prompts no stage of the run trained on."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
+from spin_train.data.records import Record
+from spin_train.model.logps import response_logps
+from spin_train.model.packing import token_runs
+from spin_train.training.examples import examples_of
+from spin_train.training.objective import Objective
+
+__all__ = ["held_out_sums", "summarise"]
+
+
+@torch.inference_mode()
+def held_out_sums(
+    model: Any, records: Sequence[Record], objective: Objective, *, tokens: int
+) -> dict[str, list[float]]:
+    """Values of each held-out example, for one rank's share of them.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The policy to judge.
+    records : sequence of Record
+        Scored by the opponent, unless the objective is SFT.
+    objective : Objective
+        What it was trained on.
+    tokens : int
+        Taken through the model at once, a prompt counted once.
+
+    Returns
+    -------
+    dict
+        Name of the number to one value an example; ``prompt`` is a number that equal prompts
+        share, whatever the rank.
+    """
+    values: dict[str, list[float]] = {}
+    examples = examples_of(records, objective)
+    roles = len(objective.roles)
+    stored = ((e.opponent_logps, e.reference_logps or e.opponent_logps) for e in examples)
+    for run in token_runs([example.group for example in examples], tokens):
+        policy = response_logps(model, run).view(-1, roles).double()
+        opponent, reference = torch.tensor(
+            [next(stored) for _ in run], dtype=torch.float64, device=policy.device
+        ).unbind(1)
+        columns = {"loss": objective(policy, reference)}
+        for role, column in zip(objective.roles, policy.unbind(1), strict=True):
+            columns[f"{role}_logps"] = column
+        if objective.algorithm != "sft":
+            contrast = objective.scores(policy, reference)
+            columns["margin"] = contrast[:, 0] - contrast[:, 1]
+            log_ratio = policy - opponent
+            columns["real_log_ratio"] = log_ratio[:, 0]
+            columns["generated_log_ratio"] = log_ratio[:, 1]
+        for name, column in columns.items():
+            values.setdefault(name, []).extend(column.tolist())
+    values["prompt"] = [_number_of(example.group.prompt_ids) for example in examples]
+    values["real_tokens"] = [float(len(example.group.responses[0])) for example in examples]
+    for sample in (sample for record in records for sample in record.of_role("generated")):
+        values.setdefault("generated_tokens", []).append(float(len(sample.ids)))
+        values.setdefault("generated_stopped", []).append(float(sample.finish_reason == "stop"))
+    return values
+
+
+def summarise(
+    values: dict[str, list[float]], *, temperature: float = 1.0, given: bool = False
+) -> dict[str, Any]:
+    """Means with their standard errors, and what follows from them.
+
+    Parameters
+    ----------
+    values : dict
+        As from `held_out_sums`, of all ranks.
+    temperature : float, default 1
+        The opponent sampled at.
+    given : bool, default False
+        Whether the data's own other responses stand for the opponent's samples.
+
+    Returns
+    -------
+    dict
+        ``name`` and ``name_standard_error`` (nan for one value), and more that `docs/metrics.md`
+        defines. ``notes`` says in words what is not what its name says.
+    """
+    columns = {name: column for name, column in values.items() if name != "prompt"}
+    summary: dict[str, Any] = {"examples": len(columns["loss"])}
+    for name, column in columns.items():
+        summary[name], summary[f"{name}_standard_error"] = _mean(column)
+    summary["real_nll_per_token"] = -sum(columns["real_logps"]) / sum(columns["real_tokens"])
+    if "margin" in columns:
+        margins = columns["margin"]
+        summary["accuracy"] = sum(margin > 0 for margin in margins) / len(margins)
+        if temperature == 1.0 and not given:
+            kl, error = _mean([-value for value in columns["generated_log_ratio"]])
+            summary |= {"opponent_kl": kl, "opponent_kl_standard_error": error}
+        if len(set(values["prompt"])) >= FEWEST_PROMPTS and all(map(math.isfinite, margins)):
+            summary |= _meter(margins, values["prompt"])
+        summary["notes"] = _notes(summary, temperature, given)
+    return summary
+
+
+def _meter(margins: list[float], prompts: list[float]) -> dict[str, float]:
+    numbers = torch.tensor(prompts, dtype=torch.int64)
+    meter = convergence_meter(torch.tensor(margins, dtype=torch.float64), prompts=numbers)
+    return {
+        "meter": meter.estimate,
+        "meter_standard_error": meter.standard_error,
+        "meter_lower_bound": meter.lower_bound,
+        "meter_confidence": meter.confidence,
+        "meter_prompts": meter.prompts,
+        "meter_scale": meter.scale,
+        "meter_clip": meter.clip,
+        "tv_lower_bound": meter.tv_lower_bound,
+    }
+
+
+def _notes(summary: dict[str, Any], temperature: float, given: bool) -> list[str]:
+    if given:
+        return ["given pairs: the meter is about the data's other responses, and there is no KL"]
+    notes = []
+    if temperature != 1.0:
+        notes.append(
+            f"sampled at temperature {temperature:g}, not from p_t: the meter is about that "
+            "sampler, and there is no KL"
+        )
+    if summary["generated_stopped"] < 1:
+        notes.append(
+            f"{1 - summary['generated_stopped']:.1%} of the opponent's samples were cut at "
+            "max_new_tokens: meter and KL are about p_t cut there"
+        )
+    return notes
+
+
+def _mean(column: list[float]) -> tuple[float, float]:
+    """Mean and its standard error."""
+    tensor = torch.tensor(column, dtype=torch.float64)
+    error = tensor.std().item() / math.sqrt(len(column)) if len(column) > 1 else math.nan
+    return tensor.mean().item(), error
+
+
+def _number_of(prompt: Sequence[int]) -> int:
+    """Give equal prompts one number, and their order none that the data has."""
+    digest = hashlib.sha256(" ".join(map(str, prompt)).encode()).digest()
+    return int.from_bytes(digest[:6])

@@ -1,0 +1,262 @@
+"""One training stage: transformers' Trainer under DeepSpeed, from a start to a saved policy."""
+
+import gc
+import importlib.resources
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.integration_utils import TensorBoardCallback
+
+from spin_train.config.schema import Config
+from spin_train.data.records import Record
+from spin_train.errors import StoppedError, UserError
+from spin_train.model.adapters import attach, is_adapter, write_learnt
+from spin_train.model.loading import load_policy, load_tokenizer, save_policy
+from spin_train.run.directory import RunDirectory
+from spin_train.system.progress import Progress
+from spin_train.system.ranks import Ranks
+from spin_train.training.batching import MicroBatches
+from spin_train.training.checkpoints import RunCallback, latest_complete, remove_checkpoints
+from spin_train.training.examples import examples_of
+from spin_train.training.objective import Objective
+from spin_train.training.trainer import SpinTrainer, collate
+
+__all__ = ["TrainingTask", "fit"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What a training stage does."""
+
+    start: str | Path
+    """Model it starts from."""
+    records: Sequence[Record]
+    """What it trains on; scored by the opponent, unless the objective is SFT."""
+    objective: Objective
+    """The loss."""
+    learning_rate: float
+    """Peak, per step."""
+    epochs: float
+    """Passes over the examples."""
+    seed: int
+    """Of the order of the examples."""
+
+
+def fit(
+    task: TrainingTask,
+    *,
+    config: Config,
+    ranks: Ranks,
+    progress: Progress,
+    stage: str,
+    folder: Path,
+) -> None:
+    """Train, together with the other ranks, and save the policy.
+
+    Parameters
+    ----------
+    task : TrainingTask
+        What to do.
+    config : Config
+        The run's.
+    ranks : Ranks
+        All that work on it.
+    progress : Progress
+        Where to say how far it is.
+    stage : str
+        Name of the stage.
+    folder : Path
+        Where `policy`, `metrics.jsonl` and, meanwhile, `checkpoints` go.
+
+    Raises
+    ------
+    UserError
+        If there would be one step with a learning rate of 0, a TrainingArguments value is refused,
+        or the scores are not the opponent's.
+    DivergedError
+        If the loss or a weight is not finite.
+    StoppedError
+        If the driver asked to stop; a checkpoint is on disk.
+    """
+    batches = MicroBatches(
+        examples_of(task.records, task.objective),
+        batch_size=config.training.batch_size,
+        micro_batch_tokens=config.training.micro_batch_tokens,
+        micro_batch_size=config.training.micro_batch_size,
+        ranks=ranks.size,
+        epochs=task.epochs,
+        seed=task.seed,
+    )
+    if batches.steps == 1 and config.training.warmup_steps > 0:
+        raise UserError(
+            f"{stage} would be one optimiser step, and warm-up gives the first a learning "
+            "rate of 0: lower training.batch_size, raise epochs, or set training.warmup_steps=0"
+        )
+    checkpoints = folder / "checkpoints"
+    resume = None
+    if ranks.is_first:
+        resume = latest_complete(checkpoints, zero_stage=config.zero_stage, ranks=ranks.size)
+        remove_checkpoints(checkpoints, keep=resume)
+    resume = ranks.from_first(resume)
+    arguments = _training_arguments(
+        config,
+        checkpoints,
+        accumulation=batches.accumulation,
+        learning_rate=task.learning_rate,
+        seed=task.seed % 2**32,
+        on_cpu=ranks.device.type == "cpu",
+    )
+    callback = RunCallback(
+        ranks, progress, stage=stage, folder=folder, zero_stage=config.zero_stage
+    )
+    events = RunDirectory(config.output_dir).logs / "tensorboard" / stage.rpartition("/")[0]
+    writers = _event_writers(arguments, ranks, events, resume)
+    with _released_afterwards():
+        _fit(task, config, ranks, arguments, batches, callback, writers, resume, folder / "policy")
+
+
+def _fit(
+    task: TrainingTask,
+    config: Config,
+    ranks: Ranks,
+    arguments: TrainingArguments,
+    batches: MicroBatches,
+    callback: RunCallback,
+    writers: list[TrainerCallback],
+    resume: Path | None,
+    policy: Path,
+) -> None:
+    """Train and save; on return nothing here holds the engine any more."""
+    model = load_policy(task.start, config)
+    set_seed(task.seed % 2**32)
+    if config.adapter:
+        attach(model, config.adapter)
+    trainer = SpinTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=batches,
+        data_collator=collate,
+        callbacks=[callback, *writers],
+        objective=task.objective,
+        dtype=config.training.dtype,
+        ranks=ranks,
+    )
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if callback.stopped:
+        raise StoppedError
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    unset_hf_deepspeed_config()  # under ZeRO-3 it would have all ranks load what the first loads
+    if ranks.is_first:
+        if config.adapter:
+            model = _adapted(task.start, config, state_dict)
+            state_dict = model.state_dict()
+        else:
+            model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        save_policy(model, state_dict, load_tokenizer(config), policy)
+    ranks.barrier()
+    _destroy(trainer.model_wrapped)
+    trainer.accelerator.free_memory()
+
+
+def _adapted(start: str | Path, config: Config, state_dict: dict[str, Any]) -> Any:
+    """Policy that a stage with adapters ends with: whole weights, or one adapter."""
+    assert config.adapter is not None
+    if config.adapter.between == "merge":
+        return write_learnt(load_policy(start, config), None, config.adapter, state_dict)
+    before = start if is_adapter(start) else None
+    return write_learnt(load_policy(config.model, config), before, config.adapter, state_dict)
+
+
+def _training_arguments(
+    config: Config,
+    checkpoints: Path,
+    *,
+    accumulation: int,
+    learning_rate: float,
+    seed: int,
+    on_cpu: bool,
+) -> TrainingArguments:
+    training = config.training
+    settings = importlib.resources.files("spin_train.config") / "deepspeed"
+    managed: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "per_device_train_batch_size": 1,  # a micro-batch, of several examples
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": 1,  # the data set itself runs through all passes
+        "train_sampling_strategy": "sequential",
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "bf16": training.dtype == "bfloat16",
+        "use_cpu": on_cpu,
+        "deepspeed": str(settings / f"zero{config.zero_stage}.json"),
+        "save_strategy": "steps",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
+        "dataloader_pin_memory": not on_cpu,
+    }
+    report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
+    known = {"batch_size", "micro_batch_size", "micro_batch_tokens", "dtype"}
+    given = {key: value for key, value in training.model_dump().items() if key not in known}
+    try:
+        return TrainingArguments(**{"report_to": report_to, **managed, **given})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"training: TrainingArguments refuses this: {error}") from None
+
+
+def _event_writers(
+    arguments: TrainingArguments, ranks: Ranks, events: Path, resume: Path | None
+) -> list[TrainerCallback]:
+    """TensorBoard's callback, which by itself would write among the checkpoints."""
+    reporters = list(arguments.report_to or [])  # TrainingArguments has made a list of it
+    if "tensorboard" not in reporters:
+        if ranks.is_first and not importlib.util.find_spec("tensorboard"):
+            _LOG.warning("no tensorboard here (pip install tensorboard): see metrics.jsonl")
+        return []
+    arguments.report_to = [name for name in reporters if name != "tensorboard"]
+    if not ranks.is_first:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+
+    step = int(resume.name.rpartition("-")[2]) if resume else 0
+    # What a killed start logged beyond its checkpoint is logged again: readers drop the first.
+    return [TensorBoardCallback(SummaryWriter(str(events), purge_step=step + 1))]
+
+
+def _destroy(engine: Any) -> None:
+    """End a DeepSpeed engine so that its memory can be freed."""
+    optimizer = engine.optimizer
+    engine.destroy()
+    # The optimizer keeps autograd nodes whose hooks keep it and the engine: a cycle through C++
+    # that no collection sees, of a whole model a training stage.
+    engine.optimizer = engine.basic_optimizer = engine.lr_scheduler = None
+    if optimizer is not None:
+        vars(optimizer).clear()
+    for parameter in engine.module.parameters():
+        parameter.data, parameter.grad = torch.empty(0), None
+        if hasattr(parameter, "ds_tensor"):  # this rank's part under ZeRO-3
+            parameter.ds_tensor.data = torch.empty(0)
+
+
+@contextmanager
+def _released_afterwards() -> Iterator[None]:
+    """Leave no trace of a training stage: what it set for the process, and its memory."""
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        AcceleratorState._reset_state()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

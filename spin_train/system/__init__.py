@@ -1,0 +1,1 @@
+"""Files, locks, processes and ranks; knows nothing of SPIN or of configurations."""

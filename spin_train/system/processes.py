@@ -1,0 +1,178 @@
+"""Processes of one machine: none outlives its driver, and what several of them share."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from spin_train.errors import UserError
+from spin_train.system.locks import FileLock
+
+__all__ = [
+    "DRIVER_VARIABLE",
+    "build_communication_op",
+    "cpu_only",
+    "die_with_driver",
+    "die_with_parent",
+    "extensions_folder",
+    "require_shared_memory",
+    "unlink_shared_memory",
+]
+
+DRIVER_VARIABLE = "SPIN_TRAIN_DRIVER"
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # looked up here: after a fork nothing may wait for a lock
+_WATCH_SECONDS = 0.5
+_STALE_SECONDS = 120.0  # a rank holds a lock of the compile cache for a second or two
+_SHARED_MEMORY = Path("/dev/shm")
+_BUFFER_BYTES = 72 * 2**20  # a rank's allreduce buffer; seen: 66 MiB with DeepSpeed 0.19.8
+
+
+def cpu_only() -> bool:
+    """Say whether there is no NVIDIA device, without importing torch.
+
+    Returns
+    -------
+    bool
+        True as well where CUDA_VISIBLE_DEVICES hides all devices.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1")
+    return hidden or not Path("/proc/driver/nvidia/version").exists()
+
+
+def extensions_folder() -> Path:
+    """Directory where DeepSpeed's ops are compiled for this environment alone.
+
+    A directory shared with another environment would be compiled again at every change of it.
+    """
+    home = Path.home() / ".cache" / "torch_extensions"
+    built_for = [sys.prefix, version("torch"), version("deepspeed")]
+    name = hashlib.sha256("\n".join(built_for).encode()).hexdigest()[:16]
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", home)) / f"spin_train-{name}"
+
+
+def build_communication_op() -> None:
+    """Compile DeepSpeed's CPU communication op, once, before several ranks want it at a time.
+
+    Raises
+    ------
+    UserError
+        If there is no C++ compiler, or the compilation fails.
+    """
+    if not cpu_only():
+        return
+    cache = extensions_folder()
+    stamp = cache / "built"
+    lock = FileLock(cache / "spin_train.lock")
+    if not lock.acquire(wait_s=600):
+        raise UserError(f"another process has been compiling in {cache} for 10 minutes; stop it")
+    try:
+        for stale in (*cache.glob("**/lock"), *cache.glob("**/.ninja_lock")):
+            # Of a build that was killed: ranks would wait for it without end.
+            if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+                stale.unlink(missing_ok=True)
+        if not stamp.exists():
+            _compile_communication_op(cache)
+            stamp.touch()
+    finally:
+        lock.release()
+
+
+def _compile_communication_op(cache: Path) -> None:
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise UserError(
+            "DeepSpeed needs a C++ compiler on CPU and there is none: install g++ "
+            "(Debian, Ubuntu: apt-get install g++) or set CXX"
+        )
+    built = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder as Builder;"
+            "Builder().load(verbose=False)",
+        ],
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(cache)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode != 0:
+        output = (built.stdout + built.stderr).splitlines()
+        # The compiler's own line, else that of an exception; never a traceback's code.
+        lines = [line for line in output if " error: " in line]
+        lines = lines or [line for line in output if "rror: " in line]
+        raise UserError(
+            "DeepSpeed's CPU communication op does not compile: "
+            + (lines[0].strip() if lines else f"exit code {built.returncode}")
+        )
+
+
+def require_shared_memory(ranks: int) -> None:
+    """Check that DeepSpeed's CPU communication op finds room for its buffers.
+
+    Parameters
+    ----------
+    ranks : int
+        Worker processes on this machine.
+
+    Raises
+    ------
+    UserError
+        If shared memory is too small: writing past its end would kill the ranks without a word.
+    """
+    if not cpu_only() or not _SHARED_MEMORY.is_dir():
+        return
+    free, needed = shutil.disk_usage(_SHARED_MEMORY).free, ranks * _BUFFER_BYTES
+    if free < needed:
+        raise UserError(
+            f"{_SHARED_MEMORY} has {free >> 20} MiB free and {ranks} ranks need "
+            f"{needed >> 20}: remove what fills it, or give a container more (docker: --shm-size)"
+        )
+
+
+def unlink_shared_memory() -> None:
+    """Remove the name of this rank's communication buffer, which DeepSpeed leaves behind.
+
+    The memory itself lives until the last rank that has mapped it ends, however it ends.
+    """
+    names = ("MASTER_ADDR", "MASTER_PORT", "RANK")
+    address, port, rank = (os.environ.get(name, "") for name in names)
+    for name in _SHARED_MEMORY.glob(f"deepspeed_allreduce_buffer_*_{address}_{port}_{rank}"):
+        name.unlink(missing_ok=True)
+
+
+def die_with_driver() -> None:
+    """Make this worker die when its launcher or its driver does, kill -9 included.
+
+    SIGTERM from the launcher, which ends the others when one fails, is obeyed; from anyone else it
+    is left to the driver, which lets all workers save.
+    """
+    die_with_parent()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    driver = int(os.environ[DRIVER_VARIABLE])
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(driver, 0)
+            except (ProcessLookupError, PermissionError):  # gone, or its number is another's
+                os._exit(128 + signal.SIGTERM)
+            came = signal.sigtimedwait({signal.SIGTERM}, _WATCH_SECONDS)
+            if came is not None and came.si_pid == os.getppid():
+                os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="watch-driver", daemon=True).start()
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies; on Linux."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

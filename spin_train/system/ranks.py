@@ -1,0 +1,122 @@
+"""What a worker knows of the others, and of the driver."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from spin_train.errors import StoppedError
+from spin_train.system.processes import unlink_shared_memory
+
+__all__ = ["Ranks"]
+
+
+class Ranks:
+    """The worker processes of a run, seen from one of them.
+
+    Control messages go through a gloo group of their own, on the CPU, so that they never wait for
+    a device.
+
+    Parameters
+    ----------
+    stop_request : Path
+        The file by which the driver asks to stop.
+    """
+
+    def __init__(self, stop_request: Path) -> None:
+        on_cpu = not torch.cuda.is_available()
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if not on_cpu:
+            torch.cuda.set_device(local_rank)
+        # A rank may sample for hours while another waits.
+        timeout = timedelta(hours=12)
+        deepspeed.init_distributed(
+            dist_backend="gloo" if on_cpu else "nccl", timeout=timeout, verbose=False
+        )
+        self._group = dist.new_group(backend="gloo", timeout=timeout)
+        self.barrier()  # every rank has mapped the others' buffers, so their names can go
+        unlink_shared_memory()
+        self._stop_request = stop_request
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+        self.device = torch.device("cpu" if on_cpu else f"cuda:{local_rank}")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes what is written once."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        dist.barrier(group=self._group)
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank.
+
+        Parameters
+        ----------
+        value : object
+            Anything that pickles; other ranks' are ignored.
+
+        Returns
+        -------
+        object
+            That of rank 0.
+        """
+        holder = [value]
+        dist.broadcast_object_list(holder, src=0, group=self._group)
+        return holder[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank, on every rank.
+
+        Parameters
+        ----------
+        value : object
+            Anything that pickles.
+
+        Returns
+        -------
+        list
+            One a rank.
+        """
+        holder: list[Any] = [None] * self.size
+        dist.all_gather_object(holder, value, group=self._group)
+        return holder
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks.
+
+        Parameters
+        ----------
+        values : Tensor
+            Of one shape on all ranks, on the CPU.
+
+        Returns
+        -------
+        Tensor
+            The same on every rank.
+        """
+        total = values.clone()
+        dist.all_reduce(total, group=self._group)
+        return total
+
+    def stop_requested(self) -> bool:
+        """Whether the driver asked to stop; all ranks get the same answer at the same call."""
+        flag = torch.tensor(float(self._stop_request.exists()))
+        return self.sum(flag).item() > 0
+
+    def raise_if_stopping(self) -> None:
+        """Leave a stage whose artefacts are whole at any time.
+
+        Raises
+        ------
+        StoppedError
+            If the driver asked to stop.
+        """
+        if self._stop_request.exists():
+            raise StoppedError

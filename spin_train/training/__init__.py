@@ -1,0 +1,1 @@
+"""What a training stage is made of: loss, examples, batches, trainer, checkpoints."""

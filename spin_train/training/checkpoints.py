@@ -1,0 +1,170 @@
+"""Which checkpoints are complete, and which one a stage goes on from."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from spin_train.errors import UserError
+from spin_train.system.files import write_atomically, write_json
+from spin_train.system.progress import Progress
+from spin_train.system.ranks import Ranks
+
+__all__ = ["RunCallback", "latest_complete", "remove_checkpoints"]
+
+_MARKER = "complete.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def latest_complete(folder: Path, *, zero_stage: int, ranks: int) -> Path | None:
+    """Find the checkpoint to go on from.
+
+    Parameters
+    ----------
+    folder : Path
+        The stage's ``checkpoints/``.
+    zero_stage, ranks : int
+        What the run is launched with now.
+
+    Returns
+    -------
+    Path or None
+        The complete one of the highest step; half-written ones do not count.
+
+    Raises
+    ------
+    UserError
+        If that one was written by another ZeRO stage or number of ranks: its shards do not fit.
+    """
+    for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
+        marker = _marker_if_whole(checkpoint)
+        if marker is None:
+            continue
+        if (marker["zero_stage"], marker["ranks"]) != (zero_stage, ranks):
+            raise UserError(
+                f"{checkpoint} was written with zero_stage={marker['zero_stage']} "
+                f"ranks={marker['ranks']}, this run has zero_stage={zero_stage} ranks={ranks}: "
+                "go on with those, or add --restart-iteration to train this iteration again "
+                "from its opponent"
+            )
+        return checkpoint
+    return None
+
+
+def remove_checkpoints(folder: Path, *, keep: Path | None = None) -> None:
+    """Delete checkpoints.
+
+    Parameters
+    ----------
+    folder : Path
+        The stage's ``checkpoints/``.
+    keep : Path, optional
+        The one to leave.
+    """
+    for checkpoint in _checkpoints(folder):
+        if checkpoint != keep:
+            # Without its marker it is not whole, should the deletion be cut short.
+            (checkpoint / _MARKER).unlink(missing_ok=True)
+            shutil.rmtree(checkpoint)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+
+
+def _step(checkpoint: Path) -> int:
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _marker_if_whole(checkpoint: Path) -> dict[str, Any] | None:
+    try:
+        marker: dict[str, Any] = json.loads((checkpoint / _MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    for name, size in marker["files"].items():
+        path = checkpoint / name
+        if not path.is_file() or path.stat().st_size != size:
+            return None
+    return marker
+
+
+class RunCallback(TrainerCallback):
+    """Marks checkpoints complete, stops when asked to, reports progress, writes metrics.jsonl.
+
+    Parameters
+    ----------
+    ranks : Ranks
+        All of them call it at the same moments.
+    progress : Progress
+        Where rank 0 reports.
+    stage : str
+        The stage's name.
+    folder : Path
+        The stage's directory.
+    zero_stage : int
+        Noted in the marker.
+    """
+
+    def __init__(
+        self, ranks: Ranks, progress: Progress, *, stage: str, folder: Path, zero_stage: int
+    ) -> None:
+        self._ranks = ranks
+        self._progress = progress
+        self._stage = stage
+        self._folder = folder
+        self._zero_stage = zero_stage
+        self._note = ""
+        self.stopped = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Save and stop if the driver asked to; leave no step out of the metrics."""
+        if state.global_step == state.max_steps:
+            control.should_log = True
+        self._progress.report(self._stage, state.global_step, state.max_steps, self._note)
+        if self._ranks.stop_requested():
+            self.stopped = control.should_save = control.should_training_stop = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Mark the checkpoint complete once every rank has written its part; drop older ones."""
+        self._ranks.barrier()
+        if self._ranks.is_first:
+            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            files = {
+                str(path.relative_to(checkpoint)): path.stat().st_size
+                for path in sorted(checkpoint.rglob("*"))
+                if path.is_file() and path.name != _MARKER
+            }
+            marker = {
+                "step": state.global_step,
+                "zero_stage": self._zero_stage,
+                "ranks": self._ranks.size,
+                "files": files,
+            }
+            write_json(checkpoint / _MARKER, marker)
+            remove_checkpoints(checkpoint.parent, keep=checkpoint)
+        self._ranks.barrier()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write all lines logged so far; a resumed run has the earlier ones from its checkpoint."""
+        if logs and "loss" in logs:
+            self._note = f"loss {logs['loss']:.4f}"
+        if self._ranks.is_first:
+            lines = [json.dumps(line) + "\n" for line in state.log_history]
+            with write_atomically(self._folder / "metrics.jsonl") as partial:
+                partial.write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,173 @@
+"""`SpinTrainer`: the loss and its metrics on transformers' Trainer, nothing else."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from spin_train.errors import DivergedError, UserError
+from spin_train.model.logps import Group, response_logps, response_loss
+from spin_train.system.ranks import Ranks
+from spin_train.training.batching import MicroBatch
+from spin_train.training.objective import Objective
+
+__all__ = ["STEP_ZERO_TOLERANCE", "SpinTrainer", "collate"]
+
+# Nats: a constant, and a part per response token. Seen for 128 tokens, where scoring and training
+# see the response in batches of other shapes: float32 2e-4, bfloat16 0.1 to 0.3.
+STEP_ZERO_TOLERANCE = {"float32": (1e-4, 5e-6), "bfloat16": (0.1, 5e-3)}
+
+
+def collate(items: list[MicroBatch]) -> dict[str, MicroBatch]:
+    """Hand a micro-batch through the data loader as it is.
+
+    Parameters
+    ----------
+    items : list of MicroBatch
+        Exactly one: the data set yields whole micro-batches.
+
+    Returns
+    -------
+    dict
+        ``{"batch": micro_batch}``.
+    """
+    (item,) = items
+    return {"batch": item}
+
+
+class SpinTrainer(Trainer):
+    """Trains the policy on examples whose opponent log-probs were read from disk.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `transformers.Trainer`; `train_dataset` is a `MicroBatches`.
+    objective : Objective
+        The loss and its roles.
+    dtype : str
+        Of the forward pass, ``float32`` or ``bfloat16``; sets the tolerance of the step-0 check.
+    ranks : Ranks
+        Metrics are means over all of them.
+    """
+
+    # The weights of the micro-batches make the sum over them the mean over the global batch.
+    loss_is_scaled_for_ga = True
+    objective: Objective
+
+    def __init__(
+        self, *args: Any, objective: Objective, dtype: str, ranks: Ranks, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.objective = objective
+        self._dtype = dtype
+        self._ranks = ranks
+        self._metric_sums: dict[str, Tensor] = {}
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """One micro-batch; before the first update, the step-0 check on it as well."""
+        if self.state.global_step == 0 and self.objective.algorithm != "sft":
+            self._check_step_zero(model, inputs["batch"])
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Sum of the micro-batch's losses times its weight."""
+        batch: MicroBatch = inputs["batch"]
+        reference_logps = _on_device(
+            model, [example.reference_logps or example.opponent_logps for example in batch.examples]
+        )
+
+        def weighted(policy_logps: Tensor, run: slice) -> Tensor:
+            losses = self.objective(self._by_role(policy_logps), reference_logps[run])
+            return batch.weight * losses.sum()
+
+        loss, logps = response_loss(model, _groups(batch), weighted)
+        self._note_metrics(self._by_role(logps), reference_logps, counts=batch.weight > 0)
+        return (loss, {}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the metrics, means over the examples of all ranks since the last line."""
+        if "train_runtime" in logs:
+            # The summary at the end counts micro-batches as samples, and starts at a resumption;
+            # the stage's seconds are in the manifest.
+            return
+        if "loss" in logs:
+            if not torch.isfinite(torch.tensor(logs["loss"])):
+                raise DivergedError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
+                    "learning_rate (or beta), then start in a new output_dir"
+                )
+            if self._metric_sums:
+                names = sorted(self._metric_sums)
+                sums = torch.stack([self._metric_sums[name].double().cpu() for name in names])
+                totals = dict(zip(names, self._ranks.sum(sums).tolist(), strict=True))
+                examples = totals.pop("examples")
+                logs.update({name: total / examples for name, total in totals.items()})
+                self._metric_sums = {}
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Leave weights out of checkpoints: DeepSpeed's own files hold them."""
+        if not _internal_call:
+            super().save_model(output_dir)
+
+    def _by_role(self, logps: Tensor) -> Tensor:
+        """Give each example a row, each role a column."""
+        return logps.view(-1, len(self.objective.roles))
+
+    def _check_step_zero(self, model: Any, batch: MicroBatch) -> None:
+        model.eval()  # dropout off, as in scoring
+        with torch.no_grad():
+            policy_logps = self._by_role(response_logps(model, _groups(batch)))
+        opponent_logps = _on_device(model, [example.opponent_logps for example in batch.examples])
+        lengths = torch.tensor(
+            [[len(ids) for ids in example.group.responses] for example in batch.examples],
+            device=policy_logps.device,
+        )
+        constant, per_token = STEP_ZERO_TOLERANCE[self._dtype]
+        log_ratio = (policy_logps - opponent_logps).abs()
+        if not bool((log_ratio <= constant + per_token * lengths).all()):
+            worst = log_ratio.max().item()
+            raise UserError(
+                "step-0 check: before any update a log-ratio to the stored opponent scores is "
+                f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} a token): these "
+                "are another model's scores; delete this iteration's scored/ to score again"
+            )
+
+    def _note_metrics(self, policy_logps: Tensor, reference_logps: Tensor, *, counts: bool) -> None:
+        # A filler counts nothing but names the same metrics: ranks must sum the same ones.
+        columns = {"logps": policy_logps}
+        if self.objective.reference:
+            columns["rewards"] = self.objective.beta * (policy_logps - reference_logps)
+        noted = {"examples": torch.ones_like(policy_logps[:, 0]).sum()}
+        for name, values in columns.items():
+            for role, column in zip(self.objective.roles, values.unbind(1), strict=True):
+                noted[f"{name}/{role}"] = column.sum()
+        if self.objective.algorithm != "sft":
+            contrast = columns.get("rewards", self.objective.beta * policy_logps)
+            difference = contrast[:, 0] - contrast[:, 1]
+            noted["rewards/margin"] = difference.sum()
+            noted["rewards/accuracy"] = (difference > 0).float().sum()
+        for name, value in noted.items():
+            value = value if counts else torch.zeros_like(value)
+            self._metric_sums[name] = self._metric_sums.get(name, 0.0) + value
+
+
+def _groups(batch: MicroBatch) -> list[Group]:
+    return [example.group for example in batch.examples]
+
+
+def _on_device(model: Any, logps: list[list[float]]) -> Tensor:
+    """Bring stored log-probs to the model, in the type of its own sums."""
+    parameter = next(model.parameters())
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    # Without waiting for the forward pass that a GPU is still at.
+    return torch.tensor(logps, dtype=dtype).to(parameter.device, non_blocking=True)

@@ -1,0 +1,230 @@
+"""What runs log: every name has its formula in docs/metrics.md, every number its meaning."""
+
+import io
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from spin_train.config.files import load_config, parse_config
+from spin_train.data.records import read_records
+from spin_train.display import benchmark_table, results_table
+from spin_train.run.policies import write_results
+from spin_train.system.files import write_json
+from tests.train.runs import make_config, run, start, succeed
+
+ROOT = Path(__file__).parents[2]
+ONE_BATCH = {"batch_size": 1000, "micro_batch_size": 7, "logging_steps": 1}
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def evaluation_of(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def spin(tmp_path_factory):
+    """SPIN with SFT and control on two ranks; every step is over all examples."""
+    folder = tmp_path_factory.mktemp("spin")
+    config = make_config(
+        folder, ranks=2, zero_stage=2, control=True, iterations=1, epochs=3, training=ONE_BATCH
+    )
+    out = succeed("run", config)
+    return folder / "run", config, out
+
+
+@pytest.fixture(scope="module")
+def tspin(tmp_path_factory):
+    """T-SPIN at another temperature, no TensorBoard, logging more rarely than it has steps."""
+    folder = tmp_path_factory.mktemp("tspin")
+    config = make_config(
+        folder,
+        algorithm="tspin",
+        sft=None,
+        iterations=1,
+        generation={"max_new_tokens": 3, "temperature": 0.5},
+        training={"logging_steps": 100, "report_to": "none"},
+    )
+    succeed("run", config)
+    return folder / "run", config
+
+
+def glossary():
+    """Names in the first column of the tables of docs/metrics.md."""
+    names = set()
+    for line in (ROOT / "docs" / "metrics.md").read_text().splitlines():
+        if line.startswith("| `"):
+            names |= set(re.findall(r"`([^`]+)`", line.split("|")[1]))
+    return names
+
+
+def test_every_logged_name_is_in_the_glossary(spin, tspin):
+    known, logged = glossary(), set()
+    for root in (spin[0], tspin[0]):
+        for path in root.rglob("metrics.jsonl"):
+            logged |= {name for line in lines_of(path.parent) for name in line}
+        for path in root.rglob("evaluation.json"):
+            logged |= {
+                name.removesuffix("_standard_error") for name in json.loads(path.read_text())
+            }
+    assert {"loss", "logps/proto", "rewards/margin", "meter", "opponent_kl"} <= logged
+    assert logged <= known, sorted(logged - known)
+    # And the other way round: nothing is explained that nobody logs.
+    of_benchmarks = {"task", "metric", "value", "standard_error", "num_fewshot", "limit"} | {
+        *("chat_template", "questions", "task_version", "lm_eval_version", "metrics"),
+        *("leaderboard", "v1", "tspin"),
+    }
+    assert known - logged <= of_benchmarks, sorted(known - logged)
+
+
+def test_metrics_are_means_over_all_ranks(spin):
+    """At the first step policy and opponent are one, so its log-probs are those on disk."""
+    shards = (spin[0] / "iter0" / "scored").glob("train-*.parquet")
+    records = [record for shard in shards for record in read_records(shard)]
+    first = lines_of(spin[0] / "iter0")[0]
+    for name, role in (("logps/real", "real"), ("logps/generated", "generated")):
+        stored = [record.of_role(role)[0].opponent_logps for record in records]
+        assert first[name] == pytest.approx(sum(stored) / len(stored), abs=1e-4)
+        # Half of them, as one rank alone has, would give another number.
+        assert abs(sum(stored[::2]) / len(stored[::2]) - first[name]) > 1e-3
+
+
+def test_the_last_step_is_logged_whatever_the_spacing(tspin):
+    lines = lines_of(tspin[0] / "iter0")
+    assert [line["step"] for line in lines] == [7]
+    assert lines[0]["epoch"] == 1.0
+
+
+def test_report_to_none_writes_no_events(tspin):
+    assert not (tspin[0] / "logs" / "tensorboard").exists()
+
+
+def test_no_line_of_the_metrics_is_a_summary(spin):
+    assert all("loss" in line for line in lines_of(spin[0] / "iter0"))
+    assert not any("per_second" in name for line in lines_of(spin[0] / "iter0") for name in line)
+
+
+def test_another_temperature_is_named_in_file_and_table(tspin):
+    numbers = evaluation_of(tspin[0] / "iter0")
+    assert "opponent_kl" not in numbers
+    assert any("temperature 0.5" in note for note in numbers["notes"])
+    assert "temperature 0.5" in rendered(results_table(load_config(tspin[1])))
+
+
+def test_the_kl_of_the_policy_to_its_opponent_is_that_of_the_samples(spin):
+    numbers = evaluation_of(spin[0] / "iter0")
+    assert numbers["opponent_kl"] == -numbers["generated_log_ratio"]
+    assert "opponent_kl" not in evaluation_of(spin[0] / "initial")
+
+
+def test_results_hold_every_policy_as_json(spin):
+    rows = json.loads((spin[0] / "results.json").read_text(), parse_constant=pytest.fail)
+    assert [row["policy"] for row in rows] == ["p_0", "p_1", "control 1"]
+    assert [row["folder"] for row in rows] == ["initial", "iter0", "control/iter0"]
+    assert rows[1]["margin"] == evaluation_of(spin[0] / "iter0")["margin"]
+    assert f"numbers: {spin[0]}/results.json" in spin[2]
+
+
+def test_results_have_null_for_what_is_no_number_and_each_policys_benchmarks(tmp_path):
+    content = {"model": "m", "data": {"path": "d"}, "output_dir": str(tmp_path), "control": True}
+    values = {"initial": 1.5, "iter0": math.nan, "control/iter0": -math.inf}
+    for place, value in values.items():
+        write_json(tmp_path / place / "evaluation.json", {"real_logps": value})
+        benchmark = {"value": len(place), "error": math.nan}
+        write_json(tmp_path / place / "benchmark" / "task.json", benchmark)
+    path = write_results(parse_config(content))
+    rows = json.loads(path.read_text(), parse_constant=pytest.fail)
+    expected = {
+        "p_0": ("initial", 1.5),
+        "p_1": ("iter0", None),
+        "control 1": ("control/iter0", None),
+    }
+    assert rows == [
+        {
+            "policy": name,
+            "folder": place,
+            "real_logps": value,
+            "benchmarks": {"task": {"value": len(place), "error": None}},
+        }
+        for name, (place, value) in expected.items()
+    ]
+
+
+def rendered(table):
+    console = Console(width=140, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_table_of_results_needs_no_more_than_140_columns(spin, tmp_path):
+    """With numbers as wide as those of long responses, no cell is broken."""
+    shutil.copytree(spin[0], tmp_path / "run")
+    wide = {"real_logps": -1234.567, "generated_logps": -1234.567, "opponent_kl": 123.4567}
+    wide |= {"real_logps_standard_error": 12.345, "margin": -123.456, "real_tokens": 2047.0}
+    wide |= {"margin_standard_error": 12.345, "generated_tokens": 1023.5}
+    for path in (tmp_path / "run").rglob("evaluation.json"):
+        numbers = json.loads(path.read_text())
+        path.write_text(json.dumps(numbers | {k: v for k, v in wide.items() if k in numbers}))
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    content = yaml.safe_load(text) | {"output_dir": str(tmp_path / "run")}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(content))
+    table = rendered(results_table(load_config(tmp_path / "run" / "config.yaml")))
+    (row,) = [line for line in table.splitlines() if "│ p_1 " in line]
+    for cell in ("-1235 ± 12", "-123 ± 12", "-1234.57", "1023.5", "123.457"):
+        assert f" {cell} " in row
+    assert "…" not in table
+
+
+def test_a_run_without_benchmarks_has_no_table_of_them(spin):
+    assert benchmark_table(load_config(spin[1])) is None
+
+
+def events_of(folder):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulator = reader.EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_has_the_metrics_of_every_stage_and_no_policy_has_events(spin):
+    for stage in ("sft", "iter0", "control/iter0"):
+        events = events_of(spin[0] / "logs" / "tensorboard" / stage)
+        logged = [(event.step, event.value) for event in events.Scalars("train/loss")]
+        lines = [(line["step"], line["loss"]) for line in lines_of(spin[0] / stage)]
+        assert [step for step, _ in logged] == [step for step, _ in lines]
+        assert [value for _, value in logged] == pytest.approx([loss for _, loss in lines])
+    written = list(spin[0].rglob("events.out*"))
+    assert len(written) == 3  # one rank writes, and nowhere else
+    assert all(path.is_relative_to(spin[0] / "logs" / "tensorboard") for path in written)
+
+
+def test_a_killed_and_resumed_stage_has_every_step_once_in_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    config = make_config(tmp_path, sft=None, iterations=1, epochs=4, width=128)
+    process, metrics = start("run", config), tmp_path / "run" / "iter0" / "metrics.jsonl"
+    while process.poll() is None:
+        if metrics.exists() and metrics.read_text().count("\n") >= 8:
+            break
+    process.kill()
+    process.communicate()
+    succeed("run", config)
+    folder = tmp_path / "run" / "logs" / "tensorboard" / "iter0"
+    assert len(list(folder.iterdir())) == 2
+    steps = [event.step for event in events_of(folder).Scalars("train/loss")]
+    assert steps == list(range(1, 29))
+
+
+def test_a_reporter_that_is_not_installed_is_named_before_anything_starts(tmp_path):
+    config = make_config(tmp_path)
+    code, _, err = run("run", config, "training.report_to=comet_ml")
+    assert code == 2
+    assert "comet_ml" in err.strip().splitlines()[-1]
+    assert not (tmp_path / "run").exists()

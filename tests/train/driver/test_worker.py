@@ -1,0 +1,148 @@
+"""The loop over stages, with hands that only leave files."""
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import pytest
+
+import spin_train.stages.work
+import spin_train.system.ranks
+from spin_train.config.files import load_config
+from spin_train.driver import worker
+from spin_train.errors import StoppedError
+from spin_train.run.directory import RunDirectory
+from spin_train.run.graph import plan
+from spin_train.run.manifest import Manifest
+from spin_train.system.files import write_json
+from tests.train.runs import make_config
+
+
+class OneRank:
+    """Stand-in for `Ranks`: the only one."""
+
+    is_first = True
+
+    def __init__(self, run):
+        self._run = run
+
+    def barrier(self):
+        pass
+
+    def from_first(self, value):
+        return value
+
+    def raise_if_stopping(self):
+        if self._run.stop_request.exists():
+            raise StoppedError
+
+
+class Hands:
+    """Stand-in for `StageRunner`: p_0 is the best policy, and training leaves a checkpoint."""
+
+    def __init__(self, config, run, ranks, progress):
+        self._run = run
+
+    def folder(self, stage):
+        return self._run.root / stage.name.rpartition("/")[0]
+
+    def do(self, stage):
+        with (self._run.root / "done").open("a") as file:
+            file.write(f"{stage.name}\n")
+        if stage.name == (self._run.root / "fails").read_text():
+            raise RuntimeError(stage.name)
+        if stage.kind == "train":
+            (self.folder(stage) / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+        if stage.kind == "evaluate":
+            path = self.folder(stage) / "evaluation.json"
+            write_json(path, {"real_nll_per_token": 2.0 + stage.iteration})
+            return [path]
+        path = self.folder(stage) / f"{stage.kind}.json"
+        write_json(path, stage.name)
+        return [path]
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A run directory with nothing in it but a configuration, and its walk."""
+    monkeypatch.setattr(spin_train.system.ranks, "Ranks", OneRank)
+    monkeypatch.setattr(spin_train.stages.work, "StageRunner", Hands)
+    monkeypatch.setattr(worker, "_quiet", lambda: None)
+
+    def begin(*, fails="", **changes):
+        config = make_config(tmp_path, output_dir=str(tmp_path), **changes)
+        (tmp_path / "fails").write_text(fails)
+        return RunDirectory(tmp_path), [stage.name for stage in plan(load_config(config))]
+
+    return begin
+
+
+def done(run):
+    return (run.root / "done").read_text().split()
+
+
+def test_every_stage_is_done_once_and_recorded_with_what_it_left(begun):
+    run, stages = begun(control=True)
+    worker._walk(run)
+    assert done(run) == stages
+    manifest = Manifest(run)
+    assert list(manifest.content["stages"]) == stages
+    assert all(manifest.is_complete(stage) for stage in stages)
+    files = manifest.content["stages"]["control/iter1/train"]["files"]
+    assert files.keys() == {"control/iter1/train.json"}
+    worker._walk(run)
+    assert done(run) == stages
+
+
+def test_a_stage_that_fails_is_not_recorded_and_is_begun_with_by_the_next_walk(begun):
+    run, stages = begun(fails="iter0/score")
+    with pytest.raises(RuntimeError, match="iter0/score"):
+        worker._walk(run)
+    over = done(run)
+    assert list(Manifest(run).content["stages"]) == over[:-1]
+    (run.root / "fails").write_text("")
+    worker._walk(run)
+    assert done(run) == [*over, *stages[len(over) - 1 :]]
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_a_walk_ends_with_the_iteration_that_spends_the_patience(begun, patience):
+    run, stages = begun(iterations=3, selection={"patience": patience})
+    worker._walk(run)
+    later = tuple(f"iter{k}" for k in range(patience, 3))
+    assert done(run) == [stage for stage in stages if not stage.startswith(later)]
+    best = json.loads((run.root / "best.json").read_text())
+    assert (best["best"]["name"], best["stopped_early"]) == ("p_0", True)
+
+
+def test_best_json_is_there_from_the_second_iteration_on(begun):
+    run, _ = begun(fails="iter1/generate")
+    with pytest.raises(RuntimeError):
+        worker._walk(run)
+    assert json.loads((run.root / "best.json").read_text())["values"] == {"p_0": 1.0, "p_1": 2.0}
+
+
+def test_no_checkpoint_outlives_its_stage_be_it_by_a_kill(begun):
+    run, _ = begun()
+    worker._walk(run)
+    assert list(run.root.rglob("checkpoint-*")) == []
+    (run.iteration(0) / "checkpoints" / "checkpoint-5").mkdir()
+    worker._walk(run)
+    assert list(run.root.rglob("checkpoint-*")) == []
+
+
+def test_a_request_to_stop_is_heard_before_the_next_stage(begun):
+    run, _ = begun()
+    run.stop_request.touch()
+    with pytest.raises(StoppedError):
+        worker._walk(run)
+    assert not (run.root / "done").exists()
+
+
+def test_the_seconds_of_a_stage_are_its_own(begun, monkeypatch):
+    run, stages = begun()
+    moments = itertools.count()
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    worker._walk(run)
+    recorded = Manifest(run).content["stages"]
+    assert [recorded[stage]["seconds"] for stage in stages] == [1] * len(stages)

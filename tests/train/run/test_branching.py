@@ -1,0 +1,228 @@
+import json
+import os
+import shutil
+
+import pytest
+
+from spin_train.config.files import load_config
+from spin_train.driver import selfplay
+from spin_train.errors import UserError
+from spin_train.run.branching import branch
+from spin_train.run.directory import RunDirectory
+from spin_train.run.graph import plan
+from spin_train.run.manifest import Manifest
+from spin_train.run.status import read_status
+from tests.train.runs import make_config, succeed, weights
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    succeed("run", make_config(folder, mixing=1))
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_a_branch_plays_on_to_the_bits_of_its_source(source, tmp_path):
+    target = tmp_path / "same"
+    assert "spin-train run" in succeed("branch", source, target, "--at", 1)
+    assert not (target / "iter1").exists()
+    assert os.path.samefile(
+        source / "iter0/policy/config.json", target / "iter0/policy/config.json"
+    )
+    succeed("run", target / "config.yaml")
+    assert weights(target) == weights(source)
+    manifest = json.loads((target / "manifest.json").read_text())
+    assert manifest["branched_from"] == {"run": str(source), "at": 1}
+
+
+@pytest.mark.slow
+def test_another_schedule_from_iteration_k_leaves_the_source_as_it_was(source, tmp_path):
+    before, target = weights(source), tmp_path / "other"
+    branch(source, target, at=1, overrides=["beta=[0.5, 5.0]"])
+    succeed("run", target / "config.yaml")
+    after = weights(target)
+    assert after["iter0/policy/model.safetensors"] == before["iter0/policy/model.safetensors"]
+    assert after["iter1/policy/model.safetensors"] != before["iter1/policy/model.safetensors"]
+    assert weights(source) == before
+
+
+@pytest.mark.slow
+def test_at_0_self_play_may_change_and_patience_ends_it(source, tmp_path):
+    numbers = [
+        json.loads((source / place / "evaluation.json").read_text())["real_nll_per_token"]
+        for place in ("initial", "iter0")
+    ]
+    worse = "max" if numbers[1] < numbers[0] else "min"  # so that p_1 is no better than p_0
+    target = tmp_path / "short"
+    overrides = ["selection.patience=1", f"selection.goal={worse}", "iterations=2"]
+    branch(source, target, at=0, overrides=overrides)
+    succeed("run", target / "config.yaml")
+    assert (target / "iter0" / "policy").is_dir()
+    assert not (target / "iter1").exists()
+    best = json.loads((target / "best.json").read_text())
+    assert best["stopped_early"]
+    assert best["best"]["name"] == "p_0"
+    out = succeed("run", target / "config.yaml")  # nothing left to do
+    assert not (target / "iter1").exists()
+    assert "stopped after p_1" in out
+    assert {stage.state for stage in read_status(target).stages} == {"done"}
+    branch(source, tmp_path / "beta", at=0, overrides=["beta=3.0", "loss_type=hinge"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("at", "override", "word"),
+    [
+        (1, "beta=[5.0, 0.5]", "beta"),
+        (1, "loss_type=hinge", "loss_type"),
+        (0, "seed=1", "seed"),
+        (0, "data.held_out=4", "data.held_out"),
+        (2, "template=null", "template"),
+        (3, "iterations=4", "has 2 iterations"),
+        (3, "iterations=2", "has 2 iterations"),
+        (1, "control=true", "control"),
+        (0, "generation.max_new_tokens=7", "max_new_tokens"),
+    ],
+)
+def test_what_is_kept_cannot_be_otherwise(source, tmp_path, at, override, word):
+    with pytest.raises(UserError, match=word):
+        branch(source, tmp_path / "new", at=at, overrides=[override])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_no_run_and_a_target_that_exists_are_one_line(source, tmp_path):
+    with pytest.raises(UserError, match="is no run"):
+        branch(tmp_path, tmp_path / "new", at=0)
+    with pytest.raises(UserError, match="exists"):
+        branch(source, tmp_path, at=0)
+
+
+@pytest.mark.slow
+def test_one_number_for_a_schedule_holds_from_iteration_k_on(source, tmp_path):
+    config = branch(source, tmp_path / "new", at=1, overrides=["beta=1.0", "iterations=3"])
+    assert [config.at("beta", k) for k in range(3)] == [0.5, 1.0, 1.0]
+    saved = load_config(tmp_path / "new" / "config.yaml")
+    assert [saved.at("beta", k) for k in range(3)] == [0.5, 1.0, 1.0]
+    assert saved.learning_rate == load_config(source / "config.yaml").learning_rate
+
+
+@pytest.mark.slow
+def test_a_control_and_benchmarks_may_be_added_at_the_start(source, tmp_path):
+    assert branch(source, tmp_path / "control", at=0, overrides=["control=true"]).control
+    overrides = ["evaluation.lm_eval.tasks=[a]"]
+    assert branch(source, tmp_path / "benchmarks", at=1, overrides=overrides).evaluation.lm_eval
+
+
+def recorded(folder, *, until=None, **changes):
+    """A run of which nothing was done: every stage left a file that holds its name."""
+    path = make_config(folder, **changes)
+    config = load_config(path)
+    run = RunDirectory(config.output_dir)
+    run.root.mkdir()
+    shutil.copy(path, run.config)
+    manifest = Manifest(run)
+    for stage in plan(config):
+        if stage.name == until:
+            break
+        file = run.root / stage.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(stage.name)
+        manifest.complete(stage.name, [file], seconds=1.0)
+    return run.root
+
+
+def files_of(root):
+    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    return files - {"config.yaml", "manifest.json"}
+
+
+BEFORE = {"data/prepare", "sft/train", "initial/evaluate"}
+FIRST = {f"iter0/{kind}" for kind in ("generate", "score", "train", "evaluate")}
+FIRST |= {"control/iter0/train", "control/iter0/evaluate"}
+
+
+@pytest.mark.parametrize(("at", "kept"), [(0, BEFORE), (1, BEFORE | FIRST)])
+def test_a_branch_has_the_stages_before_iteration_k_and_no_others(tmp_path, at, kept):
+    source, target = recorded(tmp_path, control=True), tmp_path / "new"
+    branch(source, target, at=at)
+    assert files_of(target) == kept
+    assert all((target / name).read_text() == name for name in kept)
+    assert Manifest(RunDirectory(target)).content["stages"].keys() == kept
+
+
+def test_one_number_for_any_schedule_of_tspin_holds_from_iteration_k_on(tmp_path):
+    source = recorded(tmp_path, algorithm="tspin", history_weight=[0.0, 0.1])
+    given = {"beta": 2.0, "history_weight": 0.3, "learning_rate": 0.5, "epochs": 3.0}
+    overrides = [f"{name}={value}" for name, value in given.items()]
+    config = branch(source, tmp_path / "new", at=1, overrides=overrides)
+    before = load_config(source / "config.yaml")
+    for name, value in given.items():
+        assert [config.at(name, 0), config.at(name, 1)] == [before.at(name, 0), value]
+
+
+def test_the_history_weight_of_later_iterations_may_change_and_of_earlier_may_not(tmp_path):
+    source = recorded(tmp_path, algorithm="tspin", history_weight=[0.0, 0.1])
+    branch(source, tmp_path / "later", at=1, overrides=["history_weight=[0.0, 0.3]"])
+    with pytest.raises(UserError, match="history_weight"):
+        branch(source, tmp_path / "earlier", at=1, overrides=["history_weight=[0.2, 0.1]"])
+
+
+@pytest.mark.parametrize("override", ["generation.temperature=0.5", "mixing=1", "algorithm=tspin"])
+def test_what_self_play_alone_knows_of_may_change_at_0_only(tmp_path, override):
+    source = recorded(tmp_path)
+    branch(source, tmp_path / "new", at=0, overrides=[override])
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        branch(source, tmp_path / "other", at=1, overrides=[override])
+
+
+def test_at_0_without_sft_the_training_may_change(tmp_path):
+    override = "training.batch_size=9"
+    branch(recorded(tmp_path / "bare", sft=None), tmp_path / "new", at=0, overrides=[override])
+    with pytest.raises(UserError, match=r"the data, SFT or p_0 were made otherwise .* a new run"):
+        branch(recorded(tmp_path / "sft"), tmp_path / "other", at=0, overrides=[override])
+
+
+@pytest.mark.parametrize("override", ["training.optim=sgd", "learning_rate=1", "beta=2"])
+def test_until_something_is_trained_its_settings_can_be_mended(tmp_path, override):
+    """What refuses them may come after hours of sampling."""
+    run = RunDirectory(recorded(tmp_path, until="iter0/train", sft=None))
+    mended = load_config(run.config, [override])
+    (run.root / "iter0" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    selfplay._adopt_config(mended, run)
+    assert load_config(run.config) == mended
+    (run.root / "iter0" / "checkpoints" / "checkpoint-3" / "complete.json").touch()
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        selfplay._adopt_config(
+            load_config(run.config, ["training.optim=adafactor", "beta=3", "learning_rate=2"]), run
+        )
+
+
+def test_what_was_sampled_is_not_mended_so(tmp_path):
+    run = RunDirectory(recorded(tmp_path, until="iter0/train", sft=None))
+    for override in ("training.dtype=bfloat16", "seed=1", "generation.temperature=0.5"):
+        with pytest.raises(UserError, match=override.partition("=")[0]):
+            selfplay._adopt_config(load_config(run.config, [override]), run)
+    trained = RunDirectory(recorded(tmp_path / "sft", until="initial/evaluate"))
+    with pytest.raises(UserError, match="beta"):
+        selfplay._adopt_config(load_config(trained.config, ["beta=2"]), trained)
+
+
+def test_a_source_that_is_not_that_far_names_what_it_lacks(tmp_path):
+    source = recorded(tmp_path, until="iter0/evaluate")
+    with pytest.raises(UserError, match=r"not that far: iter0/evaluate is not complete"):
+        branch(source, tmp_path / "new", at=1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_are_copied_where_they_cannot_be_linked(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError
+
+    source = recorded(tmp_path)
+    monkeypatch.setattr(os, "link", refuse)
+    branch(source, tmp_path / "new", at=0)
+    for name in BEFORE:
+        assert (tmp_path / "new" / name).read_text() == (source / name).read_text() == name
+        assert not os.path.samefile(source / name, tmp_path / "new" / name)

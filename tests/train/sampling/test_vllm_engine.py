@@ -1,0 +1,145 @@
+"""The seams to vLLM, held to the recorded shapes of its interface in tests/train/fakes."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spin_train.config.files import load_config
+from spin_train.data.records import read_records
+from spin_train.errors import UserError
+from spin_train.model.logps import Group, response_logps
+from spin_train.sampling.engine import SamplingSettings
+from spin_train.sampling.vllm_engine import require_vllm, sample
+from spin_train.sampling.vllm_process import process_environment
+from tests.train.models import tiny_model
+from tests.train.runs import make_config, run, succeed
+
+FAKES = Path(__file__).parents[1] / "fakes"
+SHORT = {"sft": None, "iterations": 1, "generation": {"engine": "vllm"}}
+STOP = 2
+PROMPTS = [[3, 4, 5], [6], [7, STOP, 8, 9]] * 5
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """The stand-in on the path, here and in processes."""
+    monkeypatch.syspath_prepend(FAKES)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(FAKES), os.environ.get("PYTHONPATH", "")])
+    )
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    yield
+    for name in ("vllm", "vllm.inputs"):
+        sys.modules.pop(name, None)
+
+
+def settings(**changes):
+    given = {"stop_id": STOP, "max_new_tokens": 30, "temperature": 1.0, "batch_size": 4}
+    return SamplingSettings(**(given | changes))
+
+
+def saved_model(tmp_path, **arguments):
+    from vllm import LLM
+
+    model = tiny_model("llama", torch.float32)
+    model.save_pretrained(tmp_path / "model")
+    given = {"skip_tokenizer_init": True, "max_model_len": 64, "generation_config": "vllm"}
+    return model, LLM(str(tmp_path / "model"), dtype="float32", **(given | arguments))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_ids_reasons_and_log_probs_come_through_exactly(installed, tmp_path, temperature):
+    # `own_stops`: ends of text in the model's own file of settings must not end a response.
+    model, llm = saved_model(tmp_path, generation_config="auto")
+    samples = sample(llm, PROMPTS, range(15), settings(temperature=temperature))
+    assert {sampled.finish_reason for sampled in samples} == {"stop", "length"}
+    for prompt, sampled in zip(PROMPTS, samples, strict=True):
+        stopped = sampled.finish_reason == "stop"
+        assert (sampled.ids.count(STOP), sampled.ids[-1] == STOP) == (int(stopped), stopped)
+        assert stopped or len(sampled.ids) == 30
+        expected = response_logps(model, [Group(prompt, [sampled.ids])]).item()
+        assert sampled.logps == pytest.approx(expected, abs=1e-4)
+    assert len({tuple(sampled.ids) for sampled in samples[::3]}) > 1  # one prompt, many seeds
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [("stop left out", "finish reason 'stop'"), ("aborted", "finish reason 'abort'")],
+)
+def test_a_response_that_is_not_whole_is_refused(installed, tmp_path, monkeypatch, wrong, said):
+    _, llm = saved_model(tmp_path)
+    monkeypatch.setattr("vllm.WRONG", wrong)
+    with pytest.raises(RuntimeError, match=said):
+        sample(llm, PROMPTS, range(15), settings())
+
+
+def test_the_process_is_alone_on_the_device_of_its_rank():
+    launched = {
+        **{"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_SIZE": "2"},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "CROSS_RANK": "0"},
+        **{"CUDA_VISIBLE_DEVICES": "4,6", "HOME": "/home/someone"},
+    }
+    assert process_environment(launched) == {
+        "CUDA_VISIBLE_DEVICES": "6",
+        "HOME": "/home/someone",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+    assert process_environment({"CUDA_VISIBLE_DEVICES": ""})["CUDA_VISIBLE_DEVICES"] == ""
+    assert process_environment({"LOCAL_RANK": "3"})["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_a_missing_vllm_is_named_with_its_extra():
+    with pytest.raises(UserError, match=r"pip install -e '\.\[vllm\]'"):
+        require_vllm()
+
+
+def test_a_run_without_vllm_is_refused_before_anything_is_trained(tmp_path):
+    config = make_config(tmp_path, generation={"engine": "vllm"})
+    code, _, err = run("run", config)
+    assert code == 2
+    assert ".[vllm]" in err.strip().splitlines()[-1]
+    assert not (tmp_path / "run" / "sft").exists()
+
+
+@pytest.mark.parametrize("temperature", [0.005, 2.5])
+def test_temperatures_that_vllm_would_change_or_refuse_are_refused(tmp_path, temperature):
+    changes = {"generation": {"engine": "vllm", "temperature": temperature}}
+    with pytest.raises(UserError, match="temperatures"):
+        load_config(make_config(tmp_path, **changes))
+
+
+def test_two_ranks_sample_through_processes_of_their_own_and_train_on_it(installed, tmp_path):
+    succeed("run", make_config(tmp_path, **SHORT, ranks=2))
+    folder = tmp_path / "run" / "iter0"
+    generated = [
+        r for p in sorted((folder / "generations").glob("*.parquet")) for r in read_records(p)
+    ]
+    assert len(generated) == 60
+    recorded = json.loads((folder / "generations" / "settings.json").read_text())
+    assert (recorded["engine"], recorded["vllm"]) == ("vllm", "0.30.0")
+    assert (folder / "policy" / "model.safetensors").exists()
+
+
+def test_samples_of_another_distribution_are_refused_unless_told_otherwise(
+    installed, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FAKE_VLLM", "other distribution")
+    config = make_config(tmp_path, **SHORT)
+    code, _, err = run("run", config)
+    assert code == 2
+    assert "generation parity" in err.strip().splitlines()[-1]
+    assert not list((tmp_path / "run" / "iter0" / "scored").glob("*.parquet"))
+    succeed("run", config, "generation.parity=warn")
+    (log,) = sorted((tmp_path / "run" / "logs").glob("*.log"))[1:]
+    assert "generation parity" in log.read_text()
+
+
+def test_a_fault_of_vllm_is_passed_on(installed, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_VLLM", "no device")
+    code, _, err = run("run", make_config(tmp_path, **SHORT))
+    assert code == 1
+    assert "RuntimeError: No available memory for the cache blocks." in err

@@ -1,0 +1,215 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager
+
+import pytest
+
+from spin_train.driver import selfplay, worker
+from spin_train.driver.launch import worker_environment
+from spin_train.errors import DivergedError, UserError
+from spin_train.run.directory import RunDirectory
+from spin_train.system.locks import FileLock
+from spin_train.system.processes import DRIVER_VARIABLE, build_communication_op, cpu_only
+
+HOLD = """
+import pathlib, sys, time
+from spin_train.system.processes import FileLock
+lock = FileLock(pathlib.Path(sys.argv[1]))
+assert lock.acquire(shared=sys.argv[2] == "shared")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def started(code, *arguments, **options):
+    """A Python process, once it has said something."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+    assert process.stdout.readline(), "it died before it was ready"
+    return process
+
+
+@contextmanager
+def holder(path, *, mode="exclusive"):
+    process = started(HOLD, path, mode)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_lock_keeps_a_second_process_out(tmp_path):
+    with holder(tmp_path / "lock"):
+        assert not FileLock(tmp_path / "lock").acquire()
+
+
+def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path):
+    with holder(tmp_path / "lock") as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert FileLock(tmp_path / "lock").acquire()
+
+
+def test_shared_holders_stand_beside_each_other_and_keep_an_exclusive_one_out(tmp_path):
+    with holder(tmp_path / "lock", mode="shared"):
+        shared, exclusive = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+        assert shared.acquire(shared=True)
+        assert not exclusive.acquire()
+
+
+def test_a_released_lock_is_free(tmp_path):
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    assert second.acquire()
+
+
+def test_a_lock_that_is_waited_for_is_taken_when_it_gets_free(tmp_path):
+    with holder(tmp_path / "lock") as process:
+        lock = FileLock(tmp_path / "lock")
+        assert not lock.acquire(wait_s=0.2)
+        process.kill()
+        assert lock.acquire(wait_s=10)
+
+
+WORKER = """
+import pathlib, sys, time
+from spin_train.system.processes import FileLock, die_with_driver
+die_with_driver()
+lock = FileLock(pathlib.Path(sys.argv[1]))
+assert lock.acquire()
+print("working", flush=True)
+time.sleep(60)
+"""
+LAUNCHER = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+"""
+DRIVER = """
+import os, subprocess, sys, time
+from spin_train.system.processes import DRIVER_VARIABLE
+environment = dict(os.environ) | {DRIVER_VARIABLE: str(os.getpid())}
+worker, launcher, path, direct = sys.argv[1:]
+code = [worker, path] if direct == "True" else [launcher, worker, path]
+subprocess.Popen([sys.executable, "-c", *code], env=environment, start_new_session=True)
+time.sleep(60)
+"""
+DEATH_SECONDS = 3.0
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["its_child", "behind_a_launcher"])
+def test_a_worker_dies_soon_after_its_driver_is_killed(tmp_path, direct):
+    # Behind a launcher that lives on, so that only the worker's own watch can end it.
+    driver = started(DRIVER, WORKER, LAUNCHER, tmp_path / "lock", direct)
+    assert not FileLock(tmp_path / "lock").acquire()
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    driver.stdout.close()
+    assert FileLock(tmp_path / "lock").acquire(wait_s=DEATH_SECONDS)
+
+
+@pytest.mark.parametrize("sender", ["launcher", "stranger"])
+def test_sigterm_ends_a_worker_if_it_comes_from_the_launcher(tmp_path, sender):
+    ending = f"""
+import os, signal, subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.PIPE)
+worker.stdout.readline()
+os.kill(worker.pid, signal.SIGTERM) if {sender == "launcher"} else subprocess.run(
+    ["kill", "-TERM", str(worker.pid)]
+)
+try:
+    print(worker.wait({DEATH_SECONDS}), flush=True)
+except subprocess.TimeoutExpired:
+    print("lives", flush=True)
+    worker.kill()
+"""
+    environment = dict(os.environ) | {DRIVER_VARIABLE: str(os.getpid())}
+    command = [sys.executable, "-c", ending, WORKER, str(tmp_path / "lock")]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == (str(128 + signal.SIGTERM) if sender == "launcher" else "lives")
+
+
+def test_a_worker_dies_with_its_launcher_while_the_driver_lives(tmp_path):
+    environment = dict(os.environ) | {DRIVER_VARIABLE: str(os.getpid())}
+    launcher = started(LAUNCHER, WORKER, tmp_path / "lock", env=environment)
+    launcher.send_signal(signal.SIGKILL)
+    launcher.wait()
+    launcher.stdout.close()
+    assert FileLock(tmp_path / "lock").acquire(wait_s=DEATH_SECONDS)
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [(1, 8), (2, 4), (3, 2), (16, 1)])
+def test_the_ranks_share_the_cores(monkeypatch, ranks, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert worker_environment(ranks)["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_threads_that_the_user_chose_stay(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert worker_environment(2)["OMP_NUM_THREADS"] == "5"
+
+
+def test_workers_know_their_driver():
+    assert worker_environment(1)[DRIVER_VARIABLE] == str(os.getpid())
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_hidden_devices_are_no_devices(monkeypatch, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert cpu_only()
+    assert worker_environment(1)["DS_ACCELERATOR"] == "cpu"
+
+
+def test_a_missing_compiler_is_refused_with_its_package(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"install g\+\+"):
+        build_communication_op()
+    assert list(tmp_path.glob("*.built")) == []
+
+
+COMPILER = """#!/bin/sh
+case "$1" in --version | -dump*) exec g++ "$@" ;; esac
+echo "shm.cpp:3:1: error: expected unqualified-id" >&2
+exit 1
+"""
+
+
+def test_a_compilation_that_fails_is_told_by_the_compilers_own_line(monkeypatch, tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(UserError, match=r"does not compile: shm\.cpp:3:1: error: .*-id$"):
+        build_communication_op()
+    assert list(tmp_path.glob("*.built")) == []
+
+
+def test_the_driver_tells_a_diverged_run_from_other_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "_leave", lambda code: None)
+    directory = RunDirectory(tmp_path)
+    worker._fail(directory, 2, "the loss is nan", diverged=True)
+    with pytest.raises(DivergedError, match="the loss is nan"):
+        selfplay._raise_worker_error(1, directory, tmp_path / "log")
+    shutil.rmtree(directory.worker_errors)
+    worker._fail(directory, 2, "no such file")
+    with pytest.raises(UserError) as caught:
+        selfplay._raise_worker_error(1, directory, tmp_path / "log")
+    assert not isinstance(caught.value, DivergedError)
