@@ -2,7 +2,7 @@
 
 import errno
 
-__all__ = ["DivergedError", "StoppedError", "UserError", "disk_full"]
+__all__ = ["DivergedError", "StoppedError", "UserError", "disk_full", "one_line"]
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 # Writers in C++ and Rust wrap the OS error in a message of their own.
@@ -16,32 +16,29 @@ _DISK_MESSAGES = (
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what to do; exit code 2."""
+    """Something the user can fix: one line that says what to do; exit code 2."""
 
 
 class DivergedError(UserError):
-    """Training left the finite numbers; a smaller learning rate may not."""
+    """Training reached a number that is not finite; a smaller learning rate may not."""
 
 
 class StoppedError(Exception):
     """The run was asked to stop (SIGTERM, SIGINT) and has saved what it had."""
 
 
+def one_line(error: object, most: int | None = None) -> str:
+    r"""Put a message of several lines on one, cut to at most so many characters.
+
+    >>> one_line(ValueError("two\n   lines"))
+    'two lines'
+    """
+    return " ".join(str(error).split())[:most]
+
+
 def disk_full(error: BaseException) -> bool:
-    """Say whether `error`, or what caused it, is a disk that takes no more.
+    """Say whether `error`, or what caused it, is a full disk, a quota or a file-size limit.
 
-    Parameters
-    ----------
-    error : BaseException
-        The exception caught.
-
-    Returns
-    -------
-    bool
-        True for a full disk, an exceeded quota or a file-size limit.
-
-    Examples
-    --------
     >>> disk_full(OSError(errno.ENOSPC, "No space left on device"))
     True
     >>> disk_full(ValueError("no"))
