@@ -1,7 +1,6 @@
 """SFT rows as they come: files, folders or a hub dataset, each mistake named by file and line."""
 
 import csv
-import hashlib
 import json
 import logging
 import sys
@@ -12,7 +11,8 @@ from typing import Any
 
 from spin_train.config.schema import DataConfig
 from spin_train.data.formats import Row, RowError, row_of
-from spin_train.errors import UserError
+from spin_train.errors import UserError, one_line
+from spin_train.system.files import sha256_of_file, sha256_of_text
 
 __all__ = ["drop_or_raise", "read_rows", "source_of"]
 
@@ -95,24 +95,18 @@ def source_of(data: DataConfig) -> dict[str, Any]:
     """
     path = Path(data.path)
     if path.is_file():
-        return {"path": data.path, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+        return {"path": data.path, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        names = "".join(f"{file.relative_to(path)} {_sha256(file)}\n" for file in files)
+        names = "".join(f"{file.relative_to(path)} {sha256_of_file(file)}\n" for file in files)
         size = sum(file.stat().st_size for file in files)
-        digest = hashlib.sha256(names.encode()).hexdigest()
-        return {"path": data.path, "bytes": size, "sha256": digest}
+        return {"path": data.path, "bytes": size, "sha256": sha256_of_text(names)}
     return {
         "hub": data.path,
         "subset": data.subset,
         "split": data.split,
         "commit": _hub_commit(data),
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
@@ -187,8 +181,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
                     number += 1
                     yield f"{path}, row {number}", row
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: no Parquet ({reason}); write the file again") from None
+        raise UserError(
+            f"{path}: not valid Parquet ({one_line(error)}); write the file again"
+        ) from None
 
 
 def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
@@ -211,7 +206,7 @@ def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate(rows, 1):
             yield f"{data.path}[{data.split}], row {number}", row
     except Exception as error:  # of many libraries: datasets, huggingface_hub, fsspec, httpx
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         what = "the folder" if path.is_dir() else "no file here, and the hub"
         raise UserError(
             f"data.path {data.path!r}: {what} gave no rows (split {data.split!r}, subset "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spin_train.config.schema import AdapterConfig
-from spin_train.errors import UserError
+from spin_train.errors import UserError, one_line
 
 if TYPE_CHECKING:  # the driver asks for `require_adapters` alone, and starts without torch
     from torch import Tensor
@@ -146,7 +146,7 @@ def attach(model: Any, adapter: AdapterConfig) -> None:
     try:
         model.add_adapter(_lora(adapter), _NEW)
     except ValueError as error:
-        raise UserError(f"adapter.target_modules: {' '.join(str(error).split())}") from None
+        raise UserError(f"adapter.target_modules: {one_line(error)}") from None
     if _BEFORE in model.peft_config:
         model.set_adapter([_BEFORE, _NEW])
         for name, parameter in model.named_parameters():

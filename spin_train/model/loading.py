@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from spin_train.config.schema import Config
-from spin_train.errors import DivergedError, UserError, disk_full
+from spin_train.errors import DivergedError, UserError, disk_full, one_line
 from spin_train.model.adapters import is_adapter, quantisation, with_adapter
 from spin_train.system.files import write_directory
 
@@ -208,8 +208,4 @@ def _not_at(what: str, path: str | Path, error: BaseException) -> str:
         return f"model: there is no directory {path}"
     if place.is_dir() and not (place / "config.json").is_file():
         return f"model: {path} holds no model: no config.json in it"
-    return f"no {what} at model: {path} ({_one_line(error)})"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return f"no {what} at model: {path} ({one_line(error, 300)})"

@@ -4,7 +4,6 @@ Prompts are shared (`model.packing`) and logits never exist as a whole (`model.h
 is exact: the first call with a model compares it with the plain forward pass.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,20 +16,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spin_train.model.attention import ATTENTION
+from spin_train.model.exactness import exact_tolerance, first_exact
 from spin_train.model.head import chunked_loss, chunked_token_logps, replaced_forward
 from spin_train.model.packing import Group, PackedRow
 
-__all__ = ["EXACT_TOLERANCE", "Group", "response_logps", "response_loss"]
+__all__ = ["Group", "response_logps", "response_loss"]
 
-# Nats a token between two ways of computing one log-prob, by type of the weights. Seen on models of
-# eleven tiny architectures: float64 2e-7 (norms are float32), float32 4e-6, bfloat16 0.02, which
-# grows with depth; a wrong position or mask is 0.1 to 8 off in any type.
-EXACT_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
-_COARSE_TOLERANCE = 0.25
 # Nats: what a response may notice of another one, in any type. Seen: 0, and 3e-3 through a state.
 _BLIND_TOLERANCE = 1e-6
 
-_log = logging.getLogger(__name__)
 Loss = Callable[[Tensor, slice], Tensor]
 """Of the log-probs of a run of groups, and the slice of groups that these are: summed, a scalar."""
 
@@ -246,29 +240,27 @@ _WAYS = {
 
 @torch.no_grad()
 def _exact_way(model: Any, module: Any) -> _Way:
-    """Pick the first way that is exact on the loaded model, and say why if it is not the first."""
+    """Pick the first way that is exact on the loaded model."""
     training = module.training
     module.eval()
     try:
         groups = _random_groups(module.config.get_text_config())
         lengths = [len(response) for group in groups for response in group.responses]
         expected = _one_by_one(model, groups)
-        tolerance = EXACT_TOLERANCE.get(next(module.parameters()).dtype, _COARSE_TOLERANCE)
-        for name, way in _WAYS.items():
-            try:
-                logps = _response_logps(model, groups, way)
-                others = _response_logps(model, _neighbours_changed(groups), way)
-                seen = (others - logps)[_LAST].abs().max().item()
-                error = ((logps - expected).abs() / expected.new_tensor(lengths)).max().item()
-                if error <= tolerance and seen <= _BLIND_TOLERANCE:
-                    return way
-                reason = f"off by {error:.2g} nats a token, {seen:.2g} by its neighbours"
-            except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            _log.warning("%s: %s not used: %s", type(module).__name__, name, reason)
+        tolerance = exact_tolerance(module)
+
+        def flaw(way: _Way) -> str:
+            logps = _response_logps(model, groups, way)
+            others = _response_logps(model, _neighbours_changed(groups), way)
+            seen = (others - logps)[_LAST].abs().max().item()
+            error = ((logps - expected).abs() / expected.new_tensor(lengths)).max().item()
+            if error <= tolerance and seen <= _BLIND_TOLERANCE:
+                return ""
+            return f"off by {error:.2g} nats per token, {seen:.2g} by its neighbours"
+
+        return first_exact(module, _WAYS, flaw, "no two forward passes agree on a log-prob")
     finally:
         module.train(training)
-    raise RuntimeError(f"{type(module).__name__}: no two forward passes agree on a log-prob")
 
 
 def _random_groups(config: Any) -> list[Group]:

@@ -1,6 +1,5 @@
 """Let the opponent answer the prompts of an iteration, shard by shard."""
 
-import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +10,7 @@ from spin_train.run.directory import RunDirectory
 from spin_train.run.shards import claimed, shards_of
 from spin_train.sampling.engine import Engine, SamplingSettings
 from spin_train.seeds import sample_seed
+from spin_train.system.files import read_json
 
 __all__ = ["fill_shards", "play", "sampling_record"]
 
@@ -41,7 +41,7 @@ def fill_shards(
     """
     generation = config.generation
     settings = SamplingSettings(
-        stop_id=json.loads(run.data_summary.read_text(encoding="utf-8"))["stop_id"],
+        stop_id=read_json(run.data_summary)["stop_id"],
         max_new_tokens=generation.max_new_tokens,
         temperature=generation.temperature,
         batch_size=generation.batch_size,

@@ -1,6 +1,5 @@
 """Sampling with a transformers model, in the first way that is exact on it."""
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -12,17 +11,15 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from spin_train.errors import UserError
-from spin_train.model.logps import EXACT_TOLERANCE, Group, response_logps
+from spin_train.model.exactness import exact_tolerance, first_exact
+from spin_train.model.logps import Group, response_logps
 from spin_train.sampling.decoding import Batch, Row, Task, draw_and_take, left_padded
 from spin_train.sampling.engine import Sample, SamplingSettings
 
 __all__ = ["sample"]
 
-_COARSE_TOLERANCE = 0.25  # nats a token, in types narrower than float32
 # Share of the rows that may have ended before the others' cache is copied and prompts are taken in.
 _ENDED = 1 / 8
-
-_log = logging.getLogger(__name__)
 
 
 def _nothing() -> None:
@@ -172,27 +169,23 @@ _WAYS: dict[str, _Way] = {
 
 
 def _exact_way(model: Any) -> _Way:
-    """Pick the first way that is exact on the loaded model, and say why if it is not the first."""
+    """Pick the first way whose log-probs are those of `response_logps` on the loaded model."""
     config = model.config.get_text_config()
     tasks = _random_tasks(config)
     never = config.vocab_size  # so that responses end at the limits of their tasks
     settings = SamplingSettings(never, max_new_tokens=0, temperature=1.0, batch_size=3)
-    tolerance = EXACT_TOLERANCE.get(next(model.parameters()).dtype, _COARSE_TOLERANCE)
-    for name, way in _WAYS.items():
-        try:
-            found = list(way(model, tasks, settings, _nothing))
-            groups = [Group(task.prompt_ids, [sampled.ids]) for task, sampled in found]
-            logps = response_logps(model, groups).double().cpu()
-            lengths = logps.new_tensor([len(sampled.ids) for _, sampled in found])
-            ours = logps.new_tensor([sampled.logps for _, sampled in found])
-            error = ((ours - logps).abs() / lengths).max().item()
-            if error <= tolerance:
-                return way
-            reason = f"off by {error:.2g} nats a token"
-        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        _log.warning("%s: %s not used: %s", type(model).__name__, name, reason)
-    raise RuntimeError(f"{type(model).__name__}: no way of sampling agrees with its log-probs")
+    tolerance = exact_tolerance(model)
+
+    def flaw(way: _Way) -> str:
+        found = list(way(model, tasks, settings, _nothing))
+        groups = [Group(task.prompt_ids, [sampled.ids]) for task, sampled in found]
+        logps = response_logps(model, groups).double().cpu()
+        lengths = logps.new_tensor([len(sampled.ids) for _, sampled in found])
+        ours = logps.new_tensor([sampled.logps for _, sampled in found])
+        error = ((ours - logps).abs() / lengths).max().item()
+        return "" if error <= tolerance else f"off by {error:.2g} nats per token"
+
+    return first_exact(model, _WAYS, flaw, "no way of sampling agrees with its log-probs")
 
 
 def _random_tasks(config: Any) -> list[Task]:

@@ -4,7 +4,6 @@ A rank starts ``python -m spin_train.sampling.vllm_process`` on its device and w
 claims and writes shards as ranks themselves do with the other engine.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -16,11 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from spin_train.config.files import load_config
-from spin_train.errors import StoppedError, UserError, disk_full
+from spin_train.errors import StoppedError, UserError, disk_full, one_line
 from spin_train.run.directory import RunDirectory
 from spin_train.sampling.play import fill_shards
 from spin_train.sampling.vllm_engine import load_engine, require_vllm, sample
-from spin_train.system.files import write_json
+from spin_train.system.files import read_json, write_json
 from spin_train.system.processes import die_with_driver
 
 __all__ = ["process_environment", "run"]
@@ -76,7 +75,7 @@ def run(root: Path, iteration: int, opponent: str | Path, *, visit: Callable[[],
             process.wait()
         if process.returncode == 0:
             return
-        said = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
+        said = read_json(answer) if answer.exists() else {}
     if said.get("stopped"):
         raise StoppedError
     if "mend" in said:
@@ -143,7 +142,7 @@ def main() -> None:
         said = {"mend": str(error)}
     except Exception as error:
         traceback.print_exc()
-        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        line = f"{type(error).__name__}: {one_line(error)}"
         said = {"fault": line}
         if disk_full(error):
             said = {"mend": f"the disk took no more ({line}): make room, then run the same command"}

@@ -1,7 +1,6 @@
 """Processes of one machine: none outlives its driver, and what several of them share."""
 
 import ctypes
-import hashlib
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from spin_train.errors import UserError
+from spin_train.system.files import sha256_of_text
 from spin_train.system.locks import FileLock
 
 __all__ = [
@@ -54,7 +54,7 @@ def extensions_folder() -> Path:
     """
     home = Path.home() / ".cache" / "torch_extensions"
     built_for = [sys.prefix, version("torch"), version("deepspeed")]
-    name = hashlib.sha256("\n".join(built_for).encode()).hexdigest()[:16]
+    name = sha256_of_text("\n".join(built_for))[:16]
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR", home)) / f"spin_train-{name}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from spin_train.errors import UserError
-from spin_train.system.files import write_atomically, write_json
+from spin_train.system.files import read_json, write_atomically, write_json
 from spin_train.system.progress import Progress
 from spin_train.system.ranks import Ranks
 
@@ -83,7 +83,7 @@ def _step(checkpoint: Path) -> int:
 
 def _marker_if_whole(checkpoint: Path) -> dict[str, Any] | None:
     try:
-        marker: dict[str, Any] = json.loads((checkpoint / _MARKER).read_text(encoding="utf-8"))
+        marker: dict[str, Any] = read_json(checkpoint / _MARKER)
     except (FileNotFoundError, ValueError):
         return None
     for name, size in marker["files"].items():
