@@ -1,4 +1,4 @@
-"""The two ways a run ends early that are no fault of the code."""
+"""The ways a run ends early that are not a fault of the code, and messages on one line."""
 
 import errno
 

@@ -1,7 +1,7 @@
 """YAML 1.2 as configurations are read and written: by ruamel.yaml, a repeated key refused.
 
 PyYAML reads YAML 1.1, where ``no`` is false, ``010`` is eight and ``1e-8`` is text, and keeps the
-last of two equal keys without a word. Here ``no`` is text, ``010`` ten and ``1e-8`` a number.
+last of two equal keys silently. Here ``no`` is text, ``010`` ten and ``1e-8`` a number.
 """
 
 import io

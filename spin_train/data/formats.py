@@ -1,4 +1,4 @@
-"""The shapes SFT rows come in: a raw object to a `Row`, by its keys."""
+"""The formats that SFT rows come in: a raw object to an `SftRow`, by its keys."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,34 +40,17 @@ class Row:
 
 
 class RowError(UserError):
-    """A row that cannot be used, whatever the others are; the message begins with its place."""
+    """A row that cannot be used, whatever the other rows are; the message begins with its place."""
 
 
 def row_of(
     raw: Any, where: str, shape: str | None = None, *, turn: Literal["last", "first"] = "last"
 ) -> Row:
-    """Read one raw row.
+    """Read one raw row in the format given, else in the one whose keys it has.
 
-    Parameters
-    ----------
-    raw : object
-        As parsed from a file; keys whose value is null count as absent.
-    where : str
-        File and line, for messages.
-    shape : str, optional
-        One of `SHAPES`; by default the one whose keys the row has.
-    turn : {"last", "first"}
-        Which turn of the assistant is the response.
-
-    Returns
-    -------
-    Row
-        Its prompt, its response, and a given other response if there is one.
-
-    Raises
-    ------
-    RowError
-        If no shape fits, or several do, or the row is malformed; the message begins with `where`.
+    Keys whose value is null count as absent. `where` is file and line; the RowError of a row that
+    is malformed, or that fits no format or several, begins with it. `turn` says which answer of a
+    chat is the response.
     """
     if not isinstance(raw, dict):
         raise RowError(f"{where}: a row must be an object, got {type(raw).__name__}")
@@ -75,11 +58,11 @@ def row_of(
     fitting = [name for name, (keys, _) in SHAPES.items() if present.keys() >= set(keys)]
     keys = ", ".join(map(str, present)) or "no keys"
     if shape is not None and shape not in fitting:
-        raise RowError(f"{where}: data.shape is {shape}, and the row has {keys}")
+        raise RowError(f"{where}: data.shape is {shape}, but the row has {keys}")
     if not fitting:
         raise RowError(f"{where}: a row needs one of {'; '.join(SHAPES)}; got {keys}")
     if shape is None and len(fitting) > 1:
-        raise RowError(f"{where}: the row could be {' or '.join(fitting)}; say which by data.shape")
+        raise RowError(f"{where}: the row could be {' or '.join(fitting)}; choose with data.shape")
     name = shape or fitting[0]
     try:
         row = SHAPES[name][1](present, where)
@@ -93,7 +76,7 @@ class _MalformedError(Exception):
 
 
 def _plain(prompt_key: str, response_key: str) -> Callable[[dict[str, Any], str], Row]:
-    """Shape of two keys; each a text, or the messages TRL has there."""
+    """Format of two keys; each holds text, or messages as TRL has them there."""
 
     def read(raw: dict[str, Any], where: str) -> Row:
         prompt, response = raw[prompt_key], raw[response_key]
@@ -114,7 +97,7 @@ def _messages(key: str) -> Callable[[dict[str, Any], str], Row]:
 
 
 def _pair(better: str, worse: str) -> Callable[[dict[str, Any], str], Row]:
-    """Shape of a real and another response, with or without a prompt of their own."""
+    """Format of a real and another response, with or without a prompt of their own."""
 
     def read(raw: dict[str, Any], where: str) -> Row:
         real, other = (
@@ -140,7 +123,7 @@ def _joined(
 ) -> list[Message]:
     """One chat of a prompt and a response, each text or messages.
 
-    A response that begins before the assistant's turn is a whole chat: its prompt is its own.
+    A response that begins before the assistant's turn is a whole chat with its own prompt.
     """
     if isinstance(response, list):
         after = _turns(response, response_key, empty=empty)
@@ -157,8 +140,7 @@ def _joined(
 def _turns(messages: Any, key: str, *, empty: bool = False) -> list[Message]:
     """Bring turns to one naming, from role and content or ShareGPT's from and value.
 
-    With `empty` an assistant's turn may be empty, as samples of a model can be; `key` is for
-    messages.
+    With `empty` an assistant's turn may be empty, as samples of a model can be.
     """
     if not isinstance(messages, list):
         raise _MalformedError(f"{key} must be a list of turns, got {messages!r:.60}")
@@ -181,11 +163,11 @@ def _turns(messages: Any, key: str, *, empty: bool = False) -> list[Message]:
 
 
 def _chat(turns: list[Message], where: str) -> Row:
-    """Last assistant turn as the response; tool turns and what follows it left out."""
+    """Take the last assistant turn as the response; leave out tool turns and what follows it."""
     spoken = [turn for turn in turns if turn["role"] != "tool"]
     last = max((i for i, turn in enumerate(spoken) if turn["role"] == "assistant"), default=None)
     if last is None:
-        raise _MalformedError("no turn of the assistant, so no response")
+        raise _MalformedError("no turn of the assistant, so there is no response")
     first = next(turn["role"] for turn in spoken if turn["role"] != "system")
     if first != "user":
         raise _MalformedError("the assistant speaks before any user, so there is no prompt")
@@ -204,7 +186,7 @@ def _first_turn(row: Row) -> Row:
     if first is None:
         return row
     if row.given is not None:
-        raise _MalformedError("data.turn is first, and the given response answers the last turn")
+        raise _MalformedError("data.turn is first, but the given response answers the last turn")
     return replace(
         row,
         messages=row.messages[:first],
@@ -215,13 +197,13 @@ def _first_turn(row: Row) -> Row:
 
 def _text(value: Any, name: str, *, empty: bool = False) -> str:
     if not isinstance(value, str) or not (empty or value.strip()):
-        raise _MalformedError(f"{name} must be text that is not empty, got {value!r:.60}")
+        raise _MalformedError(f"{name} must be text and not empty, got {value!r:.60}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         half = value[error.start]
         raise _MalformedError(
-            f"{name} holds half a character (surrogate {half!r}); mend or remove the row"
+            f"{name} contains an unpaired surrogate ({half!r}); fix or remove the row"
         ) from None
     return value
 

@@ -16,27 +16,12 @@ _MARKS = set(mark_control_tokens("x", re.compile("x"))) - {"x"}
 
 
 class Renderer:
-    """Text to token ids, for prompts and real responses.
+    """Text to token ids, by a `template` or, where that is None, by the tokenizer's chat template.
 
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        The model's.
-    template : str or None
-        Prompt template with one ``{prompt}``, the name of a published one, or None for the
-        tokenizer's chat template.
-
-    Raises
-    ------
-    UserError
-        If the tokenizer has no end-of-text token, or there is no template of either kind.
-
-    Notes
-    -----
     A response is tokenized as the continuation of its prompt where the prompt's ids stay the same,
-    else as that of a line's end; it ends with `stop_id` exactly once, and nothing after that is
-    kept. `stop_id` is the token that ends a turn in the chat template, or the tokenizer's end of
-    text. Special tokens written out in a row are text: only the template's own act.
+    else as the continuation of a line's end. It ends with `stop_id` exactly once, and nothing after
+    that is kept. `stop_id` is the token that ends a turn in the chat template, or the tokenizer's
+    end of text. Special tokens written out in a row are text: only those of the template act.
     """
 
     def __init__(self, tokenizer: Any, template: str | None) -> None:
@@ -64,24 +49,10 @@ class Renderer:
         self.stop_id: int = self._end_of_turn()
 
     def render(self, row: Row) -> tuple[list[int], list[int]]:
-        """Token ids of a row.
+        """Token ids of prompt and response; the response ends with its end-of-text token.
 
-        Parameters
-        ----------
-        row : Row
-            An SFT example.
-
-        Returns
-        -------
-        prompt_ids, response_ids : list of int
-            The response ends with its end-of-text token.
-
-        Raises
-        ------
-        RowError
-            If the row renders to nothing, or the chat template refuses it.
-        UserError
-            If the row has turns that a plain template cannot hold.
+        RowError: the row renders to nothing, or the chat template refuses it. UserError: it has
+        turns that a plain template cannot hold.
         """
         prompt_ids, response_ids = self._render(row, row.response)
         if not prompt_ids or len(response_ids) < 2:
@@ -89,17 +60,9 @@ class Renderer:
         return prompt_ids, response_ids
 
     def render_given(self, row: Row) -> list[int]:
-        """Token ids of the other response that a row came with, as `render` makes the real one's.
+        """Token ids of the other response that a row came with, made as by `render`.
 
-        Parameters
-        ----------
-        row : Row
-            An SFT example with a given response.
-
-        Returns
-        -------
-        list of int
-            It ends with its end-of-text token: text does not say where a sample was cut.
+        It ends with an end-of-text token too: text does not say where a sample was cut.
         """
         assert row.given is not None
         return self._render(row, row.given)[1]
@@ -116,7 +79,7 @@ class Renderer:
         else:
             if len(before) != 1 or before[0]["role"] != "user":
                 raise UserError(
-                    f"{row.where}: template: holds one user turn; rows with system or several "
+                    f"{row.where}: a plain template has room for one user turn; system or several "
                     "turns need a chat template: the tokenizer's (template: null), or "
                     "template: zephyr"
                 )

@@ -1,8 +1,15 @@
-"""Attention within a packed row (`spin_train.model.packing`), responses blind to each other.
+"""Attention in a packed row (`spin_train.model.packing`): responses do not see each other.
 
 It enters models through transformers' own extension point, `AttentionInterface`, so any model whose
-layers ask there takes it. On CPUs the mask is never made: segments of the row attend one by one, to
-nothing but what they see. On GPUs it is FlexAttention (`spin_train.model.flex`).
+layers ask there can use it. On CPUs the (N, N) mask is never made: the segments of the row attend
+one by one, each to the tokens that it sees. On GPUs it is FlexAttention (`spin_train.model.flex`).
+
+A segment is a prompt or one response. Its last token sees K keys: its prompt (unless it is one) and
+itself. Two kinds of segments are treated apart:
+
+- small, K <= 64: padded to one batch (S, Q, K), because a call costs more than so few products;
+- large: one after the other, cut into blocks of 256 queries, of which each meets only the keys up
+  to its own end, so that little above the diagonal is computed in vain.
 """
 
 from dataclasses import dataclass
@@ -47,38 +54,10 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention within a packed row, as transformers calls it in every layer.
 
-    Parameters
-    ----------
-    module : nn.Module
-        The layer's attention.
-    query, key, value : Tensor, shape (1, H, N, D)
-        Of the row's tokens; keys and values may have fewer heads.
-    attention_mask : None
-        The row says who sees whom.
-    row : PackedRow
-        Passed through the model's forward.
-    scaling : float, optional
-        Factor on query-key products.
-    dropout : float, optional
-        0.
-    sliding_window : int, optional
-        A token sees so many, itself included.
-    softcap : float, optional
-        Gemma 2's cap on the scaled products.
-    **others : object
-        Settings of other attention functions, all of them without effect.
-
-    Returns
-    -------
-    out : Tensor, shape (1, N, H, D)
-        The attended values.
-    weights : None
-        They are never all there.
-
-    Raises
-    ------
-    NotImplementedError
-        If the layer asks for something that is not done here.
+    `query` is (1, H, N, D); `key` and `value` may have fewer heads. `row` comes from the call of
+    the model and says who sees whom, so `attention_mask` is None. A token sees `sliding_window`
+    tokens, itself included. The output is (1, N, H, D); there are no weights to return.
+    NotImplementedError if the layer asks for anything that is not done here.
     """
     unknown = [name for name, given in others.items() if given is not None]
     unknown = [name for name in unknown if name not in _HARMLESS]
@@ -114,7 +93,7 @@ def _split(row: PackedRow) -> tuple[list[Segment], list[Segment]]:
 
 
 def _places_after_split(row: PackedRow) -> Tensor:
-    """Where each token's attention is, (N,): the small segments' batch first, then the large."""
+    """Where each token's output is, (N,): first the small segments' batch, then the large ones."""
     small, _ = _split(row)
     width = max(segment.stop - segment.start for segment in small)
     boxed, behind = 0, len(small) * width
@@ -156,7 +135,7 @@ def _small_attention(
 
 
 def _box(row: PackedRow) -> tuple[Tensor, Tensor, Tensor]:
-    """Places of queries (S, Q) and keys (S, K) of the small segments, and their distance."""
+    """Places of queries (S, Q) and keys (S, K) of small segments, and distances (S, Q, K)."""
     small, _ = _split(row)
     width, most = max(s.stop - s.start for s in small), max(s.keys for s in small)
     # Padding repeats some token of the row: nobody looks at what comes of it.
@@ -176,7 +155,7 @@ def _bias(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class _Block:
-    """Queries of a large segment, and the spans of the row that they see some of."""
+    """Queries [start, stop) of a large segment, and the spans of the row that they see."""
 
     start: int
     stop: int
@@ -218,9 +197,16 @@ def _blocks(row: PackedRow, window: int | None) -> list[_Block]:
 class _LargeAttention(torch.autograd.Function):
     """Attention of the large segments one after another, (tokens, H, D).
 
-    By hand, for autograd would fill a gradient as long as the row for every slice of it; and by
-    matrix products: SDPA under the row's mask took 20 ms on a CPU thread where this took 13, in
-    bfloat16 22 and 9 (prompt 384, two responses of 128, 4 heads of 64, with the backward pass).
+    Per block of Q queries and K keys, with q, k, v of one key head:
+
+        P = softmax(scaling q k^T + bias)                       out = P v
+        grad v = P^T g      S = P * (g v^T - rowsum(P * g v^T))    grad q = scaling S k
+                                                                grad k = scaling S^T q
+
+    and S times the slope 1 - tanh^2 under a soft cap. Written by hand because autograd would fill a
+    gradient as long as the row for every slice of it, and with matrix products because SDPA under
+    the row's mask took 20 ms on a CPU thread where this took 13, in bfloat16 22 and 9 (prompt 384,
+    two responses of 128, 4 heads of 64, with the backward pass).
     """
 
     @staticmethod
@@ -280,7 +266,7 @@ def _probs(
     scaling: float,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention probabilities (H', H / H' * Q, K), and the slope of a soft cap."""
+    """Attention probabilities (H', H / H' * Q, K) of a block, and the slope of its soft cap."""
     size = block.stop - block.start
 
     def make() -> Tensor:
@@ -297,7 +283,10 @@ def _probs(
 
 
 def _fold(queries: Tensor, key_heads: int) -> Tensor:
-    """Bring queries (Q, H, D) that share a key head together, (H', H / H' * Q, D)."""
+    """Bring queries (Q, H, D) that share a key head together, (H', H / H' * Q, D).
+
+    Query head i belongs to key head i // (H / H'), as in grouped-query attention.
+    """
     size, heads, channels = queries.shape
     shared = queries.reshape(size, key_heads, heads // key_heads, channels)
     return shared.permute(1, 2, 0, 3).flatten(1, 2)

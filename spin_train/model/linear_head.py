@@ -1,4 +1,8 @@
-"""A linear head in chunks of logits, its gradients by hand (`spin_train.model.head`)."""
+"""A linear head in chunks of logits, its gradients by hand (`spin_train.model.head`).
+
+Examples are taken in blocks: as many as fit into one chunk, or a single longer one in several
+chunks. Shapes: T tokens, C tokens of a chunk, W channels, V words.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +15,9 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["linear_logps", "linear_loss", "most_rows", "wide"]
 
-# Bytes of logits alive at once. On CPUs examples are taken together up to fewer, and one that is
-# longer is taken whole if it can be. Products are slow under 500 rows: 1,024 rows of 32,000 float32
-# logits with both gradients took 295 ms by 256 rows, 274 by 512, 268 at once.
+# Bytes of logits alive at once. On CPUs fewer are taken when examples are put together; a longer
+# example is still taken whole if it fits. Products are slow under 500 rows: 1,024 rows of 32,000
+# float32 logits with both gradients took 295 ms by 256 rows, 274 by 512, 268 at once.
 _MOST_BYTES = 2**29
 _TOGETHER_BYTES = {"cpu": 2**26}
 # Rows of logits made probabilities at a time on CPUs: few enough to stay in the cache meanwhile.
@@ -25,32 +29,16 @@ _rooms: list[Tensor] = []
 def linear_logps(
     head: nn.Linear, hidden: Tensor, targets: Tensor, scale: float, cap: float | None
 ) -> Tensor:
-    """Log-prob of each target token, to be called where the head's weight is whole.
+    """Log-probs (T,) of the targets; to be called where the head's weight is whole (ZeRO-3).
 
-    Parameters
-    ----------
-    head : nn.Linear
-        From W channels to V words.
-    hidden : Tensor, shape (T, W)
-        Hidden states.
-    targets : Tensor, shape (T,)
-        Token ids.
-    scale : float
-        Factor on the logits.
-    cap : float or None
-        Soft cap on them.
-
-    Returns
-    -------
-    Tensor, shape (T,)
-        In nats; float32, or float64 for a float64 head.
+    Logits are multiplied by `scale` and softly capped at `cap`.
     """
     linear = _Linear(head, targets, scale, cap)
     if torch.is_grad_enabled():
         apply: Any = _LinearLogps.apply
         logps: Tensor = apply(hidden, head.weight, head.bias, linear, most_rows(head, hidden))
         return logps
-    with _lent_room(hidden.device) as linear.room:
+    with _borrowed_room(hidden.device) as linear.room:
         chunks = _chunks(0, len(hidden), _rows_together(head, hidden))
         return torch.cat([linear.logps(hidden, chunk) for chunk in chunks])
 
@@ -66,27 +54,7 @@ def linear_loss(
 ) -> Tensor:
     """Loss of examples, its gradient taken at once, to be called where the head's weight is whole.
 
-    Parameters
-    ----------
-    head : nn.Linear
-        From W channels to V words.
-    hidden : Tensor, shape (T, W)
-        Hidden states.
-    targets : Tensor, shape (T,)
-        Token ids, example after example.
-    scale : float
-        Factor on the logits.
-    cap : float or None
-        Soft cap on them.
-    stops : sequence of int
-        Where the tokens of each example stop.
-    loss : callable
-        As of `spin_train.model.head.chunked_loss`.
-
-    Returns
-    -------
-    Tensor, shape ()
-        To be backpropagated through once.
+    `stops` and `loss` are those of `spin_train.model.head.chunked_loss`.
     """
     together, most = _rows_together(head, hidden), most_rows(head, hidden)
     runs = list(_runs(stops, together, most))
@@ -97,36 +65,12 @@ def linear_loss(
 
 
 def most_rows(head: Any, hidden: Tensor) -> int:
-    """Count the rows of logits that may be alive at once.
-
-    Parameters
-    ----------
-    head : nn.Module
-        With a weight of V rows.
-    hidden : Tensor
-        In the logits' type.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
+    """Count the rows of V logits, in the type of `hidden`, that may be alive at once."""
     return max(1, _MOST_BYTES // _bytes_a_row(head, hidden))
 
 
 def wide(logits: Tensor) -> Tensor:
-    """Take logits as float32, or float64 where they are.
-
-    Parameters
-    ----------
-    logits : Tensor
-        Of any floating type.
-
-    Returns
-    -------
-    Tensor
-        The same tensor where it is wide already.
-    """
+    """Take logits as float32, or as float64 where they are float64."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -153,11 +97,11 @@ def _runs(stops: Sequence[int], together: int, most: int) -> Iterator[tuple[slic
 
 
 @contextmanager
-def _lent_room(device: torch.device) -> Iterator[Tensor | None]:
-    """Lend memory for the logits of a chunk, which stays with the process.
+def _borrowed_room(device: torch.device) -> Iterator[Tensor | None]:
+    """Borrow memory for the logits of a chunk, which stays with the process.
 
-    What is new must be mapped page by page: 40 of 130 ms for 1,024 x 32,000 float32 logits. Who
-    asks while it is lent gets some of his own.
+    New memory must be mapped page by page: 40 of 130 ms for 1,024 x 32,000 float32 logits. A second
+    caller gets a fresh buffer while the first uses the old one.
     """
     if device.type != "cpu":  # there torch's allocator keeps what it has
         yield None
@@ -175,14 +119,14 @@ def _lent_room(device: torch.device) -> Iterator[Tensor | None]:
 
 @dataclass
 class _Gradients:
-    """What the backward pass returns, as far as it is summed."""
+    """What the backward pass returns, summed so far."""
 
     hidden: Tensor
     weight: Tensor | None = None
     bias: Tensor | None = None
 
     def of_parameters(self, head: nn.Linear) -> tuple[Tensor | None, Tensor | None]:
-        """Give those of weight and bias, in their types."""
+        """Give the gradients of weight and bias in the types of these."""
         weight = None if self.weight is None else self.weight.to(head.weight.dtype)
         return weight, None if self.bias is None else self.bias.to(head.bias.dtype)
 
@@ -203,7 +147,9 @@ class _Linear:
     def logps(self, hidden: Tensor, chunk: slice, *, keep: bool = False) -> Tensor:
         """Log-probs (C,) of a chunk.
 
-        Probabilities are kept times the slope of the soft cap, with that slope at the targets.
+        log p_t = z_t - max z - log sum exp(z - max z). With `keep` the probabilities stay for
+        `pull`, and under a soft cap both they and the targets' onehot are multiplied by its slope 1
+        - tanh^2.
         """
         logits, targets = self._logits(hidden[chunk]), self.targets[chunk]
         logps, slopes = [], []
@@ -230,9 +176,9 @@ class _Linear:
         return torch.cat(logps)
 
     def pull(self, hidden: Tensor, chunks: list[slice], grads: Tensor, into: _Gradients) -> None:
-        """Add the gradient of a loss whose slopes in the log-probs of the chunks are given, (T',).
+        """Add the gradient of a loss, given its slopes (T',) in the log-probs of the chunks.
 
-        What is kept is the last chunk's; the others are computed again.
+        Only the last chunk's probabilities are kept; those of the others are computed again.
         """
         for chunk in reversed(chunks):
             if self.kept is None:
@@ -270,7 +216,7 @@ class _Linear:
 
 
 def _minus_product(total: Tensor | None, probs: Tensor, grads: Tensor, *, one_term: bool) -> Tensor:
-    """Subtract probs^T grads (V, W) from a sum that is float32 at least where it has many terms."""
+    """Subtract probs^T grads, (V, W), from a sum, float32 at least where it has several terms."""
     if total is None and (one_term or probs.dtype in (torch.float32, torch.float64)):
         return (probs.T @ grads).neg_()
     if total is None:
@@ -281,7 +227,7 @@ def _minus_product(total: Tensor | None, probs: Tensor, grads: Tensor, *, one_te
 
 
 class _LinearLogps(torch.autograd.Function):
-    """Log-probs, whose gradient the backward pass takes."""
+    """Log-probs; the backward pass takes their gradient."""
 
     @staticmethod
     def forward(
@@ -305,7 +251,7 @@ class _LinearLogps(torch.autograd.Function):
 
 
 class _LinearLoss(torch.autograd.Function):
-    """A loss, whose gradient the forward pass takes; the backward pass hands it over."""
+    """A loss; the forward pass takes its gradient, which the backward pass returns."""
 
     @staticmethod
     def forward(
@@ -319,7 +265,7 @@ class _LinearLoss(torch.autograd.Function):
     ) -> Tensor:
         into = _Gradients(torch.empty_like(hidden))
         losses = []
-        with _lent_room(hidden.device) as linear.room:
+        with _borrowed_room(hidden.device) as linear.room:
             for examples, chunks in runs:
                 parts = [linear.logps(hidden, chunk, keep=chunk is chunks[-1]) for chunk in chunks]
                 logps = torch.cat(parts).requires_grad_()
@@ -337,9 +283,9 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            raise RuntimeError("the loss of chunks was already backpropagated through")
+            raise RuntimeError("this loss was already backpropagated through, which frees it")
         factor = grads[0]
-        if factor.is_cuda or factor != 1:  # on a GPU to ask would be to wait
+        if factor.is_cuda or factor != 1:  # reading the factor would wait for a GPU
             for gradient in gradients:
                 if gradient is not None:
                     gradient *= factor

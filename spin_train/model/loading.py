@@ -1,4 +1,4 @@
-"""Loading and saving models and tokenizers: safetensors only, no code from strangers."""
+"""Loading and saving models and tokenizers: safetensors only, no remote code unless asked for."""
 
 import shutil
 from pathlib import Path
@@ -26,39 +26,12 @@ _DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate")
 
 
 def model_source(config: Config) -> dict[str, Any]:
-    """Keyword arguments with which `config.model` is loaded.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    dict
-        Revision and trust, for transformers' `from_pretrained`.
-    """
+    """Keyword arguments of `from_pretrained` for `config.model`: revision and trust."""
     return {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
 
 
 def load_tokenizer(config: Config) -> Any:
-    """Tokenizer of the model a run starts from; the same in all its stages.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    PreTrainedTokenizerBase
-        As transformers loads it.
-
-    Raises
-    ------
-    UserError
-        If there is none at `config.model`.
-    """
+    """Tokenizer of the model a run starts from, the same in all its stages (else UserError)."""
     try:
         return AutoTokenizer.from_pretrained(config.model, **model_source(config))
     except (OSError, ValueError) as error:
@@ -66,26 +39,10 @@ def load_tokenizer(config: Config) -> Any:
 
 
 def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
-    """Causal language model with every dropout at zero.
+    """Causal language model from a directory or the hub, on the CPU, every dropout at zero.
 
-    Parameters
-    ----------
-    path : str or Path
-        Directory or hub name.
-    dtype : str
-        ``float32`` or ``bfloat16``.
-    **source
-        From `model_source`, for the model a run starts from.
-
-    Returns
-    -------
-    PreTrainedModel
-        On the CPU, in evaluation mode.
-
-    Raises
-    ------
-    UserError
-        If no such model can be loaded.
+    `dtype` is ``float32`` or ``bfloat16``; `source` comes from `model_source`. UserError if no such
+    model can be loaded.
     """
     try:
         settings = AutoConfig.from_pretrained(path, **source)
@@ -102,25 +59,11 @@ def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
 
 
 def load_policy(path: str | Path, config: Config) -> Any:
-    """Model a run starts from, or one it has made.
+    """Model that a run starts from (`config.model`) or one that it has made (a policy directory).
 
-    Parameters
-    ----------
-    path : str or Path
-        `config.model`, or a policy directory.
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    PreTrainedModel
-        On the CPU (a quantised one on its device), in evaluation mode. An adapter is merged into
-        `config.model`; on a quantised model it stays beside the weights, frozen.
-
-    Raises
-    ------
-    UserError
-        If no such model can be loaded.
+    It is on the CPU in evaluation mode; a quantised one is on its device. An adapter is merged into
+    `config.model`; a quantised model keeps it apart from its weights, frozen. UserError if no such
+    model can be loaded.
     """
     dtype, quantised = config.training.dtype, quantisation(config.adapter)
     if path == config.model:
@@ -132,20 +75,7 @@ def load_policy(path: str | Path, config: Config) -> Any:
 
 
 def model_limits(config: Config) -> tuple[int, int]:
-    """Longest sequence and largest vocabulary the model takes.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    context : int
-        Tokens.
-    vocabulary : int
-        Different token ids.
-    """
+    """Longest sequence of `config.model` in tokens, and its number of token ids."""
     try:
         settings = AutoConfig.from_pretrained(config.model, **model_source(config))
     except (OSError, ValueError) as error:
@@ -158,23 +88,8 @@ def model_limits(config: Config) -> tuple[int, int]:
 def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Path) -> None:
     """Write a policy directory whole or not at all: safetensors, configuration, tokenizer.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Not wrapped.
-    state_dict : dict
-        Its full weights.
-    tokenizer : PreTrainedTokenizerBase
-        The run's.
-    path : Path
-        The directory.
-
-    Raises
-    ------
-    UserError
-        If the disk is full.
-    DivergedError
-        If a weight is not finite.
+    `state_dict` holds the full weights of the unwrapped model; where one is not finite, that is a
+    DivergedError. A full disk is a UserError.
     """
     broken = [name for name, value in state_dict.items() if not value.isfinite().all()]
     if broken:
@@ -195,17 +110,17 @@ def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Pa
 def _disk_message(path: Path) -> str:
     free = shutil.disk_usage(path.parent).free
     return (
-        f"the disk took no more while writing {path} ({free / 2**30:.2f} GiB free, or a file-size "
-        "limit): make room, then run the same command again"
+        f"the disk is full: cannot write {path} ({free / 2**30:.2f} GiB free, or a file-size "
+        "limit); free some space, then run the same command again"
     )
 
 
 def _not_at(what: str, path: str | Path, error: BaseException) -> str:
-    """One line on what could not be loaded, and why."""
+    """Say on one line what could not be loaded, and why."""
     place = Path(path)
     local = str(path).startswith(("/", "./", "../", "~")) or isinstance(path, Path)
     if local and not place.is_dir():
         return f"model: there is no directory {path}"
     if place.is_dir() and not (place / "config.json").is_file():
-        return f"model: {path} holds no model: no config.json in it"
+        return f"model: there is no config.json in {path}, so it is not a model"
     return f"no {what} at model: {path} ({one_line(error, 300)})"

@@ -151,7 +151,7 @@ def _response_logps(model: Any, groups: Sequence[Group], way: _Way) -> Tensor:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a model is called with, and what is scored of it."""
+    """What a model is called with, and what of it is scored."""
 
     inputs: dict[str, Any]
     predictors: Tensor
@@ -167,7 +167,7 @@ def _batch(module: Any, groups: Sequence[Group], way: _Way) -> _Batch:
 
 
 def _packed(groups: Sequence[Group], device: torch.device) -> _Batch:
-    """Prompts shared, all groups in one row."""
+    """Put all groups into one row, where responses share their prompts."""
     row = PackedRow(groups, device)
     inputs = {"input_ids": row.input_ids, "position_ids": row.position_ids, "row": row}
     return _Batch(inputs, row.predictors, row.targets, row.owners)
@@ -197,7 +197,7 @@ def _padded(groups: Sequence[Group], device: torch.device) -> _Batch:
 def _forward(
     model: Any, batch: _Batch, way: _Way, head: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
-    """Give the head the hidden states (T, W) of the predictors; without one, take log-probs."""
+    """Give the head the hidden states (T, W) of the predictors; without a head, take log-probs."""
     module = _unwrapped(model)
 
     def forward(**inputs: Any) -> Tensor:
@@ -223,7 +223,7 @@ def _summed(token_logps: Tensor, owners: Tensor, responses: int) -> Tensor:
 
 
 def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:
-    """Do what all ways are judged by: a forward pass for each response, full logits."""
+    """Do what all ways are compared with: one forward pass per response, full logits."""
     pairs = [(group.prompt_ids, response) for group in groups for response in group.responses]
     alone = [Group(prompt, [response]) for prompt, response in pairs]
     plain = _Way(packed=False, chunked=False)
@@ -289,7 +289,7 @@ _LAST = [1, 3]
 
 @contextmanager
 def _attention(module: Any, *, packed: bool) -> Iterator[None]:
-    """Let the model attend within packed rows, or in its own way, within the block."""
+    """Within the block, let the model attend within packed rows, or in its own way."""
     config = module.config
     if config._attn_implementation != ATTENTION:
         _own_attention[module] = config._attn_implementation

@@ -1,7 +1,11 @@
-"""Decoding with a key-value cache: tokens drawn row by row, rows that have ended replaced.
+"""Decoding with a key-value cache: one token per row and step, rows that have ended replaced.
 
-All rows end at a common column, padded on the left, so that distances between tokens are what the
-model's own masks take them for.
+All rows end at a common column and are padded on the left, so that the distances between tokens are
+those that the model's own masks assume::
+
+    mask     0 0 1 1 1 | 1 1        prompt of 3 tokens, 2 sampled so far
+             1 1 1 1 1 | 1 1        prompt of 5
+             0 1 1 1 1 | 1 0        prompt of 4, ended after 1: goes along until it is dropped
 """
 
 import inspect
@@ -24,23 +28,11 @@ _ROOM = 64  # columns; a cache that is full is copied
 
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    r"""Draw one token a row by inverting the distribution function.
+    """Draw one token per row of logits (B, V) by inverting the distribution function.
 
-    Parameters
-    ----------
-    logits : Tensor, shape (B, V)
-        Of the next token.
-    uniforms : Tensor, shape (B,)
-        From [0, 1), float64.
-    temperature : float
-        Tokens come with probability :math:`\propto p^{1/T}`.
-
-    Returns
-    -------
-    tokens : Tensor, shape (B,)
-        Ids; none of probability 0.
-    token_logps : Tensor, shape (B,)
-        Their log-probs at temperature 1, nats, float64.
+    With uniforms u in [0, 1), float64, the token is the first whose cumulated weight exceeds u
+    times the total; weights are p^(1 / temperature). None has probability 0. Returns the ids (B,)
+    and their log-probs at temperature 1 (B,), in nats and float64.
     """
     # In float64: sums over a vocabulary in float32 would drop its rare tokens.
     scores = logits.double()
@@ -87,53 +79,19 @@ class Row:
 
     @classmethod
     def of(cls, task: Task) -> "Row":
-        """Begin a response.
-
-        Parameters
-        ----------
-        task : Task
-            What is wanted.
-
-        Returns
-        -------
-        Row
-            With draws settled by the seed: a generator of its own, which counts from there.
-        """
+        """Begin a response; its draws come from its seed alone, by a counting generator."""
         generator = np.random.Generator(np.random.Philox(task.seed))
         return cls(task, generator.random(task.limit).tolist())
 
     def sample(self, stop_id: int) -> Sample:
-        """Give the response out.
-
-        Parameters
-        ----------
-        stop_id : int
-            The token that ends a response.
-
-        Returns
-        -------
-        Sample
-            Whole.
-        """
+        """Give the response out, whole."""
         return Sample(self.ids, "stop" if self.ids[-1] == stop_id else "length", self.logps)
 
 
 def draw_and_take(rows: Sequence[Row], logits: Tensor, settings: SamplingSettings) -> Tensor:
-    """Draw the next token of every row, and append it to those that have not ended.
+    """Draw every row's next token from logits (B, V), and append it to rows that have not ended.
 
-    Parameters
-    ----------
-    rows : sequence of Row
-        B of them.
-    logits : Tensor, shape (B, V)
-        Of the next token.
-    settings : SamplingSettings
-        Temperature, and the token that ends a response.
-
-    Returns
-    -------
-    Tensor, shape (B,)
-        The tokens; those of rows that had ended mean nothing.
+    Returns the tokens (B,); those of rows that had ended mean nothing.
     """
     uniforms = [0.0 if row.ended else row.uniforms[len(row.ids)] for row in rows]
     tokens, token_logps = draw(
@@ -150,19 +108,9 @@ def draw_and_take(rows: Sequence[Row], logits: Tensor, settings: SamplingSetting
 
 
 def left_padded(tasks: Sequence[Task], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Put prompts into one tensor.
+    """Put the prompts of B tasks into ids and mask, (B, longest), padded on the left.
 
-    Parameters
-    ----------
-    tasks : sequence of Task
-        B of them.
-    device : torch.device
-        Where the tensors go.
-
-    Returns
-    -------
-    input_ids, attention_mask : Tensor, shape (B, longest)
-        Padding stands on the left under a zero mask, so which id it is does not matter.
+    The mask is zero there, so which id is used for padding does not matter.
     """
     longest = max(len(task.prompt_ids) for task in tasks)
     input_ids = [[0] * (longest - len(task.prompt_ids)) + task.prompt_ids for task in tasks]
@@ -178,7 +126,7 @@ class _Roomy:
         self._storage = self._filled = torch.empty(0)
 
     def append(self, states: Tensor, new: Tensor) -> Tensor:
-        """Append columns to states: to what this gave last, or to others, copied once."""
+        """Append columns to the states returned last, or to others, which are copied once."""
         start = states.shape[2] if states.numel() else 0
         end = start + new.shape[2]
         if states is not self._filled or end > self._storage.shape[2]:
@@ -217,12 +165,9 @@ def _empty_cache() -> DynamicCache:
 
 
 class Batch:
-    """Rows in the making, and the model's state after all their tokens but the next.
+    """Rows in the making, and the model's state after all of their tokens but the next.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        In evaluation mode.
+    The model is in evaluation mode.
     """
 
     def __init__(self, model: Any) -> None:
@@ -236,7 +181,7 @@ class Batch:
         self._takes = {"position_ids", "logits_to_keep"} & parameters.keys()
 
     def drop_ended(self) -> None:
-        """Let rows that have ended go, and the columns that only they needed."""
+        """Remove rows that have ended, and the columns that only they needed."""
         kept = [number for number, row in enumerate(self.rows) if not row.ended]
         if len(kept) == len(self.rows):
             return
@@ -253,13 +198,7 @@ class Batch:
         self._mask, self._logits = self._mask[index, first:], self._logits[index]
 
     def add(self, tasks: Sequence[Task]) -> None:
-        """Take prompts through the model and put them beside the rows that are there.
-
-        Parameters
-        ----------
-        tasks : sequence of Task
-            At least one.
-        """
+        """Take the prompts of tasks through the model and add them to the rows that are there."""
         input_ids, mask = left_padded(tasks, self._device)
         cache = _empty_cache()
         logits = self._forward(input_ids, mask, cache)
@@ -274,13 +213,7 @@ class Batch:
         self.rows += map(Row.of, tasks)
 
     def step(self, settings: SamplingSettings) -> None:
-        """Draw a token for every row, and take it through the model.
-
-        Parameters
-        ----------
-        settings : SamplingSettings
-            Temperature, and the token that ends a response.
-        """
+        """Draw a token for every row, and take it through the model."""
         tokens = draw_and_take(self.rows, self._logits, settings)
         goes_on = torch.tensor([not row.ended for row in self.rows], device=self._device)
         if goes_on.any():
@@ -290,7 +223,7 @@ class Batch:
             self._logits = self._forward(tokens[:, None], self._mask, self._cache)
 
     def _forward(self, input_ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits (rows, V) after the last column, its states put into the cache."""
+        """Logits (rows, V) after the last column; its states are put into the cache."""
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
         if "position_ids" in self._takes:
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -308,5 +241,5 @@ def _layers(cache: DynamicCache) -> Sequence[Any]:
 
 
 def _beside(old: Tensor, new: Tensor, width: int) -> Tensor:
-    """Put the states of two caches into one, padded on the left to a number of columns."""
+    """Put the states of two caches into one, padded on the left to `width` columns."""
     return torch.cat([pad(part, (0, 0, width - part.shape[2], 0)) for part in (old, new)])

@@ -23,21 +23,11 @@ def fill_shards(
     *,
     visit: Callable[[int, int], None],
 ) -> None:
-    """Sample the shards of an iteration that are not there yet, beside whoever else does.
+    """Sample the shards of an iteration that are not there yet; others may do so at the same time.
 
-    Parameters
-    ----------
-    config : Config
-        The run's.
-    run : RunDirectory
-        Where the rows are, and the shards go.
-    iteration : int
-        Whose opponent plays.
-    load : callable
-        Loads the opponent; called once there is something to do.
-    visit : callable
-        Called with the number of the shard and their number before each; what it raises ends the
-        sampling, and the shards that are there stay.
+    `load` loads the opponent, once there is something to do. `visit` is called with the number of
+    the shard and how many there are before each; what it raises ends the sampling, and the shards
+    that are there stay.
     """
     generation = config.generation
     settings = SamplingSettings(
@@ -74,25 +64,7 @@ def play(
 ) -> list[Record]:
     """Let the opponent answer the prompts of some records.
 
-    Parameters
-    ----------
-    engine : callable
-        Samples from the opponent.
-    records : sequence of Record
-        Whose prompts are answered.
-    settings : SamplingSettings
-        How.
-    seed : int
-        The run's.
-    iteration : int
-        Whose opponent plays.
-    samples_per_prompt : int
-        Responses to each prompt.
-
-    Returns
-    -------
-    list of Record
-        The same prompts with the generated responses alone, all samples of a prompt together.
+    Returns records with the generated responses alone, all samples of a prompt together.
     """
     numbers = range(samples_per_prompt)
     samples = iter(
@@ -123,20 +95,7 @@ def play(
 
 
 def sampling_record(config: Config, iteration: int) -> dict[str, Any]:
-    """Say how an iteration's samples are drawn, to be kept with them.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-    iteration : int
-        Whose opponent plays.
-
-    Returns
-    -------
-    dict
-        Engine with version, and every setting that the samples depend on.
-    """
+    """Say how an iteration's samples are drawn: engine, version and all settings."""
     generation = config.generation
     if generation.engine == "given":
         return {"iteration": iteration, "engine": "given", "data": config.data.path}

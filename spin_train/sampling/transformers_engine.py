@@ -35,40 +35,21 @@ def sample(
     *,
     between: Callable[[], None] = _nothing,
 ) -> list[Sample]:
-    r"""Sample one response a prompt from :math:`p(\cdot|x)`, no top-p, no top-k.
+    r"""Sample one response per prompt from :math:`p(\cdot|x)`, no top-p, no top-k.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The sampler, in evaluation mode; its own generation settings are ignored.
-    prompts : sequence of list of int
-        Token ids of rendered prompts, at least one each.
-    seeds : sequence of int
-        One a prompt. It settles the draws of a response: rows beside it change how its
-        probabilities are rounded, and nothing else.
-    settings : SamplingSettings
-        Where responses end, and how many rows go through the model at once.
-    between : callable, optional
-        Called whenever prompts are taken in; what it raises ends the sampling.
+    The model is in evaluation mode; its own generation settings are ignored. The seed of a prompt
+    settles the draws of its response: other rows of the batch change how probabilities are rounded,
+    and nothing else. `between` is called whenever prompts are taken in; what it raises ends the
+    sampling.
 
-    Returns
-    -------
-    list of Sample
-        In the order of `prompts`.
-
-    Raises
-    ------
-    UserError
-        If the model gives log-probs that are not finite.
-
-    Notes
-    -----
-    Rows are decoded together; those that have ended leave the key-value cache and waiting prompts
+    Rows are decoded together. Those that have ended leave the key-value cache, and waiting prompts
     take their places, the longest first, so that memory runs out at once or never.
 
     The first call with a model samples from random prompts and compares the log-probs with those of
     `response_logps`. Where they differ, a warning says so and transformers' own `generate` takes
     the tokens through the model: padded if that is exact, else prompts of equal length together.
+
+    UserError if the model gives log-probs that are not finite.
     """
     if model not in _chosen:
         _chosen[model] = _exact_way(model)
@@ -84,7 +65,7 @@ def sample(
     if not all(math.isfinite(sampled.logps) for sampled in found.values()):
         raise UserError(
             "the opponent gives log-probs that are not finite: its weights are broken, or "
-            "training.dtype is too narrow for it"
+            "training.dtype is too narrow for it; try training.dtype=float32"
         )
     return [found[number] for number in range(len(prompts))]
 
@@ -125,7 +106,7 @@ def _generated(
 def _generated_by_length(
     model: Any, tasks: Sequence[Task], settings: SamplingSettings, between: Callable[[], None]
 ) -> _Found:
-    """Do the same with prompts of equal length, so that there is no padding."""
+    """Do the same with prompts of equal length together, so that there is no padding."""
     for _, equal in groupby(tasks, key=lambda task: len(task.prompt_ids)):
         yield from _generated(model, list(equal), settings, between)
 
@@ -150,7 +131,7 @@ def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettin
 
 
 class _Draws(LogitsProcessor):
-    """Our draws within `generate`: leaves it the tokens that were drawn, and no others."""
+    """Our draws within `generate`: it is left the tokens that were drawn, and no others."""
 
     def __init__(self, rows: Sequence[Row], settings: SamplingSettings) -> None:
         self._rows = rows

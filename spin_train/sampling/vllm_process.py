@@ -38,25 +38,9 @@ _OF_THE_LAUNCHER = (
 def run(root: Path, iteration: int, opponent: str | Path, *, visit: Callable[[], None]) -> None:
     """Sample the shards of an iteration in a process of its own, and wait for it.
 
-    Parameters
-    ----------
-    root : Path
-        The run's directory.
-    iteration : int
-        Whose opponent plays.
-    opponent : str or Path
-        The model: `config.model`, or a policy directory.
-    visit : callable
-        Called a few times a second; where it raises, the process is ended.
-
-    Raises
-    ------
-    UserError
-        If the process says that something the user can mend stands in the way.
-    StoppedError
-        If the driver asked to stop.
-    RuntimeError
-        If it ended for another reason.
+    `opponent` is `config.model` or a policy directory. `visit` is called a few times per second;
+    where it raises, the process is ended. The process reports what the user can fix (UserError),
+    that the driver asked to stop (StoppedError), or another failure (RuntimeError).
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "error.json"
@@ -78,27 +62,16 @@ def run(root: Path, iteration: int, opponent: str | Path, *, visit: Callable[[],
         said = read_json(answer) if answer.exists() else {}
     if said.get("stopped"):
         raise StoppedError
-    if "mend" in said:
-        raise UserError(said["mend"])
+    if "fix" in said:
+        raise UserError(said["fix"])
     raise RuntimeError(
-        f"the process of vLLM ended with code {process.returncode}: "
+        f"vLLM's process ended with code {process.returncode}: "
         f"{said.get('fault', 'killed, or out of memory? (generation.vllm_memory)')}"
     )
 
 
 def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Environment of the process: alone, on this rank's device.
-
-    Parameters
-    ----------
-    environment : mapping
-        The worker's.
-
-    Returns
-    -------
-    dict
-        Without the launcher's words on ranks, and with one visible device.
-    """
+    """Environment of the process: one visible device, and nothing about the launcher's ranks."""
     alone = {name: value for name, value in environment.items() if name not in _OF_THE_LAUNCHER}
     devices = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     local_rank = int(environment.get("LOCAL_RANK", "0"))
@@ -129,7 +102,7 @@ def _fill(root: Path, iteration: int, opponent: str) -> None:
 
 
 def main() -> None:
-    """Sample; arguments as `run` gives them, the last a file for what went wrong."""
+    """Sample; arguments as `run` gives them, the last a file for the error."""
     die_with_driver()
     root, iteration, opponent, answer = sys.argv[1:]
     try:
@@ -139,13 +112,13 @@ def main() -> None:
     except StoppedError:
         said = {"stopped": "yes"}
     except UserError as error:
-        said = {"mend": str(error)}
+        said = {"fix": str(error)}
     except Exception as error:
         traceback.print_exc()
         line = f"{type(error).__name__}: {one_line(error)}"
         said = {"fault": line}
         if disk_full(error):
-            said = {"mend": f"the disk took no more ({line}): make room, then run the same command"}
+            said = {"fix": f"the disk is full ({line}): free some space, then run the same command"}
     if said:
         write_json(Path(answer), said)
     sys.stdout.flush()

@@ -20,7 +20,7 @@ STEP_ZERO_TOLERANCE = {"float32": (1e-4, 5e-6), "bfloat16": (0.1, 5e-3)}
 
 
 def collate(items: list[MicroBatch]) -> dict[str, MicroBatch]:
-    """Hand a micro-batch through the data loader as it is.
+    """Pass a micro-batch through the data loader as it is.
 
     Parameters
     ----------
@@ -138,8 +138,8 @@ class SpinTrainer(Trainer):
             worst = log_ratio.max().item()
             raise UserError(
                 "step-0 check: before any update a log-ratio to the stored opponent scores is "
-                f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} a token): these "
-                "are another model's scores; delete this iteration's scored/ to score again"
+                f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} per token): "
+                "the scores are another model's; delete this iteration's scored/ to score again"
             )
 
     def _note_metrics(self, policy_logps: Tensor, reference_logps: Tensor, *, counts: bool) -> None:

@@ -255,7 +255,7 @@ def test_resuming_names_the_keys_that_may_not_change(change, named):
     assert any(named in line for line in changed_keys(old, new))
 
 
-@pytest.mark.parametrize(("name", "says"), [("none", "no directory"), ("empty", "holds no model")])
+@pytest.mark.parametrize(("name", "says"), [("none", "no directory"), ("empty", "not a model")])
 def test_a_local_model_that_is_not_there_is_said_to_be_missing(tmp_path, name, says):
     (tmp_path / "empty").mkdir()
     config = parse_config({**SMALLEST, "model": str(tmp_path / name)})

@@ -150,7 +150,7 @@ def test_neither_chat_template_nor_template_is_refused():
 @pytest.mark.parametrize("messages", [CHAT[:2], CHAT[1:]])
 def test_a_plain_template_refuses_system_and_several_turns_by_line(messages):
     renderer = Renderer(byte_level(), "{prompt}")
-    with pytest.raises(UserError, match="line 4: template: holds one user turn"):
+    with pytest.raises(UserError, match="line 4: a plain template has room for one user turn"):
         renderer.render(Row(messages, "ba", "rows.jsonl, line 4"))
 
 
