@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from spin_train.errors import UserError
 
-__all__ = ["SHAPES", "Message", "Row", "RowError", "row_of"]
+__all__ = ["FORMATS", "Message", "RowError", "SftRow", "row_of"]
 
 Message = dict[str, str]
 
@@ -22,7 +22,7 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class SftRow:
     """One SFT example."""
 
     messages: list[Message]
@@ -44,8 +44,8 @@ class RowError(UserError):
 
 
 def row_of(
-    raw: Any, where: str, shape: str | None = None, *, turn: Literal["last", "first"] = "last"
-) -> Row:
+    raw: Any, where: str, format_name: str | None = None, *, turn: Literal["last", "first"] = "last"
+) -> SftRow:
     """Read one raw row in the format given, else in the one whose keys it has.
 
     Keys whose value is null count as absent. `where` is file and line; the RowError of a row that
@@ -55,17 +55,17 @@ def row_of(
     if not isinstance(raw, dict):
         raise RowError(f"{where}: a row must be an object, got {type(raw).__name__}")
     present = {key: value for key, value in raw.items() if value is not None}
-    fitting = [name for name, (keys, _) in SHAPES.items() if present.keys() >= set(keys)]
+    fitting = [name for name, (keys, _) in FORMATS.items() if present.keys() >= set(keys)]
     keys = ", ".join(map(str, present)) or "no keys"
-    if shape is not None and shape not in fitting:
-        raise RowError(f"{where}: data.shape is {shape}, but the row has {keys}")
+    if format_name is not None and format_name not in fitting:
+        raise RowError(f"{where}: data.shape is {format_name}, but the row has {keys}")
     if not fitting:
-        raise RowError(f"{where}: a row needs one of {'; '.join(SHAPES)}; got {keys}")
-    if shape is None and len(fitting) > 1:
+        raise RowError(f"{where}: a row needs one of {'; '.join(FORMATS)}; got {keys}")
+    if format_name is None and len(fitting) > 1:
         raise RowError(f"{where}: the row could be {' or '.join(fitting)}; choose with data.shape")
-    name = shape or fitting[0]
+    name = format_name or fitting[0]
     try:
-        row = SHAPES[name][1](present, where)
+        row = FORMATS[name][1](present, where)
         return row if turn == "last" else _first_turn(row)
     except _MalformedError as error:
         raise RowError(f"{where}: {error}") from None
@@ -75,38 +75,38 @@ class _MalformedError(Exception):
     """What is wrong with a row, without where it is."""
 
 
-def _plain(prompt_key: str, response_key: str) -> Callable[[dict[str, Any], str], Row]:
+def _plain(prompt_key: str, response_key: str) -> Callable[[dict[str, Any], str], SftRow]:
     """Format of two keys; each holds text, or messages as TRL has them there."""
 
-    def read(raw: dict[str, Any], where: str) -> Row:
+    def read(raw: dict[str, Any], where: str) -> SftRow:
         prompt, response = raw[prompt_key], raw[response_key]
         return _chat(_joined(prompt, prompt_key, response, response_key), where)
 
     return read
 
 
-def _alpaca(raw: dict[str, Any], where: str) -> Row:
+def _alpaca(raw: dict[str, Any], where: str) -> SftRow:
     instruction = _text(raw["instruction"], "instruction")
     context = _text(raw.get("input", ""), "input", empty=True)
     prompt = f"{instruction}\n\n{context}" if context.strip() else instruction
     return _chat(_joined(prompt, "instruction", raw["output"], "output"), where)
 
 
-def _messages(key: str) -> Callable[[dict[str, Any], str], Row]:
+def _messages(key: str) -> Callable[[dict[str, Any], str], SftRow]:
     return lambda raw, where: _chat(_turns(raw[key], key), where)
 
 
-def _pair(better: str, worse: str) -> Callable[[dict[str, Any], str], Row]:
+def _pair(better: str, worse: str) -> Callable[[dict[str, Any], str], SftRow]:
     """Format of a real and another response, with or without a prompt of their own."""
 
-    def read(raw: dict[str, Any], where: str) -> Row:
+    def read(raw: dict[str, Any], where: str) -> SftRow:
         real, other = (
             _chat(_joined(raw.get("prompt"), "prompt", raw[key], key, empty=empty), where)
             for key, empty in ((better, False), (worse, True))
         )
         if real.messages != other.messages:
             raise _MalformedError(f"{better} and {worse} answer different prompts")
-        return Row(
+        return SftRow(
             real.messages,
             real.response,
             where,
@@ -162,7 +162,7 @@ def _turns(messages: Any, key: str, *, empty: bool = False) -> list[Message]:
     return turns
 
 
-def _chat(turns: list[Message], where: str) -> Row:
+def _chat(turns: list[Message], where: str) -> SftRow:
     """Take the last assistant turn as the response; leave out tool turns and what follows it."""
     spoken = [turn for turn in turns if turn["role"] != "tool"]
     last = max((i for i, turn in enumerate(spoken) if turn["role"] == "assistant"), default=None)
@@ -171,7 +171,7 @@ def _chat(turns: list[Message], where: str) -> Row:
     first = next(turn["role"] for turn in spoken if turn["role"] != "system")
     if first != "user":
         raise _MalformedError("the assistant speaks before any user, so there is no prompt")
-    return Row(
+    return SftRow(
         spoken[:last],
         spoken[last]["content"],
         where,
@@ -180,7 +180,7 @@ def _chat(turns: list[Message], where: str) -> Row:
     )
 
 
-def _first_turn(row: Row) -> Row:
+def _first_turn(row: SftRow) -> SftRow:
     """Take the first answer of a chat, as the published runs did; the rest is left out."""
     first = next((i for i, t in enumerate(row.messages) if t["role"] == "assistant"), None)
     if first is None:
@@ -208,7 +208,7 @@ def _text(value: Any, name: str, *, empty: bool = False) -> str:
     return value
 
 
-SHAPES: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], str], Row]]] = {
+FORMATS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], str], SftRow]]] = {
     "messages": (("messages",), _messages("messages")),
     "conversations": (("conversations",), _messages("conversations")),
     "real/generated": (("real", "generated"), _pair("real", "generated")),
@@ -218,4 +218,4 @@ SHAPES: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], str], Row]]] 
     "instruction/output": (("instruction", "output"), _alpaca),
     "question/answer": (("question", "answer"), _plain("question", "answer")),
 }
-"""Name of each shape, the keys it is known by, and who reads it."""
+"""Name of each format, the keys it is known by, and who reads it."""

@@ -192,13 +192,13 @@ class _Block:
             ids=self._ids[self.id_starts[place] : self.id_starts[place + 1]].tolist(),
             finish_reason=self._reason_names[self._reasons[place]],
             iteration=None if iteration < 0 else int(iteration),
-            opponent_logps=_number(self._logps[place]),
-            reference_logps=_number(self._reference[place]),
-            sampling_logps=_number(self._sampling[place]),
+            opponent_logps=_none_if_nan(self._logps[place]),
+            reference_logps=_none_if_nan(self._reference[place]),
+            sampling_logps=_none_if_nan(self._sampling[place]),
         )
 
 
-def _number(value: np.float64) -> float | None:
+def _none_if_nan(value: np.float64) -> float | None:
     return None if np.isnan(value) else float(value)
 
 

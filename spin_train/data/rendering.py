@@ -6,7 +6,7 @@ from typing import Any
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from spin_train.config.templates import CHAT_TEMPLATES, PLAIN_TEMPLATES
-from spin_train.data.formats import Message, Row, RowError
+from spin_train.data.formats import Message, RowError, SftRow
 from spin_train.errors import UserError
 
 __all__ = ["Renderer"]
@@ -48,7 +48,7 @@ class Renderer:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self.stop_id: int = self._end_of_turn()
 
-    def render(self, row: Row) -> tuple[list[int], list[int]]:
+    def render(self, row: SftRow) -> tuple[list[int], list[int]]:
         """Token ids of prompt and response; the response ends with its end-of-text token.
 
         RowError: the row renders to nothing, or the chat template refuses it. UserError: it has
@@ -59,7 +59,7 @@ class Renderer:
             raise RowError(f"{row.where}: prompt or response renders to no tokens")
         return prompt_ids, response_ids
 
-    def render_given(self, row: Row) -> list[int]:
+    def render_given(self, row: SftRow) -> list[int]:
         """Token ids of the other response that a row came with, made as by `render`.
 
         It ends with an end-of-text token too: text does not say where a sample was cut.
@@ -67,7 +67,7 @@ class Renderer:
         assert row.given is not None
         return self._render(row, row.given)[1]
 
-    def _render(self, row: Row, response: str) -> tuple[list[int], list[int]]:
+    def _render(self, row: SftRow, response: str) -> tuple[list[int], list[int]]:
         messages = [*row.messages, {"role": "assistant", "content": response}]
         *before, answer = (
             turn | {"content": mark_control_tokens(turn["content"], self._special)}

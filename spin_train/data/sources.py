@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import DataConfig
-from spin_train.data.formats import Row, RowError, row_of
+from spin_train.data.formats import RowError, SftRow, row_of
 from spin_train.errors import UserError, one_line
 from spin_train.system.files import sha256_of_file, sha256_of_text
 
@@ -23,7 +23,7 @@ _SAVED = ("state.json", "dataset_dict.json")
 _BATCH_ROWS = 256
 
 
-def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[Row]:
+def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[SftRow]:
     """Read the SFT rows of a file, a folder or a hub dataset in their order, a few at a time.
 
     `counts` counts the ``rows`` read and, among them, ``dropped_malformed``. A source that is

@@ -72,7 +72,7 @@ def packed_attention(
         return flex_attention(module, query, key, value, row, *settings), None
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H, D)
     small, large = _split(row)
-    parts = []
+    parts = []  # (tokens, H, D) of each kind of segment
     if small:
         parts.append(_small_attention(queries, keys, values, row, *settings))
     if large:
@@ -81,7 +81,7 @@ def packed_attention(
     out = parts[0]
     if small:
         places = row.once("places", lambda: _places_after_split(row))
-        out = torch.cat([part.flatten(1) for part in parts])
+        out = torch.cat([part.flatten(1) for part in parts])  # padded queries among them
         out = functional.embedding(places, out).view(queries.shape)
     return out[None], None
 
@@ -124,11 +124,13 @@ def _small_attention(
         functional.embedding(places, x.flatten(1)).view(*places.shape, *x.shape[1:]).transpose(1, 2)
         for places, x in ((of_queries, queries), (of_keys, keys), (of_keys, values))
     )
+    # q (S, H, Q, D), k and v (S, H', K, D); bias (S, 1, Q, K)
     bias = row.once(("box", window, q.dtype), lambda: _bias(distance, window, q.dtype)[:, None])
     if softcap is None:
         out = functional.scaled_dot_product_attention(q, k, v, bias, scale=scaling, enable_gqa=True)
     else:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        # cap tanh(scaling q k^T / cap), (S, H, Q, K)
         scores = softcap * torch.tanh(q @ k.transpose(-1, -2) * (scaling / softcap))
         out = (scores + bias).softmax(-1) @ v
     return out.transpose(1, 2).flatten(0, 1)
@@ -185,6 +187,7 @@ def _blocks(row: PackedRow, window: int | None) -> list[_Block]:
         for start in range(segment.start, segment.stop, _QUERY_BLOCK):
             stop = min(start + _QUERY_BLOCK, segment.stop)
             position = segment.before + start - segment.start
+            # Position of the oldest key that the first query of the block sees.
             first = 0 if window is None else max(0, position - window + 1)
             spans = [
                 (prompt + min(first, segment.before), prompt + segment.before),
@@ -224,8 +227,8 @@ class _LargeAttention(torch.autograd.Function):
         few = softcap is None and any(ctx.needs_input_grad)
         kept, parts = [], []
         for block in row.once(("blocks", window), lambda: _blocks(row, window)):
-            k, v = block.gather(keys), block.gather(values)
-            q = _fold(queries[block.start : block.stop], len(k))
+            k, v = block.gather(keys), block.gather(values)  # (H', K, D)
+            q = _fold(queries[block.start : block.stop], len(k))  # (H', H / H' * Q, D)
             probs, _ = _probs(block, q, k, *settings)
             parts.append(_unfold(probs @ v, queries.shape[1]))
             keep = few and block.keys <= _KEPT_KEYS * q.shape[-1]
@@ -248,7 +251,8 @@ class _LargeAttention(torch.autograd.Function):
             k, v = block.gather(keys), block.gather(values)
             q, grad = (_fold(x, len(k)) for x in (queries[block.start : block.stop], grad))
             probs, slope = (kept, None) if kept is not None else _probs(block, q, k, *ctx.settings)
-            block.scatter(of_values, probs.transpose(1, 2) @ grad)
+            block.scatter(of_values, probs.transpose(1, 2) @ grad)  # P^T g
+            # S = P * (g v^T - rowsum(P * g v^T)), (H', H / H' * Q, K)
             of_scores = torch._softmax_backward_data(grad @ v.transpose(1, 2), probs, -1, q.dtype)
             if slope is not None:
                 of_scores *= slope
@@ -271,6 +275,7 @@ def _probs(
 
     def make() -> Tensor:
         places = torch.arange(block.keys, device=q.device)
+        # The block's queries are its last keys, so distances are those of places. (Q, K)
         bias = _bias(places[block.keys - size :, None] - places, window, q.dtype)
         return bias if q.shape[1] == size else bias.repeat(q.shape[1] // size, 1)
 

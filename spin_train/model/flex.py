@@ -49,12 +49,14 @@ def block_mask(row: PackedRow, window: int | None) -> BlockMask:
     """
     tokens = row.input_ids.shape[1]
     blocks = -(-tokens // BLOCK)
-    first, stop = _spans(row, window)
+    first, stop = _spans(row, window)  # (2, N) each
     starts = np.arange(blocks) * BLOCK
     # Of every token and every block of keys: is any seen, are all? (tokens up to blocks, blocks)
     shape = (blocks * BLOCK, blocks)
     some, whole = np.zeros(shape, bool), np.zeros(shape, bool)
     for a, b in zip(first, stop, strict=True):
+        # Span [a, b) meets block [s, s + 128) if a < s + 128 and b > s, and holds it if a <= s and
+        # s + 128 <= b. (N, blocks)
         some[:tokens] |= (a[:, None] < np.minimum(b[:, None], starts + BLOCK)) & (
             b[:, None] > starts
         )

@@ -44,7 +44,7 @@ def chunked_token_logps(module: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         return logps
 
     def token_logps(hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = wide(head(hidden)) * scale
+        logits = wide(head(hidden)) * scale  # (rows, V)
         logits = logits if cap is None else cap * torch.tanh(logits / cap)
         return logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
 
@@ -128,6 +128,7 @@ class _RecomputedLogps(torch.autograd.Function):
         of_hidden = []
         chunks = zip(*(torch.split(x, rows) for x in (hidden, targets, grads[0])), strict=True)
         for states, wanted, grad in chunks:
+            # Chunk by chunk: the graph of one chunk's logits lives at a time.
             with torch.enable_grad():
                 states = states.detach().requires_grad_()
                 logps = token_logps(states, wanted)

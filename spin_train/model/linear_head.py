@@ -57,10 +57,10 @@ def linear_loss(
     `stops` and `loss` are those of `spin_train.model.head.chunked_loss`.
     """
     together, most = _rows_together(head, hidden), most_rows(head, hidden)
-    runs = list(_runs(stops, together, most))
+    blocks = list(_blocks(stops, together, most))
     linear = _Linear(head, targets, scale, cap)
     apply: Any = _LinearLoss.apply
-    total: Tensor = apply(hidden, head.weight, head.bias, linear, runs, loss)
+    total: Tensor = apply(hidden, head.weight, head.bias, linear, blocks, loss)
     return total
 
 
@@ -87,8 +87,8 @@ def _chunks(start: int, stop: int, rows: int) -> list[slice]:
     return [slice(place, min(place + rows, stop)) for place in range(start, stop, rows)]
 
 
-def _runs(stops: Sequence[int], together: int, most: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Cut into runs of examples of so many tokens together, or of one; and these into chunks."""
+def _blocks(stops: Sequence[int], together: int, most: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Cut into blocks of examples with so many tokens together, or of one; these into chunks."""
     start = first = 0
     for number, stop in enumerate(stops, start=1):
         if number == len(stops) or stops[number] - start > together:
@@ -155,8 +155,8 @@ class _Linear:
         logps, slopes = [], []
         rows = _CACHED_ROWS if logits.device.type == "cpu" else len(logits)
         for start in range(0, len(logits), rows):
-            block, chosen = logits[start : start + rows], targets[start : start + rows, None]
-            values = wide(block)
+            part, chosen = logits[start : start + rows], targets[start : start + rows, None]
+            values = wide(part)  # (rows, V); the same memory where logits are wide
             if self.scale != 1:
                 values *= self.scale
             slope = None
@@ -164,13 +164,13 @@ class _Linear:
                 slope = torch.tanh(values / self.cap)
                 values = self.cap * slope
                 slope = 1 - slope * slope
-            largest, logit = values.amax(-1, keepdim=True), values.gather(-1, chosen)
+            largest, logit = values.amax(-1, keepdim=True), values.gather(-1, chosen)  # (rows, 1)
             probs = torch.softmax(values, -1, out=values)
             # log sum exp = largest - log p(largest), and p(largest) >= 1 / V is no underflow.
             logps.append((logit - largest + probs.amax(-1, keepdim=True).log()).squeeze(-1))
             slopes.append(torch.ones_like(logit) if slope is None else slope.gather(-1, chosen))
             if keep:
-                block.copy_(probs if slope is None else probs.mul_(slope))
+                part.copy_(probs if slope is None else probs.mul_(slope))
         if keep:
             self.kept = logits, torch.cat(slopes)
         return torch.cat(logps)
@@ -188,11 +188,14 @@ class _Linear:
             states, targets = hidden[chunk], self.targets[chunk]
             weight, bias = self.head.weight, self.head.bias
             first = chunks[0].start
+            # g times the scale, (C, 1); the slope of the cap is in the probabilities already.
             of_chunk = grads[chunk.start - first : chunk.stop - first, None] * self.scale
             of_target = of_chunk * slope  # (C, 1), on the target's logit
             grad = of_chunk.to(hidden.dtype)
+            # grad h = g (W[t] - p W), (C, W)
             into.hidden[chunk] = of_target * weight[targets] - grad * (probs @ weight)
             if weight.requires_grad:
+                # grad W = onehot^T (g h) - p^T (g h), (V, W)
                 alone = len(states) == len(hidden)
                 into.weight = _minus_product(into.weight, probs, grad * states, one_term=alone)
                 add = (of_target * states).to(into.weight.dtype)
@@ -200,7 +203,7 @@ class _Linear:
             if bias is not None and bias.requires_grad:
                 if into.bias is None:
                     into.bias = wide(torch.zeros_like(bias))
-                into.bias -= (grad.T @ probs)[0]
+                into.bias -= (grad.T @ probs)[0]  # (V,)
                 into.bias.index_add_(0, targets, of_target[:, 0].to(into.bias.dtype))
             del probs  # before the next chunk's
 
@@ -260,20 +263,20 @@ class _LinearLoss(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         linear: _Linear,
-        runs: list[tuple[slice, list[slice]]],
+        blocks: list[tuple[slice, list[slice]]],
         loss: Callable[[Tensor, slice], Tensor],
     ) -> Tensor:
         into = _Gradients(torch.empty_like(hidden))
         losses = []
         with _borrowed_room(hidden.device) as linear.room:
-            for examples, chunks in runs:
+            for examples, chunks in blocks:
                 parts = [linear.logps(hidden, chunk, keep=chunk is chunks[-1]) for chunk in chunks]
                 logps = torch.cat(parts).requires_grad_()
                 with torch.enable_grad():
-                    of_run = loss(logps, examples)
-                (grads,) = torch.autograd.grad(of_run, logps)
+                    of_block = loss(logps, examples)
+                (grads,) = torch.autograd.grad(of_block, logps)  # g, (T',)
                 linear.pull(hidden, chunks, grads, into)
-                losses.append(of_run.detach())
+                losses.append(of_block.detach())
             linear.room = None
         ctx.gradients = into.hidden, *into.of_parameters(linear.head)
         return torch.stack(losses).sum()

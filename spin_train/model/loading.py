@@ -18,14 +18,13 @@ __all__ = [
     "load_policy",
     "load_tokenizer",
     "model_limits",
-    "model_source",
     "save_policy",
 ]
 
 _DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate")
 
 
-def model_source(config: Config) -> dict[str, Any]:
+def _source(config: Config) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained` for `config.model`: revision and trust."""
     return {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
 
@@ -33,7 +32,7 @@ def model_source(config: Config) -> dict[str, Any]:
 def load_tokenizer(config: Config) -> Any:
     """Tokenizer of the model a run starts from, the same in all its stages (else UserError)."""
     try:
-        return AutoTokenizer.from_pretrained(config.model, **model_source(config))
+        return AutoTokenizer.from_pretrained(config.model, **_source(config))
     except (OSError, ValueError) as error:
         raise UserError(_not_at("tokenizer", config.model, error)) from None
 
@@ -41,8 +40,8 @@ def load_tokenizer(config: Config) -> Any:
 def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
     """Causal language model from a directory or the hub, on the CPU, every dropout at zero.
 
-    `dtype` is ``float32`` or ``bfloat16``; `source` comes from `model_source`. UserError if no such
-    model can be loaded.
+    `dtype` is ``float32`` or ``bfloat16``; `source` comes from the configuration. UserError if no
+    such model can be loaded.
     """
     try:
         settings = AutoConfig.from_pretrained(path, **source)
@@ -67,9 +66,9 @@ def load_policy(path: str | Path, config: Config) -> Any:
     """
     dtype, quantised = config.training.dtype, quantisation(config.adapter)
     if path == config.model:
-        return load_model(path, dtype=dtype, **model_source(config), **quantised)
+        return load_model(path, dtype=dtype, **_source(config), **quantised)
     if is_adapter(path):
-        base = load_model(config.model, dtype=dtype, **model_source(config), **quantised)
+        base = load_model(config.model, dtype=dtype, **_source(config), **quantised)
         return with_adapter(base, path, merge=not quantised)
     return load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code)
 
@@ -77,7 +76,7 @@ def load_policy(path: str | Path, config: Config) -> Any:
 def model_limits(config: Config) -> tuple[int, int]:
     """Longest sequence of `config.model` in tokens, and its number of token ids."""
     try:
-        settings = AutoConfig.from_pretrained(config.model, **model_source(config))
+        settings = AutoConfig.from_pretrained(config.model, **_source(config))
     except (OSError, ValueError) as error:
         raise UserError(_not_at("model", config.model, error)) from None
     text = settings.get_text_config()

@@ -26,7 +26,7 @@ __all__ = ["Group", "response_logps", "response_loss"]
 _BLIND_TOLERANCE = 1e-6
 
 Loss = Callable[[Tensor, slice], Tensor]
-"""Of the log-probs of a run of groups, and the slice of groups that these are: summed, a scalar."""
+"""Of the log-probs of a block of groups, and the slice of groups that it is: summed, a scalar."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
     groups : sequence of Group
         Prompts with their responses.
     loss : callable
-        Of the log-probs (R',) of a run of groups, as of `response_logps`, and of the slice of
-        `groups` that these are; gives the sum of their losses, a scalar, differentiable in the
-        log-probs and in nothing else. It is called for every run, in order.
+        Of the log-probs (R',) of a block of groups, as of `response_logps`, and of the slice of
+        `groups` that it is; gives the sum of their losses, a scalar, differentiable in the
+        log-probs and in nothing else. It is called for every block, in order.
 
     Returns
     -------
@@ -111,12 +111,12 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
     firsts = [0, *accumulate(len(group.responses) for group in groups)]
     seen: list[Tensor] = []
 
-    def loss_of_tokens(token_logps: Tensor, run: slice) -> Tensor:
-        first, stop = firsts[run.start], firsts[run.stop]
-        owners = batch.owners[tokens[run.start] : tokens[run.stop]] - first
+    def loss_of_tokens(token_logps: Tensor, block: slice) -> Tensor:
+        first, stop = firsts[block.start], firsts[block.stop]
+        owners = batch.owners[tokens[block.start] : tokens[block.stop]] - first
         logps = _summed(token_logps, owners, stop - first)
         seen.append(logps.detach())
-        return loss(logps, run)
+        return loss(logps, block)
 
     def head(hidden: Tensor) -> Tensor:
         return chunked_loss(module, hidden, batch.targets, tokens[1:], loss_of_tokens)
@@ -201,7 +201,7 @@ def _forward(
     module = _unwrapped(model)
 
     def forward(**inputs: Any) -> Tensor:
-        hidden = module.base_model(**inputs).last_hidden_state.flatten(0, 1)
+        hidden = module.base_model(**inputs).last_hidden_state.flatten(0, 1)  # (rows * N, W)
         return head(hidden.index_select(0, batch.predictors))  # type: ignore[misc]
 
     with _attention(module, packed=way.packed):
@@ -211,13 +211,13 @@ def _forward(
                 out: Tensor = model(**batch.inputs, use_cache=False)
             return out
         logits: Tensor = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
-        logits = logits.index_select(0, batch.predictors)
+        logits = logits.index_select(0, batch.predictors)  # (T, V)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits.log_softmax(-1).gather(-1, batch.targets[:, None]).squeeze(-1)
 
 
 def _summed(token_logps: Tensor, owners: Tensor, responses: int) -> Tensor:
-    # Added up in float64: 128 terms of 10 nats, one after the other in float32, lost 4e-4 nats.
+    # (T,) to (R,), in float64: 128 terms of 10 nats, one after the other in float32, lost 4e-4.
     zeros = token_logps.new_zeros(responses, dtype=torch.float64)
     return zeros.index_add(0, owners, token_logps.double()).to(token_logps.dtype)
 

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Group", "PackedRow", "Segment", "token_runs"]
+__all__ = ["Group", "PackedRow", "Segment", "token_blocks"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class PackedRow:
             place += len(group.prompt_ids)
             last_of_prompt = place - 1
             for response in group.responses:
+                # Token i of a response is predicted at token i - 1, its first at the prompt's end.
                 places += [last_of_prompt, *range(place, place + len(response) - 1)]
                 place += len(response) - 1
         return self.tensor(places)
@@ -149,11 +150,13 @@ class PackedRow:
 
         `window` is a sliding window in tokens, or None.
         """
+        # Of each token, (N,): its position, where its group starts and where its segment starts.
         position = self.position_ids[0]
         group = self.tensor([s.prompt[0] for s in self.segments for _ in range(s.start, s.stop)])
         response = self.tensor([s.start for s in self.segments for _ in range(s.start, s.stop)])
 
         def mask(batch: Any, head: Any, query: Any, key: Any) -> Tensor:
+            # A prompt's segment starts where its group does, so all of the group sees it.
             own_or_prompt = (response[key] == response[query]) | (response[key] == group[key])
             distance = position[query] - position[key]
             seen = (group[query] == group[key]) & own_or_prompt & (distance >= 0)
@@ -162,7 +165,7 @@ class PackedRow:
         return mask
 
 
-def token_runs(groups: Sequence[Group], tokens: int) -> Iterator[Sequence[Group]]:
+def token_blocks(groups: Sequence[Group], tokens: int) -> Iterator[Sequence[Group]]:
     """Cut groups into blocks of consecutive ones, of about equally many tokens.
 
     A block has at most `tokens`, unless a single group has more.

@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer
 
 from spin_train.sampling.engine import Sample, SamplingSettings
 
-__all__ = ["Batch", "Row", "Task", "draw", "draw_and_take", "left_padded"]
+__all__ = ["Batch", "PartialResponse", "Task", "draw", "draw_and_take", "left_padded"]
 
 _ROOM = 64  # columns; a cache that is full is copied
 
@@ -37,14 +37,15 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     # In float64: sums over a vocabulary in float32 would drop its rare tokens.
     scores = logits.double()
     scores = scores - scores.max(-1, keepdim=True).values
-    sums = (scores / temperature).exp().cumsum(-1)
-    total = sums[:, -1:]
+    sums = (scores / temperature).exp().cumsum(-1)  # (B, V), not normalised
+    total = sums[:, -1:]  # (B, 1)
     # The largest, 1 - 2**-53, times the total is below the total when rounded too.
     # Logits that are not numbers would point past the end; their log-probs give them away.
     tokens = torch.searchsorted(sums, uniforms[:, None] * total, right=True)
     tokens = tokens.clamp(max=logits.shape[1] - 1)
     if temperature != 1.0:
         total = scores.exp().sum(-1, keepdim=True)
+    # log p = z - log sum exp(z), both less the largest z
     return tokens[:, 0], (scores.gather(1, tokens) - total.log())[:, 0]
 
 
@@ -63,7 +64,7 @@ class Task:
 
 
 @dataclass
-class Row:
+class PartialResponse:
     """A response in the making."""
 
     task: Task
@@ -78,7 +79,7 @@ class Row:
     """Whether it is whole."""
 
     @classmethod
-    def of(cls, task: Task) -> "Row":
+    def of(cls, task: Task) -> "PartialResponse":
         """Begin a response; its draws come from its seed alone, by a counting generator."""
         generator = np.random.Generator(np.random.Philox(task.seed))
         return cls(task, generator.random(task.limit).tolist())
@@ -88,7 +89,9 @@ class Row:
         return Sample(self.ids, "stop" if self.ids[-1] == stop_id else "length", self.logps)
 
 
-def draw_and_take(rows: Sequence[Row], logits: Tensor, settings: SamplingSettings) -> Tensor:
+def draw_and_take(
+    rows: Sequence[PartialResponse], logits: Tensor, settings: SamplingSettings
+) -> Tensor:
     """Draw every row's next token from logits (B, V), and append it to rows that have not ended.
 
     Returns the tokens (B,); those of rows that had ended mean nothing.
@@ -115,7 +118,7 @@ def left_padded(tasks: Sequence[Task], device: torch.device) -> tuple[Tensor, Te
     longest = max(len(task.prompt_ids) for task in tasks)
     input_ids = [[0] * (longest - len(task.prompt_ids)) + task.prompt_ids for task in tasks]
     starts = torch.tensor([longest - len(task.prompt_ids) for task in tasks], device=device)
-    mask = torch.arange(longest, device=device) >= starts[:, None]
+    mask = torch.arange(longest, device=device) >= starts[:, None]  # (B, longest)
     return torch.tensor(input_ids, device=device), mask.long()
 
 
@@ -171,7 +174,7 @@ class Batch:
     """
 
     def __init__(self, model: Any) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[PartialResponse] = []
         self._model = model
         self._device = next(model.parameters()).device
         self._cache = _empty_cache()
@@ -191,7 +194,7 @@ class Batch:
             return
         index = torch.tensor(kept, device=self._device)
         longest = max(len(row.task.prompt_ids) + len(row.ids) for row in self.rows)
-        first = self._mask.shape[1] - longest
+        first = self._mask.shape[1] - longest  # columns before it are padding in every row left
         self._cache.batch_select_indices(index)
         for layer in _layers(self._cache):
             layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
@@ -200,7 +203,7 @@ class Batch:
     def add(self, tasks: Sequence[Task]) -> None:
         """Take the prompts of tasks through the model and add them to the rows that are there."""
         input_ids, mask = left_padded(tasks, self._device)
-        cache = _empty_cache()
+        cache = _empty_cache()  # the new rows' own; the two are joined below
         logits = self._forward(input_ids, mask, cache)
         if self.rows:
             width = max(mask.shape[1], self._mask.shape[1])
@@ -210,7 +213,7 @@ class Batch:
             mask = torch.cat([pad(part, (width - part.shape[1], 0)) for part in (self._mask, mask)])
             logits = torch.cat([self._logits, logits])
         self._cache, self._mask, self._logits = cache, mask, logits
-        self.rows += map(Row.of, tasks)
+        self.rows += map(PartialResponse.of, tasks)
 
     def step(self, settings: SamplingSettings) -> None:
         """Draw a token for every row, and take it through the model."""
@@ -226,12 +229,12 @@ class Batch:
         """Logits (rows, V) after the last column; its states are put into the cache."""
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
         if "position_ids" in self._takes:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (rows, columns), 0 at the first token
             inputs["position_ids"] = positions[:, -input_ids.shape[1] :]
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = 1
         output = self._model(**inputs, past_key_values=cache, use_cache=True)
-        logits: Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits[:, -1]  # (rows, V)
         return logits
 
 

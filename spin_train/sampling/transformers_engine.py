@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from spin_train.errors import UserError
 from spin_train.model.exactness import exact_tolerance, first_exact
 from spin_train.model.logps import Group, response_logps
-from spin_train.sampling.decoding import Batch, Row, Task, draw_and_take, left_padded
+from spin_train.sampling.decoding import Batch, PartialResponse, Task, draw_and_take, left_padded
 from spin_train.sampling.engine import Sample, SamplingSettings
 
 __all__ = ["sample"]
@@ -112,7 +112,7 @@ def _generated_by_length(
 
 
 def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettings) -> _Found:
-    rows = [Row.of(task) for task in tasks]
+    rows = [PartialResponse.of(task) for task in tasks]
     input_ids, attention_mask = left_padded(tasks, next(model.parameters()).device)
     # `generate` fills what a call leaves open from the model's own file of settings.
     model.generation_config = GenerationConfig()
@@ -133,7 +133,7 @@ def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettin
 class _Draws(LogitsProcessor):
     """Our draws within `generate`: it is left the tokens that were drawn, and no others."""
 
-    def __init__(self, rows: Sequence[Row], settings: SamplingSettings) -> None:
+    def __init__(self, rows: Sequence[PartialResponse], settings: SamplingSettings) -> None:
         self._rows = rows
         self._settings = settings
 

@@ -22,7 +22,7 @@ from spin_train.sampling.vllm_engine import load_engine, require_vllm, sample
 from spin_train.system.files import read_json, write_json
 from spin_train.system.processes import die_with_driver
 
-__all__ = ["process_environment", "run"]
+__all__ = ["process_environment", "sample_in_process"]
 
 
 _POLL_SECONDS = 0.2
@@ -35,7 +35,9 @@ _OF_THE_LAUNCHER = (
 )
 
 
-def run(root: Path, iteration: int, opponent: str | Path, *, visit: Callable[[], None]) -> None:
+def sample_in_process(
+    root: Path, iteration: int, opponent: str | Path, *, visit: Callable[[], None]
+) -> None:
     """Sample the shards of an iteration in a process of its own, and wait for it.
 
     `opponent` is `config.model` or a policy directory. `visit` is called a few times per second;
@@ -102,7 +104,7 @@ def _fill(root: Path, iteration: int, opponent: str) -> None:
 
 
 def main() -> None:
-    """Sample; arguments as `run` gives them, the last a file for the error."""
+    """Sample; arguments as `sample_in_process` gives them, the last a file for the error."""
     die_with_driver()
     root, iteration, opponent, answer = sys.argv[1:]
     try:

@@ -10,7 +10,7 @@ import torch
 from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
 from spin_train.data.records import Record
 from spin_train.model.logps import response_logps
-from spin_train.model.packing import token_runs
+from spin_train.model.packing import token_blocks
 from spin_train.training.examples import examples_of
 from spin_train.training.objective import Objective
 
@@ -44,7 +44,7 @@ def held_out_sums(
     examples = examples_of(records, objective)
     roles = len(objective.roles)
     stored = ((e.opponent_logps, e.reference_logps or e.opponent_logps) for e in examples)
-    for run in token_runs([example.group for example in examples], tokens):
+    for run in token_blocks([example.group for example in examples], tokens):
         policy = response_logps(model, run).view(-1, roles).double()
         opponent, reference = torch.tensor(
             [next(stored) for _ in run], dtype=torch.float64, device=policy.device

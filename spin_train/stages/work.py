@@ -15,7 +15,7 @@ from spin_train.data.rendering import Renderer
 from spin_train.errors import StoppedError, UserError
 from spin_train.model.loading import load_policy, load_tokenizer, model_limits
 from spin_train.model.logps import Group, response_logps
-from spin_train.model.packing import token_runs
+from spin_train.model.packing import token_blocks
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
 from spin_train.run.shards import Shard, claimed, forget_claims, shards_of
@@ -147,7 +147,7 @@ class StageRunner:
         if self.config.generation.engine == "vllm":
             # The process itself claims and writes shards; what is there is how far all ranks are.
             total = len(shards_of(self.run, self.config.generation))
-            vllm_process.run(
+            vllm_process.sample_in_process(
                 self.run.root,
                 iteration,
                 opponent,
@@ -229,7 +229,7 @@ class StageRunner:
             for record in records
         ]
         tokens = _SCORING * self.config.training.micro_batch_tokens
-        runs = [response_logps(model, run) for run in token_runs(groups, tokens)]
+        runs = [response_logps(model, run) for run in token_blocks(groups, tokens)]
         logps = iter(torch.cat(runs).tolist())
         return [
             record.with_logps([next(logps) for _ in record.responses], by=by) for record in records

@@ -55,8 +55,8 @@ def _of_record(record: Record, objective: Objective) -> list[Example]:
         examples.append(
             Example(
                 Group(record.prompt_ids, [response.ids for response in responses]),
-                [_number(response.opponent_logps) for response in responses],
-                [_number(response.reference_logps) for response in responses]
+                [_nan_if_none(response.opponent_logps) for response in responses],
+                [_nan_if_none(response.reference_logps) for response in responses]
                 if objective.reference == "reference"
                 else None,
             )
@@ -64,7 +64,7 @@ def _of_record(record: Record, objective: Objective) -> list[Example]:
     return examples
 
 
-def _number(value: float | None) -> float:
+def _nan_if_none(value: float | None) -> float:
     return math.nan if value is None else value
 
 

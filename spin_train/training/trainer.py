@@ -85,8 +85,8 @@ class SpinTrainer(Trainer):
             model, [example.reference_logps or example.opponent_logps for example in batch.examples]
         )
 
-        def weighted(policy_logps: Tensor, run: slice) -> Tensor:
-            losses = self.objective(self._by_role(policy_logps), reference_logps[run])
+        def weighted(policy_logps: Tensor, block: slice) -> Tensor:
+            losses = self.objective(self._by_role(policy_logps), reference_logps[block])
             return batch.weight * losses.sum()
 
         loss, logps = response_loss(model, _groups(batch), weighted)

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spin_train.config.schema import DataConfig
-from spin_train.data.formats import SHAPES, row_of
+from spin_train.config.schema import ROW_FORMATS, DataConfig
+from spin_train.data.formats import FORMATS, row_of
 from spin_train.data.sources import read_rows, source_of
 from spin_train.errors import UserError
 
@@ -94,8 +94,12 @@ def test_a_ready_made_pair_keeps_its_other_response(raw):
     assert (row.messages, row.response, row.given) == ([USER], "ba", "no")
 
 
-def test_the_description_of_the_key_names_every_shape():
-    assert all(f"`{name}`" in DataConfig.model_fields["shape"].description for name in SHAPES)
+def test_the_schema_names_the_formats_that_are_read():
+    assert tuple(FORMATS) == ROW_FORMATS
+
+
+def test_the_description_of_the_key_names_every_format():
+    assert all(f"`{name}`" in DataConfig.model_fields["shape"].description for name in FORMATS)
 
 
 def test_a_sample_may_be_empty():
@@ -233,7 +237,7 @@ def test_other_keys_are_left_alone_and_empty_lines_skipped(tmp_path):
         ("rows.jsonl", b'{"prompt": "\xff", "response": "b"}\n', "line 1: not UTF-8;"),
         ("rows.json", b'{"prompt": "a", "response": "b"}', "must be a list of rows, got dict"),
         ("rows.json", b'[{"prompt": "\xff", "response": "b"}]', "not UTF-8;"),
-        ("rows.json", b'{"a": 1}\n{"a": 2}', "JSON lines belong in a .jsonl file"),
+        ("rows.json", b'{"a": 1}\n{"a": 2}', "put JSON lines into a .jsonl file"),
         ("rows.parquet", b"no such thing", "not valid Parquet"),
         ("rows.csv", b"prompt,response\na,b,c\n", "row 1: more fields than header names"),
         ("rows.csv", b'prompt,response\na,"b"c\n', "not valid CSV"),
