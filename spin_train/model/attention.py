@@ -31,7 +31,7 @@ ATTENTION = "spin_train_packed"
 _SMALL = 64
 # Queries taken at once, so that little above the diagonal is computed for nothing.
 _QUERY_BLOCK = 256
-# Attention probabilities are kept for the backward pass up to so many keys a head channel, where
+# Attention probabilities are kept for the backward pass up to so many keys per head channel, where
 # they take about a third of the other activations; beyond it they are computed again.
 _KEPT_KEYS = 16
 # What transformers passes along that changes nothing here.

@@ -5,7 +5,7 @@ those that the model's own masks assume::
 
     mask     0 0 1 1 1 | 1 1        prompt of 3 tokens, 2 sampled so far
              1 1 1 1 1 | 1 1        prompt of 5
-             0 1 1 1 1 | 1 0        prompt of 4, ended after 1: goes along until it is dropped
+             0 1 1 1 1 | 1 0        prompt of 4, ended with its 2nd token: waits to be dropped
 """
 
 import inspect
