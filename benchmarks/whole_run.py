@@ -7,7 +7,6 @@ targets are met.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from benchmarks.measure import Row, refuse_busy
 from spin_train.demo import build
 from spin_train.driver import selfplay
 from spin_train.run.directory import RunDirectory
+from spin_train.system.files import read_json
 
 COMPUTE = ("generate", "score", "train", "evaluate")
 
@@ -46,7 +46,7 @@ def play(out: Path, *, overrides: list[str]) -> tuple[float, float, dict[str, fl
     started = time.monotonic()
     selfplay.run(config, watch=lambda *_: words.append(time.monotonic()))
     wall = time.monotonic() - started
-    manifest = json.loads(RunDirectory(config.output_dir).manifest.read_text(encoding="utf-8"))
+    manifest = read_json(RunDirectory(config.output_dir).manifest)
     stages = {name: stage["seconds"] for name, stage in manifest["stages"].items()}
     return wall, words[0] - started, stages
 

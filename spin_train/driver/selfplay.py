@@ -1,6 +1,5 @@
 """The driver: which stages a run has, what is done, what is next, and who does it."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,11 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-import yaml
-
 from spin_train.config.changes import changed_keys, is_of_training
 from spin_train.config.files import load_config
 from spin_train.config.schema import Config
+from spin_train.config.yaml12 import yaml_text
 from spin_train.driver.launch import launch_workers
 from spin_train.driver.preflight import _refuse_unknown_arguments
 from spin_train.errors import DivergedError, StoppedError, UserError
@@ -27,7 +25,7 @@ from spin_train.run.manifest import Manifest
 from spin_train.run.policies import write_results
 from spin_train.run.selection import iterations_wanted, write_best
 from spin_train.stages.benchmark import require_benchmarks
-from spin_train.system.files import write_atomically
+from spin_train.system.files import read_json, write_atomically
 from spin_train.system.locks import FileLock
 from spin_train.system.processes import build_communication_op, require_shared_memory
 
@@ -127,7 +125,7 @@ def _adopt_config(config: Config, directory: RunDirectory) -> None:
                 "give the old values, or a new output_dir"
             )
     with write_atomically(directory.config) as partial:
-        text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+        text = yaml_text(config.model_dump())
         partial.write_text(text, encoding="utf-8")
 
 
@@ -196,7 +194,7 @@ def _wait(
 
 def _show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
     try:
-        word = json.loads(directory.progress.read_text(encoding="utf-8"))
+        word = read_json(directory.progress)
     except FileNotFoundError:
         return
     *over, current = word["stages"]
@@ -232,7 +230,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> None:
     errors = sorted(directory.worker_errors.glob("*.json"))
-    words = [json.loads(path.read_text(encoding="utf-8")) for path in errors]
+    words = [read_json(path) for path in errors]
     mendable = [word for word in words if word["code"] == 2]
     if mendable:
         kind = DivergedError if mendable[0]["diverged"] else UserError

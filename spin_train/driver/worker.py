@@ -8,7 +8,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from spin_train.errors import DivergedError, StoppedError, UserError, disk_full
+from spin_train.errors import DivergedError, StoppedError, UserError, disk_full, one_line
 from spin_train.run.directory import RunDirectory
 from spin_train.run.manifest import Manifest
 from spin_train.system.files import write_json
@@ -40,7 +40,7 @@ def main() -> None:
                 f"the disk took no more ({error}): make room on the disk of {run.root}, "
                 "then run the same command again",
             )
-        _fail(run, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        _fail(run, 1, f"{type(error).__name__}: {one_line(error)}")
     _leave(0)
 
 

@@ -6,11 +6,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from spin_train.config.changes import _LATER_KEYS, changed_keys, is_of_training
 from spin_train.config.files import load_config
 from spin_train.config.schema import Config
+from spin_train.config.yaml12 import yaml_text
 from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage, plan
@@ -140,7 +139,7 @@ def _copy(
         {**manifest.content, "stages": stages, "branched_from": {"run": str(old.root), "at": at}},
     )
     with write_atomically(partial.config) as path:
-        path.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
+        path.write_text(yaml_text(config.model_dump()), encoding="utf-8")
     partial.root.replace(new.root)
 
 

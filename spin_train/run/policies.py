@@ -1,13 +1,12 @@
 """The numbers of all policies of a run, gathered from its stages."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import Config
 from spin_train.run.directory import RunDirectory
-from spin_train.system.files import write_json
+from spin_train.system.files import read_json, write_json
 
 __all__ = ["benchmarks", "evaluations", "or_null", "policy_folders", "write_results"]
 
@@ -102,7 +101,7 @@ def write_results(config: Config) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(path)
     return content
 
 

@@ -15,6 +15,7 @@ from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage, plan
 from spin_train.run.manifest import Manifest
 from spin_train.run.selection import iterations_wanted
+from spin_train.system.files import read_json
 
 __all__ = ["RunStatus", "StageStatus", "read_status"]
 
@@ -212,7 +213,7 @@ def _last_error(directory: RunDirectory) -> str | None:
 
 def _json_or_none(path: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
     except FileNotFoundError:
         return None
     return content

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spin_train.errors import UserError, disk_full
+from spin_train.errors import UserError, disk_full, one_line
 
 if TYPE_CHECKING:
     from spin_train.config.schema import Config
@@ -193,7 +193,7 @@ def run_task(judged: Any, task: BenchmarkTask, config: "Config") -> dict[str, An
     except OSError as error:
         if disk_full(error):
             raise
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise UserError(
             f"lm-eval cannot have the data of {task.name} ({line}): make them reachable, or leave "
             "the task out; then the same command goes on"

@@ -5,6 +5,7 @@ import yaml
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from spin_train.config.files import load_config, parse_config, presets
 from spin_train.config.yaml12 import read_yaml, yaml_text
 from spin_train.errors import UserError
 
@@ -44,6 +45,12 @@ def test_what_is_written_is_read_back(content):
     text = yaml_text(content)
     assert read_yaml(text) == content
     assert list(read_yaml(text)) == list(content)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_resolved_configuration_is_read_back(name):
+    config = load_config(name, ["model=m", "output_dir=out", "data.path=rows.jsonl"])
+    assert parse_config(read_yaml(yaml_text(config.model_dump()))) == config
 
 
 @given(number=st.floats(allow_nan=False))
