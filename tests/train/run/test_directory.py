@@ -79,7 +79,7 @@ def test_what_a_killed_writer_left_does_not_get_into_the_directory(tmp_path):
 
 KILLED = """
 import os, pathlib, signal, sys
-from spin_train.run.directory import write_atomically, write_directory
+from spin_train.system.files import write_atomically, write_directory
 path = pathlib.Path(sys.argv[2])
 if sys.argv[1] == "file":
     with write_atomically(path) as partial:
@@ -142,7 +142,7 @@ def test_two_processes_may_write_the_same_file(tmp_path):
     path = tmp_path / "file"
     with write_atomically(path) as partial:
         partial.write_text("ours")
-        code = "import pathlib,sys; from spin_train.run.directory import write_json;"
+        code = "import pathlib,sys; from spin_train.system.files import write_json;"
         code += "write_json(pathlib.Path(sys.argv[1]), 'theirs')"
         subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=dict(os.environ))
         assert json.loads(path.read_text()) == "theirs"
