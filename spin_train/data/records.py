@@ -36,7 +36,7 @@ __all__ = [
     "write_records",
 ]
 
-# Rows of a row group on disk: what is read to get at one row; and of a block in memory, at least.
+# Rows of a row group on disk, all of which are read to get one row. Rows of a block in memory.
 _GROUP_ROWS = 512
 _BLOCK_ROWS = 8192
 

@@ -7,11 +7,11 @@ from transformers.utils.chat_template_utils import encode_marked_chat, mark_cont
 
 from spin_train.config.templates import CHAT_TEMPLATES, PLAIN_TEMPLATES
 from spin_train.data.formats import Message, RowError, SftRow
-from spin_train.errors import UserError
+from spin_train.errors import UserError, one_line
 
 __all__ = ["Renderer"]
 
-# Private characters that transformers puts around what looks like a special token and is text.
+# Private characters that transformers puts around text that looks like a special token.
 _MARKS = set(mark_control_tokens("x", re.compile("x"))) - {"x"}
 
 
@@ -94,7 +94,9 @@ class Renderer:
             else:
                 response_ids = self._encode_continuation(full[len(prompt) :])
         except ValueError as error:
-            raise RowError(f"{row.where}: a special token is written out: {error}") from None
+            raise RowError(
+                f"{row.where}: a special token is written out: {one_line(error)}"
+            ) from None
         return prompt_ids, self._end_once(response_ids)
 
     def _render_chat(self, before: list[Message], answer: Message, where: str) -> tuple[str, str]:
@@ -104,7 +106,9 @@ class Renderer:
             prompt = apply(before, add_generation_prompt=True, **settings)
             full = apply([*before, answer], **settings)
         except Exception as error:  # jinja2's, raised by the template itself
-            raise RowError(f"{where}: the chat template refuses this row: {error}") from None
+            raise RowError(
+                f"{where}: the chat template refuses this row: {one_line(error)}"
+            ) from None
         if not full.startswith(prompt):
             raise UserError(
                 f"{where}: the chat template does not continue its own generation prompt; "
@@ -116,7 +120,7 @@ class Renderer:
         marked = bool(_MARKS & set(text))
         start = "" if marked else text
         ids: list[int] = self._tokenizer(start, add_special_tokens=special_tokens)["input_ids"]
-        # Some tokenizers close every text; a prompt is not at its end.
+        # Some tokenizers add an end of text to every text; a prompt goes on.
         while special_tokens and ids and ids[-1] == self._tokenizer.eos_token_id:
             ids = ids[:-1]
         return [*ids, *encode_marked_chat(self._tokenizer, text)] if marked else ids

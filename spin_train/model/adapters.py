@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _CONFIG = "adapter_config.json"
-# What a stacked policy had learnt, what it learns now, and both: peft's name for the only one.
+# Adapters of a stacked policy: learnt before, learnt now, both together (peft's default name).
 _BEFORE, _NEW, _BOTH = "before", "new", "default"
 
 

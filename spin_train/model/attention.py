@@ -27,7 +27,7 @@ __all__ = ["ATTENTION", "packed_attention"]
 ATTENTION = "spin_train_packed"
 """Name among transformers' attention implementations."""
 
-# Segments of at most so many keys are padded to one batch: alone, their calls cost more than they.
+# Segments of at most so many keys are padded to one batch: one by one, the calls would cost most.
 _SMALL = 64
 # Queries taken at once, so that little above the diagonal is computed for nothing.
 _QUERY_BLOCK = 256
@@ -140,10 +140,10 @@ def _box(row: PackedRow) -> tuple[Tensor, Tensor, Tensor]:
     """Places of queries (S, Q) and keys (S, K) of small segments, and distances (S, Q, K)."""
     small, _ = _split(row)
     width, most = max(s.stop - s.start for s in small), max(s.keys for s in small)
-    # Padding repeats some token of the row: nobody looks at what comes of it.
+    # Padding repeats some token of the row; its output is never read.
     keys = [(s.places() + [s.start] * most)[:most] for s in small]
     queries = [([*range(s.start, s.stop)] + [s.start] * width)[:width] for s in small]
-    # A padded query has the last one's position, so that it sees some key: of none would come nan.
+    # A padded query gets the last position: it must see some key, or softmax gives nan.
     positions = row.tensor([[min(s.before + i, s.keys - 1) for i in range(width)] for s in small])
     distance = positions[:, :, None] - torch.arange(most, device=row.device)  # (S, Q, K)
     return row.tensor(queries), row.tensor(keys), distance
@@ -233,7 +233,7 @@ class _LargeAttention(torch.autograd.Function):
             parts.append(_unfold(probs @ v, queries.shape[1]))
             keep = few and block.keys <= _KEPT_KEYS * q.shape[-1]
             kept.append(probs if keep else None)
-        # Under activation checkpointing what is saved goes, and what hangs on ctx would stay.
+        # Saved tensors are freed under activation checkpointing; attributes of ctx would stay.
         ctx.save_for_backward(queries, keys, values, *kept)
         ctx.settings = settings
         return torch.cat(parts)

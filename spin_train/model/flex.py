@@ -51,7 +51,7 @@ def block_mask(row: PackedRow, window: int | None) -> BlockMask:
     blocks = -(-tokens // BLOCK)
     first, stop = _spans(row, window)  # (2, N) each
     starts = np.arange(blocks) * BLOCK
-    # Of every token and every block of keys: is any seen, are all? (tokens up to blocks, blocks)
+    # For every token and block of keys: are some seen, are all? (tokens, padded to blocks; blocks)
     shape = (blocks * BLOCK, blocks)
     some, whole = np.zeros(shape, bool), np.zeros(shape, bool)
     for a, b in zip(first, stop, strict=True):
@@ -88,7 +88,7 @@ def _spans(row: PackedRow, window: int | None) -> tuple[NDArray[np.int64], NDArr
         prompt = segment.prompt[0]
         own = segment.start + np.maximum(0, oldest - segment.before)
         of_prompt = prompt + np.minimum(oldest, segment.before)
-        # Side by side they are one: a block that lies in both is seen as a whole.
+        # Adjacent spans are joined: a block that lies across both is seen as a whole.
         joined = (prompt + segment.before == segment.start) & (oldest < segment.before)
         first.append([of_prompt, np.where(joined, of_prompt, own)])
         stop.append([np.full_like(place, prompt + segment.before), place + 1])

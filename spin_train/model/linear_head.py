@@ -20,7 +20,7 @@ __all__ = ["linear_logps", "linear_loss", "most_rows", "wide"]
 # float32 logits with both gradients took 295 ms by 256 rows, 274 by 512, 268 at once.
 _MOST_BYTES = 2**29
 _TOGETHER_BYTES = {"cpu": 2**26}
-# Rows of logits made probabilities at a time on CPUs: few enough to stay in the cache meanwhile.
+# Rows of logits that become probabilities at a time on CPUs: few enough to stay in the cache.
 _CACHED_ROWS = 64
 
 _rooms: list[Tensor] = []
@@ -166,7 +166,7 @@ class _Linear:
                 slope = 1 - slope * slope
             largest, logit = values.amax(-1, keepdim=True), values.gather(-1, chosen)  # (rows, 1)
             probs = torch.softmax(values, -1, out=values)
-            # log sum exp = largest - log p(largest), and p(largest) >= 1 / V is no underflow.
+            # log sum exp = largest - log p(largest), and p(largest) >= 1 / V cannot underflow.
             logps.append((logit - largest + probs.amax(-1, keepdim=True).log()).squeeze(-1))
             slopes.append(torch.ones_like(logit) if slope is None else slope.gather(-1, chosen))
             if keep:
@@ -238,7 +238,7 @@ class _LinearLogps(torch.autograd.Function):
     ) -> Tensor:
         chunks = _chunks(0, len(hidden), rows)
         logps = [linear.logps(hidden, chunk, keep=chunk is chunks[-1]) for chunk in chunks]
-        # Weight and bias only so that a change of theirs before the backward pass is noticed.
+        # Weight and bias are saved so that autograd notices a change before the backward pass.
         ctx.save_for_backward(hidden, weight, bias)
         ctx.of = linear, chunks
         return torch.cat(logps)

@@ -22,7 +22,7 @@ from spin_train.model.packing import Group, PackedRow
 
 __all__ = ["Group", "response_logps", "response_loss"]
 
-# Nats: what a response may notice of another one, in any type. Seen: 0, and 3e-3 through a state.
+# Nats by which other responses may change a log-prob, in any type. Seen: 0; 3e-3 through a state.
 _BLIND_TOLERANCE = 1e-6
 
 Loss = Callable[[Tensor, slice], Tensor]
@@ -121,8 +121,8 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
     def head(hidden: Tensor) -> Tensor:
         return chunked_loss(module, hidden, batch.targets, tokens[1:], loss_of_tokens)
 
-    # Not the engine's output itself: DeepSpeed takes the gradient of what is both its output and
-    # the loss for one that accumulation steps have yet to divide.
+    # A clone, not the engine's output: where output and loss are one tensor, DeepSpeed assumes that
+    # accumulation steps have yet to divide its gradient.
     total = _forward(model, batch, way, head).clone()
     return total, torch.cat(seen)
 
@@ -206,7 +206,7 @@ def _forward(
 
     with _attention(module, packed=way.packed):
         if head is not None:
-            # In the model's own place, so that an engine around it gathers and hooks as ever.
+            # In the model's own place, so that an engine around it works as usual.
             with replaced_forward(module, forward):
                 out: Tensor = model(**batch.inputs, use_cache=False)
             return out
@@ -297,7 +297,7 @@ def _attention(module: Any, *, packed: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        # With activation checkpointing the backward pass goes through the layers once more.
+        # With activation checkpointing the backward pass runs the layers again.
         if not (packed and torch.is_grad_enabled() and module.is_activation_checkpointing):
             config._attn_implementation = _own_attention[module]
 

@@ -39,8 +39,8 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     scores = scores - scores.max(-1, keepdim=True).values
     sums = (scores / temperature).exp().cumsum(-1)  # (B, V), not normalised
     total = sums[:, -1:]  # (B, 1)
-    # The largest, 1 - 2**-53, times the total is below the total when rounded too.
-    # Logits that are not numbers would point past the end; their log-probs give them away.
+    # The largest uniform, 1 - 2**-53, times the total is below the total even when rounded. Only
+    # logits that are nan point past the end; the nan of their log-probs is noticed later.
     tokens = torch.searchsorted(sums, uniforms[:, None] * total, right=True)
     tokens = tokens.clamp(max=logits.shape[1] - 1)
     if temperature != 1.0:
@@ -220,8 +220,8 @@ class Batch:
         tokens = draw_and_take(self.rows, self._logits, settings)
         goes_on = torch.tensor([not row.ended for row in self.rows], device=self._device)
         if goes_on.any():
-            # Rows that have ended go along until they are dropped, and stay at their last position:
-            # the next may be past the model's context.
+            # Rows that have ended stay in the batch until they are dropped, at their last
+            # position: the next may be past the model's context.
             self._mask = torch.cat([self._mask, goes_on[:, None].long()], 1)
             self._logits = self._forward(tokens[:, None], self._mask, self._cache)
 

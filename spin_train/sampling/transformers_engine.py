@@ -18,7 +18,7 @@ from spin_train.sampling.engine import Sample, SamplingSettings
 
 __all__ = ["sample"]
 
-# Share of the rows that may have ended before the others' cache is copied and prompts are taken in.
+# Share of ended rows from which on the cache of the others is copied and prompts are taken in.
 _ENDED = 1 / 8
 
 
@@ -57,7 +57,7 @@ def sample(
         Task(number, prompt, seed, settings.max_new_tokens)
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
-    # Stable, so that which rows meet depends on lengths and order alone.
+    # A stable sort: which rows share a batch depends on lengths and order alone.
     tasks.sort(key=lambda task: -len(task.prompt_ids))
     found = {
         task.number: sampled for task, sampled in _chosen[model](model, tasks, settings, between)
@@ -114,7 +114,7 @@ def _generated_by_length(
 def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettings) -> _Found:
     rows = [PartialResponse.of(task) for task in tasks]
     input_ids, attention_mask = left_padded(tasks, next(model.parameters()).device)
-    # `generate` fills what a call leaves open from the model's own file of settings.
+    # `generate` takes what a call does not set from the model's own generation_config.json.
     model.generation_config = GenerationConfig()
     model.generate(
         input_ids=input_ids,

@@ -28,7 +28,7 @@ __all__ = ["process_environment", "sample_in_process"]
 _POLL_SECONDS = 0.2
 
 
-# What the launcher tells a worker of the others, and vLLM would take for its own ranks.
+# The launcher's variables about ranks, which vLLM would take for its own.
 _OF_THE_LAUNCHER = (
     *("RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE"),
     *("CROSS_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT"),
@@ -81,7 +81,7 @@ def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
         alone["CUDA_VISIBLE_DEVICES"] = str(local_rank)
     elif devices:
         alone["CUDA_VISIBLE_DEVICES"] = devices[local_rank]
-    # In one process: it dies whole, and schedules the same way every time.
+    # In one process: it ends as a whole, and schedules the same way every time.
     alone["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return alone
 

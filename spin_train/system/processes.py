@@ -66,7 +66,7 @@ def build_communication_op() -> None:
         raise UserError(f"another process has been compiling in {cache} for 10 minutes; stop it")
     try:
         for stale in (*cache.glob("**/lock"), *cache.glob("**/.ninja_lock")):
-            # Of a build that was killed: ranks would wait for it without end.
+            # Left by a build that was killed: ranks would wait for it forever.
             if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
                 stale.unlink(missing_ok=True)
         if not stamp.exists():
@@ -97,7 +97,7 @@ def _compile_communication_op(cache: Path) -> None:
     )
     if built.returncode != 0:
         output = (built.stdout + built.stderr).splitlines()
-        # The compiler's own line, else that of an exception; never a traceback's code.
+        # The compiler's own line, else the line of an exception; never code of a traceback.
         lines = [line for line in output if " error: " in line]
         lines = lines or [line for line in output if "rror: " in line]
         raise UserError(

@@ -41,7 +41,7 @@ class Progress:
         if total != self._total:  # the first real count: its pace says nothing of loading
             self._since, self._total = (clock, done), total
         content = {
-            # All stages so far, so that the driver misses none that is over between two looks.
+            # All stages so far: the driver must not miss one that ends between two reads.
             "stages": self._stages,
             "done": done,
             "total": total,

@@ -44,7 +44,7 @@ def remove_checkpoints(folder: Path, *, keep: Path | None = None) -> None:
     """Delete the checkpoints of a stage's ``checkpoints/`` but the one to keep."""
     for checkpoint in _checkpoints(folder):
         if checkpoint != keep:
-            # Without its marker it is not whole, should the deletion be cut short.
+            # The marker goes first: a deletion cut short must not leave a complete checkpoint.
             (checkpoint / _MARKER).unlink(missing_ok=True)
             shutil.rmtree(checkpoint)
 

@@ -96,8 +96,8 @@ class SpinTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics, means over the examples of all ranks since the last line."""
         if "train_runtime" in logs:
-            # The summary at the end counts micro-batches as samples, and starts at a resumption;
-            # the stage's seconds are in the manifest.
+            # The summary at the end counts micro-batches as samples, and starts again on resuming;
+            # the seconds of the stage are in the manifest.
             return
         if "loss" in logs:
             if not torch.isfinite(torch.tensor(logs["loss"])):
@@ -143,7 +143,7 @@ class SpinTrainer(Trainer):
             )
 
     def _note_metrics(self, policy_logps: Tensor, reference_logps: Tensor, *, counts: bool) -> None:
-        # A filler counts nothing but names the same metrics: ranks must sum the same ones.
+        # A filler counts for nothing but names the same metrics: ranks must sum the same ones.
         columns = {"logps": policy_logps}
         if self.objective.reference:
             columns["rewards"] = self.objective.beta * (policy_logps - reference_logps)
@@ -169,5 +169,5 @@ def _on_device(model: Any, logps: list[list[float]]) -> Tensor:
     """Bring stored log-probs to the model, in the type of its own sums."""
     parameter = next(model.parameters())
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    # Without waiting for the forward pass that a GPU is still at.
+    # Without waiting for a forward pass that still runs on the GPU.
     return torch.tensor(logps, dtype=dtype).to(parameter.device, non_blocking=True)
