@@ -40,6 +40,7 @@ def test_scalars_are_those_of_yaml_1_2(text, value):
 @example(content={"model": "1e5", "revision": "010"})
 @example(content={"template": " ### {prompt}\n\n: # - "})
 @example(content={"learning_rate": 5e-7, "largest": 1e300})
+@example(content={"b": "one\x85two\u2028three", "a": 1})
 @given(content=CONTENTS)
 def test_what_is_written_is_read_back(content):
     text = yaml_text(content)
@@ -53,6 +54,7 @@ def test_a_resolved_configuration_is_read_back(name):
     assert parse_config(read_yaml(yaml_text(config.model_dump()))) == config
 
 
+@example(number=5e-7)
 @given(number=st.floats(allow_nan=False))
 def test_readers_of_yaml_1_1_take_a_float_for_one(number):
     assert yaml.safe_load(yaml_text({"a": number}))["a"] == number
