@@ -19,7 +19,6 @@ from transformers import AutoTokenizer
 from benchmarks.stories import markdown_table, story_rows
 from spin_train.api import Run, run
 from spin_train.data.records import read_records
-from spin_train.run.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "recipes.md"
@@ -83,7 +82,7 @@ def official(source: Path, out: Path) -> dict[str, Any]:
     """
     keys = {**stories(source, out), "iterations": 1}
     played = run({**_base(source, out / "opponent"), **keys})
-    directory = RunDirectory(played.config.output_dir)
+    directory = played.directory
     tokenizer = AutoTokenizer.from_pretrained(played.policies["p_1"])
     path = out / "official.jsonl"
     rows = []
@@ -224,7 +223,7 @@ def _pair(prompt: str, answer: str) -> list[dict[str, str]]:
 
 
 def _report(played: Run, seconds: float) -> str:
-    directory = RunDirectory(played.config.output_dir)
+    directory = played.directory
     summary = json.loads(directory.data_summary.read_text(encoding="utf-8"))
     counts = ", ".join(
         f"{summary[key]} {name}"

@@ -20,8 +20,7 @@ from spin_train.config.files import parse_config
 from spin_train.config.schema import Config
 from spin_train.display import watching
 from spin_train.driver import selfplay
-from spin_train.run.directory import RunDirectory
-from spin_train.run.policies import evaluations
+from spin_train.run.run import Run
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
@@ -101,13 +100,13 @@ def write_run(source: Path, out: Path, *, rows: int | None = None, **changes: An
     return parse_config(content)
 
 
-def markdown_table(config: Config) -> str:
+def markdown_table(run: Run) -> str:
     """Format the held-out numbers of a finished run.
 
     Parameters
     ----------
-    config : Config
-        The run's.
+    run : Run
+        Finished.
 
     Returns
     -------
@@ -118,7 +117,7 @@ def markdown_table(config: Config) -> str:
         "| policy | log p(real), nats | NLL a token, nats | margin, nats | held-out loss |",
         "|---|---|---|---|---|",
     ]
-    for name, numbers in evaluations(config):
+    for name, numbers in run.evaluations.items():
         real = f"{numbers['real_logps']:.2f} ± {numbers['real_logps_standard_error']:.2f}"
         cells = [name, real, f"{numbers['real_nll_per_token']:.4f}", "", ""]
         if "margin" in numbers:
@@ -151,16 +150,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/stories"), help="of this run")
     parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     arguments = parser.parse_args()
-    config = write_run(arguments.data, arguments.out)
+    run = Run.of(write_run(arguments.data, arguments.out))
     started = time.monotonic()
     with watching() as watch:
-        selfplay.run(config, watch=watch)
+        selfplay.play(run, watch=watch)
     seconds = time.monotonic() - started
-    summary = json.loads(RunDirectory(config.output_dir).data_summary.read_text())
+    summary = json.loads(run.directory.data_summary.read_text())
     text = (
         f"{summary['train']} prompts to train on, {summary['held_out']} held out; "
-        f"{seconds:.0f} s on {len(os.sched_getaffinity(0))} cores, {config.ranks} ranks, "
-        f"ZeRO-{config.zero_stage}.\n\n{markdown_table(config)}"
+        f"{seconds:.0f} s on {len(os.sched_getaffinity(0))} cores, {run.config.ranks} ranks, "
+        f"ZeRO-{run.config.zero_stage}.\n\n{markdown_table(run)}"
     )
     print(text)
     if arguments.readme:

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import typer
 
 from spin_train.config.files import known_keys, load_config, presets, section_of
 from spin_train.config.schema import Config
-from spin_train.errors import StoppedError, UserError, disk_full
-from spin_train.run.directory import RunDirectory
+from spin_train.errors import StoppedError, UserError, WorkerError, disk_full
 from spin_train.system.processes import cpu_only
 
 __all__ = ["app", "main"]
@@ -201,9 +200,9 @@ def demo(
     from spin_train.display import show_table, watching
 
     with watching() as watch:
-        config, measurements = run_demo(out, ranks=ranks, overrides=overrides or [], watch=watch)
+        run, measurements = run_demo(out, ranks=ranks, overrides=overrides or [], watch=watch)
     show_table(demo_table(measurements))
-    print(f"numbers: {out}/demo.json; policies: {config.output_dir}/iterK/policy")
+    print(f"numbers: {out}/demo.json; policies: {run.root}/iterK/policy")
     print(f"the same run by hand: spin-train run {out}/demo.yaml")
 
 
@@ -225,20 +224,23 @@ def _allowed(kind: Any) -> str:
 def _run(config: Config, *, restart_iteration: bool = False) -> None:
     if cpu_only():  # lm-eval and transformers import DeepSpeed, which would warn
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from spin_train.display import benchmark_table, results_table, show_table, watching
+    from spin_train.display import show_table, watching
     from spin_train.driver import selfplay
-    from spin_train.run.selection import best_policy, iterations_wanted
+    from spin_train.run.run import Run
+    from spin_train.run.tables import benchmark_table
 
+    run = Run.of(config)
     with watching() as watch:
-        selfplay.run(config, restart_iteration=restart_iteration, watch=watch)
-    for table in (results_table(config), benchmark_table(config)):
+        selfplay.play(run, restart_iteration=restart_iteration, watch=watch)
+    for table in (run.table(), benchmark_table(run.listed)):
         if table is not None:
             show_table(table)
-    print(f"numbers: {RunDirectory(config.output_dir).results}")
-    best = best_policy(config)
+    print(f"numbers: {run.directory.results}")
+    best = run.best
     if best is not None:
-        print(f"best by {config.selection.metric}: {best.name} ({best.value:.4g}), {best.policy}")
-    played = iterations_wanted(config)
+        metric, source = config.selection.metric, best.policy.source
+        print(f"best by {metric}: {best.name} ({best.value:.4g}), {source}")
+    played = run.iterations_wanted
     if played < config.iterations:
         print(
             f"stopped after p_{played}: no better policy in {config.selection.patience} "
@@ -248,8 +250,6 @@ def _run(config: Config, *, restart_iteration: bool = False) -> None:
 
 def main() -> None:
     """Run the command line; exit 0, 2 (mend it), 1 (our fault) or 128 + signal."""
-    from spin_train.driver.selfplay import WorkerError
-
     try:
         app()
     except UserError as error:
@@ -266,7 +266,7 @@ def main() -> None:
         _leave(128 + int(error.args[0]), "stopped; the same command goes on from here")
 
 
-def _leave(code: int, line: str) -> None:
+def _leave(code: int, line: str) -> NoReturn:
     print(f"spin-train: {line}", file=sys.stderr)
     sys.exit(code)
 

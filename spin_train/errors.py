@@ -1,8 +1,8 @@
-"""The two ways a run ends early that are no fault of the code."""
+"""How a run ends early: something to fix, a stop that was asked for, or a fault of ours."""
 
 import errno
 
-__all__ = ["DivergedError", "StoppedError", "UserError", "disk_full"]
+__all__ = ["DivergedError", "StoppedError", "UserError", "WorkerError", "disk_full"]
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 # Writers in C++ and Rust wrap the OS error in a message of their own.
@@ -25,6 +25,10 @@ class DivergedError(UserError):
 
 class StoppedError(Exception):
     """The run was asked to stop (SIGTERM, SIGINT) and has saved what it had."""
+
+
+class WorkerError(Exception):
+    """A fault of ours in a worker; its traceback is in the log."""
 
 
 def disk_full(error: BaseException) -> bool:

@@ -238,7 +238,7 @@ def effective_beta(
 
     Examples
     --------
-    >>> from spin_theory.minima.minimise import closed_form_update
+    >>> from spin_theory.minima.closed_forms import closed_form_update
     >>> opponent, data = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
     >>> float(effective_beta(opponent, closed_form_update(opponent, data, beta=2.0), data).round())
     2.0

@@ -4,10 +4,12 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from spin_train.config.keys import Free, Loss, OfControl, Play, Start, Training
 from spin_train.config.templates import template_problem
 
 __all__ = [
     "ROW_FORMATS",
+    "SCHEDULES",
     "AdapterConfig",
     "Config",
     "DataConfig",
@@ -32,6 +34,9 @@ ROW_FORMATS = (
 """Formats that SFT rows come in, by name; `spin_train.data.formats` reads each."""
 
 Schedule = float | list[float]
+SCHEDULES = ("beta", "history_weight", "learning_rate", "epochs")
+"""Keys that take one number, or one per iteration."""
+
 LossType = Literal["logistic", "hinge", "exponential", "correlation"]
 
 # TrainingArguments that the run itself decides; given under `training` they contradict it.
@@ -70,36 +75,36 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the SFT rows come from."""
 
-    path: str
+    path: Start[str]
     """JSONL, JSON, CSV or Parquet file, a folder of such or saved by `datasets`, or hub name."""
-    split: str = "train"
+    split: Start[str] = "train"
     """Split of a hub dataset or a folder; ignored for files."""
-    subset: str | None = None
+    subset: Start[str | None] = None
     """Configuration of a hub dataset, such as `main` of openai/gsm8k."""
-    revision: str | None = None
+    revision: Start[str | None] = None
     """Commit or tag of a hub dataset."""
-    shape: str | None = None
+    shape: Start[str | None] = None
     """Shape of the rows: `messages`, `conversations`, `real/generated`, `chosen/rejected`,
     `prompt/response`, `prompt/completion`, `instruction/output` or `question/answer`; null finds it
     by the keys of each row, and asks for this where several fit."""
-    turn: Literal["last", "first"] = "last"
+    turn: Start[Literal["last", "first"]] = "last"
     """Which turn of the assistant is the response; the published runs take the first of a chat."""
-    malformed: Literal["error", "drop"] = "error"
+    malformed: Start[Literal["error", "drop"]] = "error"
     """What happens to a row that is of no shape, has no prompt or no response, or that the chat
     template refuses: refuse the data, or drop the row and count it."""
-    deduplicate: Literal["none", "row", "prompt"] = "none"
+    deduplicate: Start[Literal["none", "row", "prompt"]] = "none"
     """Keep one row of those alike: of the same `prompt`, or of the same prompt and response
     (`row`), the first. `none` keeps all: how often a response stands there is part of p_data."""
-    held_out: float = Field(default=0.02, gt=0)
+    held_out: Start[float] = Field(default=0.02, gt=0)
     """Prompts kept out of training: a fraction below 1, or a number of prompts from 1 on."""
-    rows: int | None = Field(default=None, ge=1)
+    rows: Start[int | None] = Field(default=None, ge=1)
     """Training prompts taken at random, with all their rows; null takes all. A smaller number takes
     some of those of a larger one, and the held-out prompts are the same."""
-    max_prompt_tokens: int = Field(default=1024, ge=1)
+    max_prompt_tokens: Start[int] = Field(default=1024, ge=1)
     """Longest prompt, tokens, template included."""
-    max_response_tokens: int = Field(default=1024, ge=1)
+    max_response_tokens: Start[int] = Field(default=1024, ge=1)
     """Longest real (or given) response, tokens, end of text included."""
-    too_long: Literal["error", "drop", "truncate"] = "error"
+    too_long: Start[Literal["error", "drop", "truncate"]] = "error"
     """What happens to a row beyond these limits or the model's context: refuse the data, drop the
     row, or truncate it: a prompt keeps its end, a response its beginning and no end of text."""
 
@@ -115,33 +120,33 @@ class DataConfig(_Section):
 class SftConfig(_Section):
     """The supervised stage before self-play; its result is p_0."""
 
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: Training[float] = Field(default=1.0, gt=0)
     """Passes over the training prompts."""
-    learning_rate: float = Field(gt=0)
+    learning_rate: Training[float] = Field(gt=0)
     """Peak learning rate, per step."""
 
 
 class GenerationConfig(_Section):
     """How the opponent plays."""
 
-    engine: Literal["hf", "vllm", "given"] = "hf"
+    engine: Play[Literal["hf", "vllm", "given"]] = "hf"
     """`hf`: the model of transformers itself, in the workers. `vllm`: vLLM (the extra of that name)
     in a process of its own beside each worker, which gives the device's memory back before
     training. `given`: nobody plays; the other response that comes with each row (`generated`,
     `rejected`) is taken."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Play[float] = Field(default=1.0, gt=0)
     """Sampling temperature; anything but 1 is not p_t and is named in the results."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    max_new_tokens: Start[int] = Field(default=256, ge=1)
     """Longest generated response, tokens; a response cut here gets no end of text."""
-    samples_per_prompt: int = Field(default=1, ge=1)
+    samples_per_prompt: Play[int] = Field(default=1, ge=1)
     """Responses sampled to each prompt; each makes a pair (SPIN) or a triplet (T-SPIN)."""
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: Play[int] = Field(default=32, ge=1)
     """`hf`: responses sampled together. `vllm` finds out for itself how many fit."""
-    parity: Literal["refuse", "warn"] = "refuse"
+    parity: Free[Literal["refuse", "warn"]] = "refuse"
     """What happens where the engine's own log-prob of a sample and the score used in training
     differ beyond rounding: refuse to train, or say so in the log. Both are taken at temperature 1
     whatever the temperature of sampling, so they are comparable at any."""
-    vllm_memory: float = Field(default=0.85, gt=0, le=1)
+    vllm_memory: Free[float] = Field(default=0.85, gt=0, le=1)
     """`vllm`: share of the device's memory it may take."""
 
     @model_validator(mode="after")
@@ -157,26 +162,26 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: Training[int] = Field(default=64, ge=1)
     """Pairs (SPIN), triplets (T-SPIN) or rows (SFT) per optimiser step over all ranks."""
-    micro_batch_tokens: int = Field(default=4096, ge=1)
+    micro_batch_tokens: Free[int] = Field(default=4096, ge=1)
     """Of these, how many tokens one rank takes through the model at once, a prompt counted once; a
     longer example goes alone. Changes memory, not meaning (but the order of rounding)."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
+    micro_batch_size: Free[int | None] = Field(default=None, ge=1)
     """How many examples at most, whatever their tokens; null is no limit."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Start[Literal["float32", "bfloat16"]] = "float32"
     """Type of weights and activations; with bfloat16 DeepSpeed keeps float32 master weights."""
-    optim: str = "rmsprop"
+    optim: Training[str] = "rmsprop"
     """Optimiser, by its name in TrainingArguments."""
-    lr_scheduler_type: str = "linear"
+    lr_scheduler_type: Training[str] = "linear"
     """Learning-rate schedule within an iteration, by its name in TrainingArguments."""
-    warmup_steps: float = Field(default=0.1, ge=0)
+    warmup_steps: Training[float] = Field(default=0.1, ge=0)
     """Warm-up: a fraction of the steps below 1, or a number of steps."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: Training[float] = Field(default=0.0, ge=0)
     """Weight decay, per step."""
-    save_steps: int = Field(default=200, ge=1)
+    save_steps: Free[int] = Field(default=200, ge=1)
     """Optimiser steps between checkpoints; the last complete one is kept."""
-    logging_steps: int = Field(default=10, ge=1)
+    logging_steps: Free[int] = Field(default=10, ge=1)
     """Optimiser steps between lines of metrics.jsonl."""
 
     @model_validator(mode="after")
@@ -190,39 +195,41 @@ class TrainingConfig(BaseModel):
 class AdapterConfig(_Section):
     """LoRA: train low-rank adapters, not the weights."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: Training[int] = Field(default=16, ge=1)
     """Rank of each adapter."""
-    alpha: int = Field(default=32, ge=1)
+    alpha: Training[int] = Field(default=32, ge=1)
     """LoRA's scale: its product is added alpha / rank times."""
-    target_modules: str | list[str] = "all-linear"
+    target_modules: Training[str | list[str]] = "all-linear"
     """Modules that get one, by the end of their name; `all-linear` is all but the head."""
-    between: Literal["merge", "stack"] = "merge"
+    between: Training[Literal["merge", "stack"]] = "merge"
     """After each training stage: `merge` adds what was learnt to the weights, a policy is a whole
     model; `stack` keeps one adapter on `model`, wider by rank each stage. Either way the next
     iteration starts from, and plays against, all that was learnt."""
-    quantised: bool = False
+    quantised: Start[bool] = False
     """QLoRA: `model` in 4 bits (needs CUDA and bitsandbytes; goes with between: stack)."""
 
 
 class SelectionConfig(_Section):
     """Which policy is the best (best.json), and when to stop."""
 
-    metric: Literal[
-        "real_nll_per_token",
-        "real_logps",
-        "loss",
-        "margin",
-        "accuracy",
-        "opponent_kl",
-        "meter",
-        "tv_lower_bound",
+    metric: Free[
+        Literal[
+            "real_nll_per_token",
+            "real_logps",
+            "loss",
+            "margin",
+            "accuracy",
+            "opponent_kl",
+            "meter",
+            "tv_lower_bound",
+        ]
     ] = "real_nll_per_token"
     """Number of evaluation.json that policies are judged by (docs/metrics.md). Those from `loss` on
     are against another opponent in every iteration: they do not compare iterations."""
-    goal: Literal["min", "max"] | None = None
+    goal: Free[Literal["min", "max"] | None] = None
     """Whether less is better, or more; null is `max` for real_logps, margin and accuracy, `min` for
     the others."""
-    patience: int | None = Field(default=None, ge=1)
+    patience: Free[int | None] = Field(default=None, ge=1)
     """Stop after so many iterations in a row without a better policy; null plays them all."""
 
     @property
@@ -241,20 +248,20 @@ class SelectionConfig(_Section):
 class LmEvalConfig(_Section):
     """Benchmarks of lm-evaluation-harness for every policy; needs the extra `eval`."""
 
-    leaderboard: Literal["v1", "tspin"] | None = None
+    leaderboard: Start[Literal["v1", "tspin"] | None] = None
     """`v1`: Open LLM Leaderboard v1, as SPIN reports. `tspin`: the ten tasks of T-SPIN. Both
     with their few-shot counts."""
-    tasks: list[str] | None = None
+    tasks: Start[list[str] | None] = None
     """Tasks or groups by their names in lm-eval, instead of a leaderboard."""
-    num_fewshot: int | None = Field(default=None, ge=0)
+    num_fewshot: Start[int | None] = Field(default=None, ge=0)
     """Examples before each question of `tasks`; null is each task's own number."""
-    limit: float | None = Field(default=None, gt=0)
+    limit: Start[float | None] = Field(default=None, gt=0)
     """Questions of each task: a number from 1 on, a fraction below; null is all."""
-    include_path: str | None = None
+    include_path: Start[str | None] = None
     """Directory with task files (YAML) of your own."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: Free[int] = Field(default=8, ge=1)
     """Questions through the model at once."""
-    chat_template: bool = False
+    chat_template: Start[bool] = False
     """Put each question into the tokenizer's chat template."""
 
     @model_validator(mode="after")
@@ -269,62 +276,62 @@ class LmEvalConfig(_Section):
 class EvaluationConfig(_Section):
     """What is measured of every policy beside its held-out numbers."""
 
-    lm_eval: LmEvalConfig | None = None
+    lm_eval: Free[LmEvalConfig | None] = None
     """Benchmarks of lm-eval; null runs none."""
 
 
 class Config(_Section):
     """A whole run."""
 
-    model: str
+    model: Start[str]
     """Causal language model to start from: a directory or a hub name."""
-    model_revision: str | None = None
+    model_revision: Start[str | None] = None
     """Commit or tag of a hub model."""
-    trust_remote_code: bool = False
+    trust_remote_code: Start[bool] = False
     """Run code that comes with a hub model. Off unless asked for."""
-    template: str | None = None
+    template: Start[str | None] = None
     """Prompt template with one `{prompt}`, or a published one by name: `spin-official`, `tspin`,
     `zephyr`; null takes the tokenizer's chat template."""
-    data: DataConfig
-    output_dir: str
+    data: Start[DataConfig]
+    output_dir: Free[str]
     """Directory of the run; made, or resumed."""
-    seed: int = Field(default=42, ge=0)
+    seed: Start[int] = Field(default=42, ge=0)
     """Of everything random."""
-    algorithm: Literal["spin", "tspin", "tspin_ref"] = "spin"
+    algorithm: Play[Literal["spin", "tspin", "tspin_ref"]] = "spin"
     """`spin`: pairs, log-ratios to the opponent (with `generation.engine: given` and one iteration
     that is DPO). `tspin`: triplets, no reference. `tspin_ref`: triplets, log-ratios to p_0."""
-    loss_type: LossType = "logistic"
+    loss_type: Loss[LossType] = "logistic"
     """Penalty of the loss."""
-    iterations: int = Field(default=3, ge=1)
+    iterations: Free[int] = Field(default=3, ge=1)
     """Self-play iterations."""
-    beta: Schedule = 0.1
+    beta: Loss[Schedule] = 0.1
     """Scale on log-prob differences: SPIN's lambda, T-SPIN's alpha. Scalar or one per iteration."""
-    history_weight: Schedule | None = None
+    history_weight: Loss[Schedule | None] = None
     """T-SPIN's beta. Scalar or one per iteration; null is the published 0 at first, 0.1 after."""
-    learning_rate: Schedule = 5e-7
+    learning_rate: Loss[Schedule] = 5e-7
     """Peak learning rate. Scalar or one per iteration."""
-    epochs: Schedule = 2.0
+    epochs: Loss[Schedule] = 2.0
     """Passes over the pairs. Scalar or one per iteration."""
-    mixing: int = Field(default=0, ge=0)
+    mixing: Play[int] = Field(default=0, ge=0)
     """How many earlier iterations' samples are added to an iteration's own (official SPIN: 1)."""
-    sft: SftConfig | None = None
+    sft: Start[SftConfig | None] = None
     """Supervised stage before self-play; null starts from `model` as it is."""
-    control: bool = False
+    control: OfControl[bool] = False
     """Train continued SFT beside every iteration: same rows, steps, optimiser, learning rate."""
-    adapter: AdapterConfig | None = None
+    adapter: Start[AdapterConfig | None] = None
     """Train LoRA adapters; null trains all weights."""
-    selection: SelectionConfig = SelectionConfig()
-    generation: GenerationConfig = GenerationConfig()
-    training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    selection: Free[SelectionConfig] = SelectionConfig()
+    generation: Play[GenerationConfig] = GenerationConfig()
+    training: Training[TrainingConfig] = TrainingConfig()
+    evaluation: Free[EvaluationConfig] = EvaluationConfig()
+    zero_stage: Free[Literal[0, 1, 2, 3]] = 2
     """DeepSpeed ZeRO stage."""
-    ranks: int = Field(default=1, ge=1)
+    ranks: Free[int] = Field(default=1, ge=1)
     """Worker processes, one per device."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in ("beta", "history_weight", "learning_rate", "epochs"):
+        for name in SCHEDULES:
             value = getattr(self, name)
             if isinstance(value, list) and len(value) != self.iterations:
                 raise ValueError(

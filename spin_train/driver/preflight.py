@@ -6,6 +6,22 @@ from typing import Any
 
 from spin_train.config.schema import Config, TrainingConfig
 from spin_train.errors import UserError
+from spin_train.model.adapters import require_adapters
+from spin_train.stages.leaderboards import require_benchmarks
+
+__all__ = ["refuse_early"]
+
+
+def refuse_early(config: Config) -> None:
+    """Raise `UserError` for whatever cannot work here, in seconds instead of after hours."""
+    _refuse_unknown_arguments(config)
+    if config.adapter:
+        require_adapters(config.adapter)
+    if config.generation.engine == "vllm":
+        from spin_train.sampling.vllm_engine import require_vllm
+
+        require_vllm()
+    require_benchmarks(config)
 
 
 def _refuse_unknown_arguments(config: Config) -> None:

@@ -34,8 +34,8 @@ class RunDirectory:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.config = self.root / "config.yaml"
-        self.manifest = self.root / "manifest.json"
+        self.config_file = self.root / "config.yaml"
+        self.manifest_file = self.root / "manifest.json"
         self.lock = self.root / ".lock"
         self.worker_lock = self.root / ".workers.lock"
         self.stop_request = self.root / ".stop"
@@ -43,6 +43,7 @@ class RunDirectory:
         self.worker_errors = self.root / ".errors"
         self.logs = self.root / "logs"
         self.results = self.root / "results.json"
+        self.best = self.root / "best.json"
         self.data = self.root / "data"
         self.train_rows = self.data / "train.parquet"
         self.held_out_rows = self.data / "held_out.parquet"

@@ -28,8 +28,8 @@ class Manifest:
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self.content: dict[str, Any] = {"stages": {}}
-        if run.manifest.is_file():
-            self.content = json.loads(run.manifest.read_text(encoding="utf-8"))
+        if run.manifest_file.is_file():
+            self.content = json.loads(run.manifest_file.read_text(encoding="utf-8"))
 
     def is_complete(self, stage: str) -> bool:
         """Say whether a stage is done and what it left is still there.
@@ -92,7 +92,7 @@ class Manifest:
 
     def save(self) -> None:
         """Write the manifest."""
-        write_json(self._run.manifest, self.content)
+        write_json(self._run.manifest_file, self.content)
 
 
 def _sha256(path: Path) -> str:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from spin_train.config.files import load_config
 from spin_train.config.schema import Config
 from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
-from spin_train.run.graph import Stage, plan
+from spin_train.run.graph import Stage
 from spin_train.run.manifest import Manifest
-from spin_train.run.selection import iterations_wanted
+from spin_train.run.run import Run
 
 __all__ = ["RunStatus", "StageStatus", "read_status"]
 
@@ -75,17 +74,11 @@ def read_status(root: str | Path) -> RunStatus:
     UserError
         If there is no run.
     """
-    directory = RunDirectory(root)
-    of_demo = RunDirectory(directory.root / "run")
-    if of_demo.config.is_file() and not directory.config.is_file():
-        directory = of_demo
-    if not directory.config.is_file():
-        raise UserError(f"no run at {directory.root}: there is no config.yaml in it")
-    config = load_config(directory.config)
-    manifest = Manifest(directory)
+    run = Run.open(root)
+    config, directory, manifest = run.config, run.directory, run.manifest()
     working = _is_locked(directory.lock)
-    wanted = iterations_wanted(config)
-    stages = [stage for stage in plan(config) if stage.iteration < wanted]
+    wanted = run.iterations_wanted
+    stages = [stage for stage in run.stages if stage.iteration < wanted]
     done = {stage.name for stage in stages if _is_done(manifest, stage.name)}
     word = _json_or_none(directory.progress)
     current = word["stages"][-1] if word and word["stages"][-1] not in done else None
@@ -194,7 +187,7 @@ def _work(config: Config, stage: Stage) -> float:
 
 def _last_loss(directory: RunDirectory, stages: list[Stage]) -> tuple[float | None, str | None]:
     for stage in reversed(stages):
-        path = directory.root / stage.name.rpartition("/")[0] / "metrics.jsonl"
+        path = directory.root / stage.folder / "metrics.jsonl"
         if stage.kind == "train" and path.is_file():
             rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
             logged = [row for row in rows if "loss" in row]

@@ -1,20 +1,52 @@
-"""Held-out numbers of a policy, on prompts no stage of the run trained on."""
+"""Evaluate: held-out numbers of a policy, on prompts that no stage of the run trained on."""
 
 import hashlib
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
-from spin_train.data.records import Record
+from spin_train.data.records import Record, read_records
 from spin_train.model.logps import response_logps
 from spin_train.model.packing import token_runs
+from spin_train.run.graph import Stage
+from spin_train.stages.work import Work
+from spin_train.system.files import write_json
 from spin_train.training.examples import examples_of
-from spin_train.training.objective import Objective
+from spin_train.training.objective import Objective, selfplay_objective, sft_objective
 
-__all__ = ["held_out_sums", "summarise"]
+__all__ = ["evaluate", "held_out_sums", "summarise"]
+
+
+def evaluate(work: Work, stage: Stage) -> list[Path]:
+    """Measure the policy of a stage on the held-out prompts, shared out over the ranks."""
+    run, k = work.run, stage.iteration
+    policy = run.control(k + 1) if stage.control else run.policy(k + 1)
+    if k < 0:  # p_0 has no opponent yet
+        objective = sft_objective()
+        records = read_records(run.directory.held_out_rows)
+    else:
+        objective = selfplay_objective(work.config, k)
+        shards = (run.directory.iteration(k) / "scored").glob("held_out-*.parquet")
+        records = read_records(*sorted(shards))
+    mine = records[work.ranks.rank :: work.ranks.size]
+    model = work.load(policy)
+    sums = held_out_sums(model, mine, objective, tokens=work.scoring_tokens) if mine else {}
+    gathered = work.ranks.gather(sums)
+    if work.ranks.is_first:
+        names = {name: None for part in gathered for name in part}
+        values = {name: [v for part in gathered for v in part.get(name, [])] for name in names}
+        generation = work.config.generation
+        summary = summarise(
+            values,
+            temperature=generation.temperature,
+            given=generation.engine == "given",
+        )
+        write_json(policy.evaluation, summary)
+    return [policy.evaluation]
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Rows to prepared records on disk, and which prompts are held out; never all rows in memory."""
+"""Prepare: rows to records on disk, split by prompt; never all rows in memory."""
 
 import hashlib
 import json
@@ -19,8 +19,12 @@ from spin_train.data.records import Record, Response, share_out, write_records
 from spin_train.data.rendering import Renderer
 from spin_train.data.sources import drop_or_raise, read_rows, source_of
 from spin_train.errors import UserError
+from spin_train.model.loading import load_tokenizer, model_limits
+from spin_train.run.graph import Stage
+from spin_train.stages.work import Work
+from spin_train.system.files import write_json
 
-__all__ = ["Limits", "prepare", "split_prompts"]
+__all__ = ["Limits", "prepare", "prepare_rows", "split_prompts"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,7 +89,37 @@ def split_prompts(
     return set(train[:rows]), set(order[:wanted])
 
 
-def prepare(
+def prepare(work: Work, stage: Stage) -> list[Path]:
+    """Render the rows of the data on rank 0; the other ranks wait at the end of the stage."""
+    directory = work.run.directory
+    if work.ranks.is_first:
+        _prepare(work, stage)
+    return [directory.train_rows, directory.held_out_rows, directory.data_summary]
+
+
+def _prepare(work: Work, stage: Stage) -> None:
+    config, directory = work.config, work.run.directory
+    renderer = Renderer(load_tokenizer(config), config.template)
+    context, vocabulary = model_limits(config)
+    summary = prepare_rows(
+        config.data,
+        renderer,
+        Limits(context, config.generation.max_new_tokens, vocabulary),
+        train=directory.train_rows,
+        held_out=directory.held_out_rows,
+        seed=config.seed,
+        watch=lambda rows: work.progress.report(stage.name, 0, 1, f"{rows} rows"),
+    )
+    bare = summary["train"] + summary["held_out"] - summary["given"]
+    if config.generation.engine == "given" and bare:
+        raise UserError(
+            f"generation.engine: given, but {bare} rows of {config.data.path} have no other "
+            "response (generated, rejected)"
+        )
+    write_json(directory.data_summary, {**summary, "stop_id": renderer.stop_id})
+
+
+def prepare_rows(
     data: DataConfig,
     renderer: Renderer,
     limits: Limits,
