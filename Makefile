@@ -41,6 +41,7 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/numpydoc lint $$(find spin_theory spin_train -name "*.py")
+	$(BIN)/python -m tests.words
 
 types: setup
 	$(BIN)/mypy

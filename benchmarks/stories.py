@@ -1,7 +1,7 @@
 """SPIN on a real pretrained model: two sentences of a story in, the next two out, then stop.
 
 ``python -m benchmarks.stories --data FOLDER`` makes the rows, runs `spin-train run` on the config
-it writes, prints the table of held-out numbers, and with ``--readme`` puts it into README.md.
+it writes, prints the table of held-out numbers, and with ``--write`` puts it into docs/recipes.md.
 FOLDER holds ``stories260K/`` (a Llama of 260,032 parameters, by karpathy/tinyllamas) and
 ``tinystories/tinystories_1000.json`` (a list of TinyStories texts).
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.pages import DOCS, write_between
 from spin_train.config.files import parse_config
 from spin_train.config.schema import Config
 from spin_train.display import watching
@@ -111,10 +112,10 @@ def markdown_table(run: Run) -> str:
     Returns
     -------
     str
-        A Markdown table, a row a policy.
+        A Markdown table with one row per policy.
     """
     lines = [
-        "| policy | log p(real), nats | NLL a token, nats | margin, nats | held-out loss |",
+        "| policy | log p(real), nats | NLL per token, nats | margin, nats | held-out loss |",
         "|---|---|---|---|---|",
     ]
     for name, numbers in run.evaluations.items():
@@ -127,28 +128,13 @@ def markdown_table(run: Run) -> str:
     return "\n".join(lines)
 
 
-def put_into_readme(text: str) -> None:
-    """Replace what stands between the markers of this run in README.md.
-
-    Parameters
-    ----------
-    text : str
-        Markdown.
-    """
-    begin, end = "<!-- stories: begin -->", "<!-- stories: end -->"
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     default = os.environ.get("SPIN_DATA", str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=Path(default), help="model and stories")
     parser.add_argument("--out", type=Path, default=Path("runs/stories"), help="of this run")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/recipes.md")
     arguments = parser.parse_args()
     run = Run.of(write_run(arguments.data, arguments.out))
     started = time.monotonic()
@@ -162,8 +148,8 @@ def main() -> None:
         f"ZeRO-{run.config.zero_stage}.\n\n{markdown_table(run)}"
     )
     print(text)
-    if arguments.readme:
-        put_into_readme(text)
+    if arguments.write:
+        write_between(DOCS / "recipes.md", "stories", text)
 
 
 if __name__ == "__main__":

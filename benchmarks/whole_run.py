@@ -1,4 +1,4 @@
-"""A whole run's wall time: start-up, each stage, and what is left beside them.
+"""A whole run's wall time: start-up, each stage, and what is left.
 
 ``python -m benchmarks.whole_run`` plays one SPIN iteration of the demo's language for about a
 minute, two ranks, ZeRO-2, and says how long `spin-train --help` takes. A run before it, of a few

@@ -18,7 +18,7 @@ _unexpected_skips: list[str] = []
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """Real model and data; README says where to get them and what SPIN_DATA names."""
+    """Real model and data; docs/recipes.md says where to get them and what SPIN_DATA names."""
     folder = Path(os.environ.get("SPIN_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "stories260K").is_dir():
         pytest.skip(f"no data at {folder}; set SPIN_DATA")

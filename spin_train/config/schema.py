@@ -63,7 +63,7 @@ _MANAGED_ARGUMENTS = {
     "remove_unused_columns": "nothing: there are none",
     "accelerator_config": "nothing: the run shares its batches out itself",
     "fsdp": "zero_stage",
-    "torch_compile": "measurement: on CPUs it gains little (README), on GPUs it was not tried",
+    "torch_compile": "measurement: little gain on CPUs (docs/benchmarks.md), not tried on GPUs",
     "use_cpu": "CUDA_VISIBLE_DEVICES, empty for the CPU",
 }
 
