@@ -38,7 +38,15 @@ def test_entropy_by_hand():
     assert entropy(Q).item() == pytest.approx(-0.2 * math.log(0.2) - 0.8 * math.log(0.8))
 
 
+COMMON = [-8.924050979104981, -2.2332952922878517, -5.122085857441054]
+LAST_BIT = tuple(
+    TabularPolicy(torch.tensor([[*COMMON, last]], dtype=torch.float64))
+    for last in (-0.1202163121915818, -0.1202163121915816)
+)
+
+
 @example(policies=EQUAL)
+@example(policies=LAST_BIT).via("equal but for a last bit: KL was -2e-32")
 @given(policies=log_policies(count=2))
 def test_ranges_and_known_inequalities(policies):
     p, q = policies
