@@ -16,6 +16,7 @@ from spin_theory.minima.optimal import optimality_gap
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.tolerances import EQUAL_TV
 
 __all__ = [
     "check_convexity",
@@ -176,7 +177,7 @@ def check_optimal_value(
         cheap = prompt_average(1 - tv(pairs, swapped), None)
         tight = data.log_probs.shape[1] <= 2
         errors.append(abs(float(cheap - least)) if tight else float(cheap - least))
-        order = (data.log_probs - opponent.log_probs).argsort(dim=-1)
+        order = (data.log_probs - opponent.log_probs).argsort(dim=-1, stable=True)
         errors.append(float((-advantages.gather(-1, order).diff(dim=-1)).clamp(min=0).sum()))
     errors.append(abs(found.objective - float(least)))
     value, gap = (
@@ -322,8 +323,8 @@ def check_degeneracy(
     errors.append(abs(at_data - at_zero))
     if loss_type in ("logistic", "exponential"):
         gap = float(optimality_gap(other, data, data, beta=beta, loss_type=loss_type))
-        differs = float(tv(other, data).max()) > 0
-        errors.append(abs(rise - gap) / (1 + value) if (gap > 0) == differs else math.inf)
+        equal = float(tv(other, data).max()) <= EQUAL_TV
+        errors.append(abs(rise - gap) / (1 + value) if gap > 0 or equal else math.inf)
         rise = gap
     elif loss_type == "correlation":
         errors.append(abs(rise) / (1 + float(scores.abs().max())))
@@ -416,7 +417,7 @@ def check_unbounded(
     True
     """
     ray = descending_ray(data, opponent)
-    if not bool((ray.slope > 0).all()):
+    if float(tv(data, opponent).min()) <= EQUAL_TV:
         raise ValueError("opponent must differ from data in every prompt: there is no ray")
     problem = InnerProblem(
         data=data, sampler=opponent, reference=opponent, beta=beta, loss_type="correlation"

@@ -20,6 +20,7 @@ from spin_theory.minima.minimise import minimise
 from spin_theory.minima.optimal import optimal_value, optimality_gap
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import EQUAL_TV
 
 __all__ = [
     "Objective",
@@ -31,9 +32,6 @@ __all__ = [
 
 BETAS = (0.1, 1.0, 10.0)
 """The lambda at which sufficiency is tried: the range of the published runs and around."""
-
-EQUAL_TV = 1e-13
-"""Opponent and data closer than this, in total variation, are the same table but for rounding."""
 
 TOLERANCE_5_2 = 1e-12
 """Rounding of the objective's sums, relative to its terms; seen: 3e-15 at 256 responses."""
