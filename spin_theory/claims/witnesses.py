@@ -12,6 +12,7 @@ from spin_theory.divergences import kl, tv
 from spin_theory.losses import penalty_named, penalty_slope, require_beta
 from spin_theory.objectives.objectives import average_penalty, spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.tolerances import EQUAL_TV, ROUNDING
 
 __all__ = [
     "check_witness_interval",
@@ -182,6 +183,11 @@ def witness_limit(
     1.0
     """
     require_same_shape(opponent=opponent, data=data, policy=policy or data)
+    compared = data if policy is None else policy
+    pulls = (data.probs - opponent.probs) * (compared.log_probs - opponent.log_probs)
+    falls, size = (prompt_average(part.sum(-1), prompt_probs) for part in (pulls, pulls.abs()))
+    if not falls > ROUNDING * size:  # convex in beta: what does not fall at 0 never does
+        return 0.0
     drop = _drop(opponent, data, loss_type, policy, prompt_probs)
     if loss_type == "correlation":  # linear in beta
         return math.inf if drop(1.0) > 0 else 0.0
@@ -284,7 +290,7 @@ def check_witness_interval(
     >>> check_witness_interval(data, opponent).holds
     True
     """
-    if float(tv(data, opponent).max()) == 0:
+    if float(tv(data, opponent).max()) <= EQUAL_TV:
         raise ValueError("opponent must differ from data: where they agree there is no witness")
     limit = witness_limit(opponent, data, loss_type=loss_type)
     least = {"logistic": 2.0, "hinge": math.e, "exponential": 1.0, "correlation": math.inf}
