@@ -16,6 +16,7 @@ from spin_theory.games.solvers import Solver, exact
 from spin_theory.games.stability import linearise
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import ROUNDING
 
 __all__ = [
     "check_averaged_play",
@@ -382,7 +383,8 @@ def update_exists(*, data_ratio: float, opponent_ratio: float, beta: float) -> b
             raise ValueError(f"{name} must be in (0, 1), got {ratio!r}")
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta!r}")
-    return (beta - 1) * math.log(opponent_ratio) + math.log(data_ratio) < 0
+    terms = (beta - 1) * math.log(opponent_ratio), math.log(data_ratio)
+    return sum(terms) < -ROUNDING * sum(map(abs, terms))  # at 0 all terms of the sum are 1
 
 
 def _near(
