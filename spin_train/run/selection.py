@@ -12,6 +12,9 @@ from spin_train.system.files import write_json
 
 __all__ = ["Judged", "best_policy", "iterations_wanted", "judged_policies", "write_best"]
 
+ROUNDING = 1e-6
+"""Relative: float32 rounds at 6e-8, so sums of log-probs in another order differ by a few 1e-7."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -64,7 +67,7 @@ def judged_policies(config: Config) -> list[Judged]:
 
 
 def best_policy(config: Config) -> Judged | None:
-    """Best policy so far; of equals, the earliest.
+    """Best policy so far; of policies that differ by rounding alone, the earliest.
 
     Parameters
     ----------
@@ -76,8 +79,11 @@ def best_policy(config: Config) -> Judged | None:
     Judged or None
         None before the first evaluation.
     """
-    judged = judged_policies(config)
-    return min(judged, key=lambda policy: _cost(config, policy.value)) if judged else None
+    best = None
+    for policy in judged_policies(config):
+        if best is None or _is_better(config, policy.value, best.value):
+            best = policy
+    return best
 
 
 def iterations_wanted(config: Config) -> int:
@@ -97,11 +103,10 @@ def iterations_wanted(config: Config) -> int:
     patience = config.selection.patience
     if patience is None:
         return config.iterations
-    best, since = math.inf, 0
+    best, since = math.nan, 0
     for judged in judged_policies(config):
-        cost = _cost(config, judged.value)
-        since = 0 if cost < best else since + 1
-        best = min(best, cost)
+        better = _is_better(config, judged.value, best)
+        best, since = (judged.value, 0) if better else (best, since + 1)
         if since >= patience and judged.name != "p_0":
             return int(judged.name.removeprefix("p_"))
     return config.iterations
@@ -135,7 +140,9 @@ def write_best(config: Config) -> Path | None:
     return path
 
 
-def _cost(config: Config, value: float) -> float:
-    if math.isnan(value):
-        return math.inf
-    return value if config.selection.better == "min" else -value
+def _is_better(config: Config, value: float, best: float) -> bool:
+    """Whether a value is better by more than rounding; nan is never, and worse than any."""
+    if math.isnan(value) or math.isnan(best):
+        return not math.isnan(value)
+    differs = not math.isclose(value, best, rel_tol=ROUNDING)
+    return differs and (value < best) == (config.selection.better == "min")
