@@ -16,7 +16,7 @@ from spin_theory.minima.optimal import optimality_gap
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
-from spin_theory.tolerances import EQUAL_TV
+from spin_theory.tolerances import EQUAL_TV, PROGRAMME, ROUNDING
 
 __all__ = [
     "check_convexity",
@@ -28,12 +28,6 @@ __all__ = [
     "pair_policies",
 ]
 
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
-
-SOLVER_TOLERANCE = 1e-9
-"""Of HiGHS on tables of moderate probabilities; seen: 1e-15."""
-
 
 def check_convexity(
     problem: InnerProblem,
@@ -41,7 +35,7 @@ def check_convexity(
     other: TabularPolicy,
     *,
     values: Callable[[TabularPolicy], Tensor] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     """Check that an iteration's objective is convex in the log-probs between two policies.
 
@@ -119,7 +113,7 @@ def check_optimal_value(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the least value of (4.7), and the identity of the gap above it.
 
@@ -195,7 +189,7 @@ def check_distance_bounds(
     opponent: TabularPolicy,
     margins: Tensor,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that a SPIN loss on fresh pairs bounds the distance of opponent and data.
 
@@ -257,7 +251,7 @@ def check_degeneracy(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check what is left of SPIN's objective where the opponent is the data.
 
@@ -339,7 +333,7 @@ def check_degeneracy(
 
 
 def check_hinge_duality(
-    data: TabularPolicy, opponent: TabularPolicy, *, tolerance: float = SOLVER_TOLERANCE
+    data: TabularPolicy, opponent: TabularPolicy, *, tolerance: float = PROGRAMME
 ) -> Evidence:
     """Check the shortest path of the hinge against its linear programme and its dual.
 
@@ -384,7 +378,7 @@ def check_unbounded(
     *,
     beta: float,
     depth: float = 1e6,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     """Check that the correlation penalty goes below any bound along :func:`descending_ray`.
 

@@ -12,7 +12,7 @@ from spin_theory.divergences import kl, tv
 from spin_theory.losses import penalty_named, penalty_slope, require_beta
 from spin_theory.objectives.objectives import average_penalty, spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
-from spin_theory.tolerances import EQUAL_TV, ROUNDING
+from spin_theory.tolerances import EQUAL_TV, LIMIT, ROUNDING
 
 __all__ = [
     "check_witness_interval",
@@ -23,9 +23,6 @@ __all__ = [
 
 LEAST_BETA, LARGEST_BETA = 1e-300, 1e300
 """Where the search for the end of the witnesses gives up."""
-
-LIMIT_TOLERANCE = 1e-6
-"""Relative, of an end found by bracketing: near it the drop vanishes within rounding."""
 
 
 def objective_drop_at_data(
@@ -247,7 +244,7 @@ def check_witness_interval(
     opponent: TabularPolicy,
     *,
     loss_type: str = "logistic",
-    tolerance: float = LIMIT_TOLERANCE,
+    tolerance: float = LIMIT,
 ) -> Evidence:
     r"""Check how large the beta of Theorem 5.2's necessity may be, and that all others do too.
 

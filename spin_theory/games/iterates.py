@@ -6,7 +6,7 @@ from torch import Tensor
 from spin_theory.divergences import tv
 from spin_theory.games.stability import Policies
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import CYCLE_TV, ROUNDING
 
 __all__ = ["cycle_length", "observed_multipliers"]
 
@@ -67,7 +67,7 @@ def observed_multipliers(
     return tuple(complex(root) for root in sorted(roots, key=abs, reverse=True))
 
 
-def cycle_length(policies: Policies, *, tolerance: float = 1e-9) -> int | None:
+def cycle_length(policies: Policies, *, tolerance: float = CYCLE_TV) -> int | None:
     """Period of the cycle that a run of iterates ended in.
 
     Parameters
