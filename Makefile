@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types verify lab figures mutants gpu clean
+.PHONY: help setup demo test lint types verify lab figures mutants processors gpu clean
 
 help:
 	@echo "make demo     play SPIN on a small known language (no download after set-up)"
@@ -13,6 +13,7 @@ help:
 	@echo "make figures  draw the figures into figures/"
 	@echo "make lab      open JupyterLab on notebooks/"
 	@echo "make mutants  break the loss on purpose and name the test that notices"
+	@echo "make processors  run the tests of numbers as older processors compute them"
 	@echo "make gpu      on a machine with a CUDA device: its tests and benchmarks"
 
 setup: $(READY)
@@ -57,6 +58,9 @@ figures: setup
 
 mutants: setup
 	$(BIN)/python -m tests.mutants
+
+processors: setup
+	$(BIN)/python -m tests.processors
 
 # TRL's and the other kernels' rows need: pip install '.[bench]' liger-kernel cut-cross-entropy
 gpu: setup

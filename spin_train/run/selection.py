@@ -10,6 +10,9 @@ from spin_train.run.policies import Policy
 
 __all__ = ["Judged", "best_of", "iterations_wanted", "judged"]
 
+ROUNDING = 1e-6
+"""Relative: float32 rounds at 6e-8, so sums of log-probs in another order differ by a few 1e-7."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -50,12 +53,12 @@ def judged(policies: Sequence[Policy], selection: SelectionConfig) -> list[Judge
 
 
 def best_of(policies: Sequence[Policy], selection: SelectionConfig) -> Judged | None:
-    """Best policy so far, the earliest of equals; None before the first evaluation."""
-    return min(
-        judged(policies, selection),
-        key=lambda policy: _cost(selection, policy.value),
-        default=None,
-    )
+    """Best policy so far; of policies that differ by rounding alone, the earliest."""
+    best = None
+    for found in judged(policies, selection):
+        if best is None or _is_better(selection, found.value, best.value):
+            best = found
+    return best
 
 
 def iterations_wanted(
@@ -67,17 +70,18 @@ def iterations_wanted(
     """
     if selection.patience is None:
         return iterations
-    best, since = math.inf, 0
+    best, since = math.nan, 0
     for found in judged(policies, selection):
-        cost = _cost(selection, found.value)
-        since = 0 if cost < best else since + 1
-        best = min(best, cost)
+        better = _is_better(selection, found.value, best)
+        best, since = (found.value, 0) if better else (best, since + 1)
         if since >= selection.patience and found.policy.iteration > 0:
             return found.policy.iteration
     return iterations
 
 
-def _cost(selection: SelectionConfig, value: float) -> float:
-    if math.isnan(value):
-        return math.inf
-    return value if selection.better == "min" else -value
+def _is_better(selection: SelectionConfig, value: float, best: float) -> bool:
+    """Whether a value is better by more than rounding; nan is never, and worse than any."""
+    if math.isnan(value) or math.isnan(best):
+        return not math.isnan(value)
+    differs = not math.isclose(value, best, rel_tol=ROUNDING)
+    return differs and (value < best) == (selection.better == "min")

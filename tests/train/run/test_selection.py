@@ -36,6 +36,14 @@ def test_the_best_is_the_least_and_of_equals_the_earliest(tmp_path):
     assert best.policy.source == tmp_path / "iter0" / "policy"
 
 
+@pytest.mark.parametrize(("goal", "sign"), [("min", -1), ("max", 1)])
+def test_a_number_that_is_better_by_rounding_alone_is_not_better(tmp_path, goal, sign):
+    values = [3.0, 3.0 * (1 + sign * 1e-7), 3.0 * (1 - sign * 1e-7)]
+    run = a_run(tmp_path, values, goal=goal, patience=2)
+    assert run.best.name == "p_0"
+    assert run.iterations_wanted == 2
+
+
 def test_goal_max_turns_it_round_and_p_0_is_the_model(tmp_path):
     best = a_run(tmp_path, [3.0, 1.0, 2.0], goal="max").best
     assert (best.name, best.policy.source) == ("p_0", "m")
