@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# What users import of spin_train has its docstrings checked; spin_theory has all of them checked.
+DOCUMENTED := spin_train/api.py spin_train/config/schema.py spin_train/model/logps.py \
+	spin_train/run/run.py spin_train/training/objective.py spin_train/training/trainer.py
+
 .PHONY: help setup demo test lint types verify lab figures mutants processors gpu clean
 
 help:
@@ -41,7 +45,7 @@ test: setup lint types
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/numpydoc lint $$(find spin_theory spin_train -name "*.py")
+	$(BIN)/numpydoc lint $$(find spin_theory -name "*.py") $(DOCUMENTED)
 	$(BIN)/python -m tests.words
 
 types: setup

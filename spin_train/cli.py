@@ -71,7 +71,7 @@ def branch(
     run: Annotated[Path, typer.Argument(help="Directory of the run to begin with.")],
     new: Annotated[Path, typer.Argument(help="Directory of the new run.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value that the new run does otherwise")
+        list[str] | None, typer.Argument(help="key=value that the new run changes")
     ] = None,
     at: Annotated[int, typer.Option(min=0, help="Iterations to keep.")] = 0,
 ) -> None:
@@ -90,7 +90,8 @@ def grid(
         str, typer.Option(help="Peak learning rates, such as 1e-6,3e-6. Required.")
     ] = "",
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds, such as 0,1,2; the configuration's if not given.")
+        str | None,
+        typer.Option(help="Seeds, such as 0,1,2; default: the one of the configuration."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the runs; reused to go on.")] = Path(
         "runs/grid"
@@ -125,7 +126,7 @@ def status(
     run_dir: Annotated[Path, typer.Argument(help="Directory of a run, its output_dir.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say how far a run is, alive or dead: stages, progress, time left, last loss, last error."""
+    """Show how far a run is: stages, progress, time left, last loss, last error."""
     from spin_train.run.status import read_status
 
     found = read_status(run_dir)
@@ -136,7 +137,7 @@ def status(
 
     show_table(status_table(found))
     finished = all(stage.state == "done" for stage in found.stages)
-    print("a process works on it" if found.working else "no process works on it")
+    print("a process is working on it" if found.working else "no process is working on it")
     if not finished:
         print(f"time left: {duration(found.eta_seconds) or 'not known yet'}")
     if found.loss is not None:
@@ -150,7 +151,7 @@ def status(
 @app.command()
 def keys(
     beginning: Annotated[
-        str, typer.Argument(help="Only keys that begin so, such as training.")
+        str, typer.Argument(help="Only keys that begin with this, such as training.")
     ] = "",
 ) -> None:
     """List every configuration key with its default, allowed values and meaning."""
@@ -210,7 +211,7 @@ def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UserError(f"{text!r} is no list of numbers with commas between them") from None
+        raise UserError(f"{text!r} is not a list of numbers separated by commas") from None
 
 
 def _allowed(kind: Any) -> str:
@@ -249,7 +250,7 @@ def _run(config: Config, *, restart_iteration: bool = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit 0, 2 (mend it), 1 (our fault) or 128 + signal."""
+    """Run the command line; exit 0, 2 (fix it), 1 (our fault) or 128 + signal."""
     try:
         app()
     except UserError as error:
@@ -261,7 +262,7 @@ def main() -> None:
     except OSError as error:
         if not disk_full(error):
             raise
-        _leave(2, f"the disk took no more ({error}): make room, then run the same command again")
+        _leave(2, f"the disk is full ({error}): make room, then run the same command again")
     except StoppedError as error:
         _leave(128 + int(error.args[0]), "stopped; the same command goes on from here")
 

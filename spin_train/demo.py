@@ -43,21 +43,9 @@ SPECIAL_TOKENS = ["<eos>", "<unk>", ">"]  # ids 0, 1, 2; > ends a prompt
 
 
 def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
-    """Write the demo's data, tokenizer, untrained model and config.
+    """Write the demo's data, tokenizer, untrained model and config (``demo.yaml``).
 
-    Parameters
-    ----------
-    out : Path
-        Directory of the demo; what is there already is kept.
-    ranks : int
-        Worker processes.
-    overrides : sequence of str, optional
-        Such as ``beta=1``.
-
-    Returns
-    -------
-    Config
-        As saved in ``demo.yaml``.
+    What is there already is kept.
     """
     model, rows = out / "model", out / "rows.jsonl"
     if not model.is_dir():
@@ -98,18 +86,7 @@ def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
 
 
 def build_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token a symbol.
-
-    Parameters
-    ----------
-    alphabet : str
-        Symbols of the language.
-
-    Returns
-    -------
-    PreTrainedTokenizerFast
-        With ``>`` to end prompts and ``<eos>`` to end responses.
-    """
+    """Make a tokenizer with one token per symbol; ``>`` ends prompts and ``<eos>`` responses."""
     tokens = [*SPECIAL_TOKENS, *alphabet]
     tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, "<unk>"))
     tokenizer.pre_tokenizer = Split("", "isolated")
@@ -117,18 +94,7 @@ def build_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
 
 
 def build_model(vocabulary: int) -> LlamaForCausalLM:
-    """Make a small Llama with random weights.
-
-    Parameters
-    ----------
-    vocabulary : int
-        Tokens.
-
-    Returns
-    -------
-    LlamaForCausalLM
-        On the CPU, float32.
-    """
+    """Make a small Llama with random weights, on the CPU in float32."""
     torch.manual_seed(seed_of(SEED, "model") % 2**32)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -214,25 +180,10 @@ def run_demo(
     overrides: Sequence[str] = (),
     watch: Callable[[str, int, int, str], None] | None = None,
 ) -> tuple[Run, list[Measurement]]:
-    """Build, run and measure the demo.
+    """Build, run and measure the demo; one that was cut short goes on.
 
-    Parameters
-    ----------
-    out : Path
-        Directory of the demo; a demo that was cut short goes on.
-    ranks : int
-        Worker processes.
-    overrides : sequence of str, optional
-        Changes to the demo's config.
-    watch : callable, optional
-        Shows progress.
-
-    Returns
-    -------
-    run : Run
-        Its configuration is saved as ``demo.yaml``: ``spin-train run`` on it does the same run.
-    measurements : list of Measurement
-        p_0, then policy and control of each iteration; saved as ``demo.json``.
+    The configuration is saved as ``demo.yaml``, and ``spin-train run`` on it does the same run. The
+    measurements of p_0, then of policy and control of each iteration, are saved as ``demo.json``.
     """
     from spin_train.driver import selfplay
 
@@ -249,18 +200,7 @@ def run_demo(
 
 
 def demo_table(measurements: Sequence[Measurement]) -> Table:
-    """Show the measurements.
-
-    Parameters
-    ----------
-    measurements : sequence of Measurement
-        From `run_demo`.
-
-    Returns
-    -------
-    rich.table.Table
-        A row a policy.
-    """
+    """Show the measurements, one row per policy."""
     table = Table(
         "policy",
         "KL(p_data||p) (nats)",

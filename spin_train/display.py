@@ -27,12 +27,9 @@ __all__ = [
 
 @contextmanager
 def watching() -> Iterator[Callable[[str, int, int, str], None]]:
-    """Show progress on standard error: bars on a terminal or in a notebook, else a line per stage.
+    """Show progress on standard error: bars on a terminal or in a notebook, else lines.
 
-    Yields
-    ------
-    callable
-        Takes stage, done, total and a note.
+    Yields a function that takes stage, done, total and a note.
     """
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
@@ -73,13 +70,7 @@ def watching() -> Iterator[Callable[[str, int, int, str], None]]:
 
 
 def show_table(table: Table) -> None:
-    """Print a table on standard output; where that is no terminal, as wide as it needs.
-
-    Parameters
-    ----------
-    table : rich.table.Table
-        What to print.
-    """
+    """Print a table on standard output, as wide as it needs where that is not a terminal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
@@ -87,18 +78,7 @@ def show_table(table: Table) -> None:
 
 
 def status_table(status: RunStatus) -> Table:
-    """How far a run is, stage by stage.
-
-    Parameters
-    ----------
-    status : RunStatus
-        From `read_status`.
-
-    Returns
-    -------
-    rich.table.Table
-        A row a stage.
-    """
+    """Show how far a run is, one row per stage."""
     table = Table("stage", "state", "progress", "time", "time left")
     for stage in status.stages:
         counted = stage.done is not None
@@ -113,17 +93,7 @@ def status_table(status: RunStatus) -> Table:
 
 
 def duration(seconds: float | None) -> str:
-    """Write a time for people.
-
-    Parameters
-    ----------
-    seconds : float or None
-        How long; None where that is not known.
-
-    Returns
-    -------
-    str
-        Such as ``2:05:09``; empty for None.
+    """Write a time for people; nothing where it is not known.
 
     Examples
     --------

@@ -16,11 +16,11 @@ _DISK_MESSAGES = (
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what to do; exit code 2."""
+    """Something the user can fix: one line that says what to do; exit code 2."""
 
 
 class DivergedError(UserError):
-    """Training left the finite numbers; a smaller learning rate may not."""
+    """Training produced numbers that are not finite; a smaller learning rate may help."""
 
 
 class StoppedError(Exception):
@@ -32,17 +32,7 @@ class WorkerError(Exception):
 
 
 def disk_full(error: BaseException) -> bool:
-    """Say whether `error`, or what caused it, is a disk that takes no more.
-
-    Parameters
-    ----------
-    error : BaseException
-        The exception caught.
-
-    Returns
-    -------
-    bool
-        True for a full disk, an exceeded quota or a file-size limit.
+    """Say whether `error`, or its cause, is a full disk, an exceeded quota or a file-size limit.
 
     Examples
     --------

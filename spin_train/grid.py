@@ -1,4 +1,4 @@
-"""SPIN beside its control on one grid of learning rates and seeds: best and spread of each."""
+"""SPIN and its control on one grid of learning rates and seeds: best and spread of each."""
 
 import math
 import statistics
@@ -27,7 +27,7 @@ class Cell:
     learning_rate: float | None
     """Peak, in every iteration; None for p_0."""
     values: tuple[float, ...]
-    """The metric, one a seed."""
+    """The metric, one value per seed."""
 
     @property
     def mean(self) -> float:
@@ -45,11 +45,11 @@ class Failure:
     """A run that diverged."""
 
     seed: int
-    """The run's."""
+    """Seed of the run."""
     learning_rate: float
-    """Peak."""
+    """Peak learning rate of the run."""
     error: str
-    """In one line."""
+    """What went wrong, in one line."""
 
 
 def play_grid(
@@ -61,7 +61,7 @@ def play_grid(
     overrides: Sequence[str] = (),
     watch: selfplay.Watcher | None = None,
 ) -> tuple[list[Cell], list[Failure]]:
-    """Play every learning rate with every seed, control beside, and write `grid.json`.
+    """Play every learning rate with every seed, each with its control, and write `grid.json`.
 
     Parameters
     ----------
@@ -127,17 +127,9 @@ def play_grid(
 
 
 def cells(played: dict[float, list[Run]]) -> list[Cell]:
-    """Collect the metric of finished runs.
+    """Collect the metric of finished runs, given by learning rate with one run per seed.
 
-    Parameters
-    ----------
-    played : dict
-        Learning rate to the runs with it, one a seed.
-
-    Returns
-    -------
-    list of Cell
-        In the order of learning rates, then policies; p_0 once, without a learning rate.
+    The cells come in the order of learning rates, then policies; p_0 once, without a learning rate.
     """
     found = []
     for number, (rate, runs) in enumerate(played.items()):
@@ -157,20 +149,7 @@ def cells(played: dict[float, list[Run]]) -> list[Cell]:
 
 
 def best_cells(found: Sequence[Cell], *, goal: str) -> list[Cell]:
-    """Pick each policy's best learning rate by the mean over seeds.
-
-    Parameters
-    ----------
-    found : sequence of Cell
-        From `cells`.
-    goal : {"min", "max"}
-        Which mean is better.
-
-    Returns
-    -------
-    list of Cell
-        One a policy, in order.
-    """
+    """Pick each policy's best learning rate by the mean over seeds."""
     sign = 1 if goal == "min" else -1
     names = dict.fromkeys(cell.policy for cell in found)
     return [
@@ -183,21 +162,9 @@ def best_cells(found: Sequence[Cell], *, goal: str) -> list[Cell]:
 
 
 def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
-    """Show every learning rate, the best of each policy marked.
+    """Show mean ± standard deviation over seeds, the best learning rate of each policy marked.
 
-    Parameters
-    ----------
-    found : sequence of Cell
-        From `play_grid`.
-    metric : str
-        Name of what was measured.
-    goal : {"min", "max"}
-        Which mean is better.
-
-    Returns
-    -------
-    rich.table.Table
-        A row a policy, a column a learning rate: mean ± standard deviation over seeds.
+    One row per policy, one column per learning rate.
     """
     rates = list(dict.fromkeys(c.learning_rate for c in found if c.policy != "p_0"))
     seeds = max((len(cell.values) for cell in found), default=0)

@@ -1,4 +1,4 @@
-"""One schema for a run: every key with its default and meaning, contradictions refused by name."""
+"""The schema of a run: every key with its default and meaning; contradictions name the key."""
 
 from typing import Literal, Self
 
@@ -39,32 +39,36 @@ SCHEDULES = ("beta", "history_weight", "learning_rate", "epochs")
 
 LossType = Literal["logistic", "hinge", "exponential", "correlation"]
 
-# TrainingArguments that the run itself decides; given under `training` they contradict it.
+# TrainingArguments that the run itself sets; given under `training` they would contradict it.
 _MANAGED_ARGUMENTS = {
-    "bf16": "training.dtype",
-    "fp16": "training.dtype",
-    "data_seed": "seed",
-    "deepspeed": "zero_stage",
-    "eval_strategy": "data.held_out (evaluation follows every iteration)",
-    "gradient_accumulation_steps": "training.batch_size and training.micro_batch_tokens",
-    "learning_rate": "learning_rate at the top level",
-    "max_steps": "epochs at the top level",
-    "num_train_epochs": "epochs at the top level",
-    "output_dir": "output_dir at the top level",
-    "per_device_train_batch_size": "training.batch_size and training.micro_batch_tokens",
-    "resume_from_checkpoint": "nothing: the same command resumes",
-    "save_strategy": "training.save_steps",
-    "save_total_limit": "nothing: the last complete checkpoint is kept",
-    "seed": "seed at the top level",
-    "train_sampling_strategy": "nothing: the order follows from the seed",
-    "ignore_data_skip": "nothing: resuming goes on where it stopped",
-    "save_only_model": "nothing: resuming needs all of a checkpoint",
-    "auto_find_batch_size": "training.micro_batch_tokens",
-    "remove_unused_columns": "nothing: there are none",
-    "accelerator_config": "nothing: the run shares its batches out itself",
-    "fsdp": "zero_stage",
-    "torch_compile": "measurement: little gain on CPUs (docs/benchmarks.md), not tried on GPUs",
-    "use_cpu": "CUDA_VISIBLE_DEVICES, empty for the CPU",
+    "bf16": "set training.dtype instead",
+    "fp16": "set training.dtype instead",
+    "data_seed": "set seed instead",
+    "deepspeed": "set zero_stage instead",
+    "eval_strategy": "evaluation follows every iteration, on the rows of data.held_out",
+    "gradient_accumulation_steps": (
+        "set training.batch_size and training.micro_batch_tokens instead"
+    ),
+    "learning_rate": "set learning_rate at the top level instead",
+    "max_steps": "set epochs at the top level instead",
+    "num_train_epochs": "set epochs at the top level instead",
+    "output_dir": "set output_dir at the top level instead",
+    "per_device_train_batch_size": (
+        "set training.batch_size and training.micro_batch_tokens instead"
+    ),
+    "resume_from_checkpoint": "the same command resumes by itself",
+    "save_strategy": "set training.save_steps instead",
+    "save_total_limit": "the last complete checkpoint is always kept, and no other",
+    "seed": "set seed at the top level instead",
+    "train_sampling_strategy": "the order of the rows follows from seed",
+    "ignore_data_skip": "a resumed run goes on with the row where it stopped",
+    "save_only_model": "resuming needs the whole checkpoint",
+    "auto_find_batch_size": "set training.micro_batch_tokens instead",
+    "remove_unused_columns": "batches have no unused columns",
+    "accelerator_config": "the run shares its batches out over the ranks itself",
+    "fsdp": "set zero_stage instead",
+    "torch_compile": "it gains little on CPUs (docs/benchmarks.md) and was not tried on GPUs",
+    "use_cpu": "set CUDA_VISIBLE_DEVICES to nothing to use the CPU",
 }
 
 
@@ -76,7 +80,7 @@ class DataConfig(_Section):
     """Where the SFT rows come from."""
 
     path: Start[str]
-    """JSONL, JSON, CSV or Parquet file, a folder of such or saved by `datasets`, or hub name."""
+    """JSONL, JSON, CSV or Parquet file, a folder of these or saved by `datasets`, or a hub name."""
     split: Start[str] = "train"
     """Split of a hub dataset or a folder; ignored for files."""
     subset: Start[str | None] = None
@@ -90,23 +94,24 @@ class DataConfig(_Section):
     turn: Start[Literal["last", "first"]] = "last"
     """Which turn of the assistant is the response; the published runs take the first of a chat."""
     malformed: Start[Literal["error", "drop"]] = "error"
-    """What happens to a row that is of no shape, has no prompt or no response, or that the chat
-    template refuses: refuse the data, or drop the row and count it."""
+    """What happens to a row that fits no shape, lacks a prompt or a response, or is refused by the
+    chat template: refuse the data, or drop the row and count it."""
     deduplicate: Start[Literal["none", "row", "prompt"]] = "none"
-    """Keep one row of those alike: of the same `prompt`, or of the same prompt and response
-    (`row`), the first. `none` keeps all: how often a response stands there is part of p_data."""
+    """Keep the first of several rows with the same `prompt`, or with the same prompt and response
+    (`row`). `none` keeps all: how often a response is there is part of p_data."""
     held_out: Start[float] = Field(default=0.02, gt=0)
     """Prompts kept out of training: a fraction below 1, or a number of prompts from 1 on."""
     rows: Start[int | None] = Field(default=None, ge=1)
-    """Training prompts taken at random, with all their rows; null takes all. A smaller number takes
-    some of those of a larger one, and the held-out prompts are the same."""
+    """Training prompts taken at random, with all their rows; null takes all. A smaller number
+    takes a subset of a larger one, and the held-out prompts stay the same."""
     max_prompt_tokens: Start[int] = Field(default=1024, ge=1)
     """Longest prompt, tokens, template included."""
     max_response_tokens: Start[int] = Field(default=1024, ge=1)
     """Longest real (or given) response, tokens, end of text included."""
     too_long: Start[Literal["error", "drop", "truncate"]] = "error"
     """What happens to a row beyond these limits or the model's context: refuse the data, drop the
-    row, or truncate it: a prompt keeps its end, a response its beginning and no end of text."""
+    row, or truncate it. A truncated prompt keeps its end, a truncated response its beginning and
+    gets no end of text."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -131,21 +136,21 @@ class GenerationConfig(_Section):
 
     engine: Play[Literal["hf", "vllm", "given"]] = "hf"
     """`hf`: the model of transformers itself, in the workers. `vllm`: vLLM (the extra of that name)
-    in a process of its own beside each worker, which gives the device's memory back before
-    training. `given`: nobody plays; the other response that comes with each row (`generated`,
+    in a process of its own next to each worker; it gives the device's memory back before training.
+    `given`: nothing is sampled; the other response that comes with each row (`generated`,
     `rejected`) is taken."""
     temperature: Play[float] = Field(default=1.0, gt=0)
-    """Sampling temperature; anything but 1 is not p_t and is named in the results."""
+    """Sampling temperature. Samples at any but 1 are not from p_t, and the results say so."""
     max_new_tokens: Start[int] = Field(default=256, ge=1)
     """Longest generated response, tokens; a response cut here gets no end of text."""
     samples_per_prompt: Play[int] = Field(default=1, ge=1)
-    """Responses sampled to each prompt; each makes a pair (SPIN) or a triplet (T-SPIN)."""
+    """Responses sampled per prompt; each makes a pair (SPIN) or a triplet (T-SPIN)."""
     batch_size: Play[int] = Field(default=32, ge=1)
-    """`hf`: responses sampled together. `vllm` finds out for itself how many fit."""
+    """`hf`: responses sampled together. `vllm` finds out by itself how many fit."""
     parity: Free[Literal["refuse", "warn"]] = "refuse"
     """What happens where the engine's own log-prob of a sample and the score used in training
-    differ beyond rounding: refuse to train, or say so in the log. Both are taken at temperature 1
-    whatever the temperature of sampling, so they are comparable at any."""
+    differ beyond rounding: refuse to train, or warn in the log. Both are taken at temperature 1
+    whatever the sampling temperature is, so they are always comparable."""
     vllm_memory: Free[float] = Field(default=0.85, gt=0, le=1)
     """`vllm`: share of the device's memory it may take."""
 
@@ -165,10 +170,10 @@ class TrainingConfig(BaseModel):
     batch_size: Training[int] = Field(default=64, ge=1)
     """Pairs (SPIN), triplets (T-SPIN) or rows (SFT) per optimiser step over all ranks."""
     micro_batch_tokens: Free[int] = Field(default=4096, ge=1)
-    """Of these, how many tokens one rank takes through the model at once, a prompt counted once; a
-    longer example goes alone. Changes memory, not meaning (but the order of rounding)."""
+    """Tokens that one rank takes through the model at once, each prompt counted once. A longer
+    example goes alone. This changes memory and the order of rounding, but not what is trained."""
     micro_batch_size: Free[int | None] = Field(default=None, ge=1)
-    """How many examples at most, whatever their tokens; null is no limit."""
+    """Most examples in one micro-batch, whatever their tokens; null sets no limit."""
     dtype: Start[Literal["float32", "bfloat16"]] = "float32"
     """Type of weights and activations; with bfloat16 DeepSpeed keeps float32 master weights."""
     optim: Training[str] = "rmsprop"
@@ -188,7 +193,7 @@ class TrainingConfig(BaseModel):
     def _refuse_managed_arguments(self) -> Self:
         for key in self.model_extra or {}:
             if key in _MANAGED_ARGUMENTS:
-                raise ValueError(f"{key} is decided by {_MANAGED_ARGUMENTS[key]}; leave it out")
+                raise ValueError(f"remove training.{key}: {_MANAGED_ARGUMENTS[key]}")
         return self
 
 
@@ -249,7 +254,7 @@ class LmEvalConfig(_Section):
     """Benchmarks of lm-evaluation-harness for every policy; needs the extra `eval`."""
 
     leaderboard: Start[Literal["v1", "tspin"] | None] = None
-    """`v1`: Open LLM Leaderboard v1, as SPIN reports. `tspin`: the ten tasks of T-SPIN. Both
+    """`v1`: Open LLM Leaderboard v1, as reported for SPIN. `tspin`: the ten tasks of T-SPIN. Both
     with their few-shot counts."""
     tasks: Start[list[str] | None] = None
     """Tasks or groups by their names in lm-eval, instead of a leaderboard."""
@@ -258,9 +263,9 @@ class LmEvalConfig(_Section):
     limit: Start[float | None] = Field(default=None, gt=0)
     """Questions of each task: a number from 1 on, a fraction below; null is all."""
     include_path: Start[str | None] = None
-    """Directory with task files (YAML) of your own."""
+    """Directory with your own task files (YAML)."""
     batch_size: Free[int] = Field(default=8, ge=1)
-    """Questions through the model at once."""
+    """Questions taken through the model at once."""
     chat_template: Start[bool] = False
     """Put each question into the tokenizer's chat template."""
 
@@ -274,14 +279,14 @@ class LmEvalConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """What is measured of every policy beside its held-out numbers."""
+    """What is measured of every policy in addition to its held-out numbers."""
 
     lm_eval: Free[LmEvalConfig | None] = None
     """Benchmarks of lm-eval; null runs none."""
 
 
 class Config(_Section):
-    """A whole run."""
+    """The configuration of a whole run."""
 
     model: Start[str]
     """Causal language model to start from: a directory or a hub name."""
@@ -294,9 +299,9 @@ class Config(_Section):
     `zephyr`; null takes the tokenizer's chat template."""
     data: Start[DataConfig]
     output_dir: Free[str]
-    """Directory of the run; made, or resumed."""
+    """Directory of the run; a run that is there already is resumed."""
     seed: Start[int] = Field(default=42, ge=0)
-    """Of everything random."""
+    """Seed of everything that is random: split, samples, order of the rows."""
     algorithm: Play[Literal["spin", "tspin", "tspin_ref"]] = "spin"
     """`spin`: pairs, log-ratios to the opponent (with `generation.engine: given` and one iteration
     that is DPO). `tspin`: triplets, no reference. `tspin_ref`: triplets, log-ratios to p_0."""
@@ -313,11 +318,11 @@ class Config(_Section):
     epochs: Loss[Schedule] = 2.0
     """Passes over the pairs. Scalar or one per iteration."""
     mixing: Play[int] = Field(default=0, ge=0)
-    """How many earlier iterations' samples are added to an iteration's own (official SPIN: 1)."""
+    """Earlier iterations whose samples are added to an iteration's own (official SPIN: 1)."""
     sft: Start[SftConfig | None] = None
     """Supervised stage before self-play; null starts from `model` as it is."""
     control: OfControl[bool] = False
-    """Train continued SFT beside every iteration: same rows, steps, optimiser, learning rate."""
+    """Train continued SFT next to every iteration: same rows, steps, optimiser, learning rate."""
     adapter: Start[AdapterConfig | None] = None
     """Train LoRA adapters; null trains all weights."""
     selection: Free[SelectionConfig] = SelectionConfig()
@@ -364,20 +369,7 @@ class Config(_Section):
         return self
 
     def at(self, name: str, iteration: int) -> float:
-        """Value of a schedule (`beta`, `history_weight`, `learning_rate`, `epochs`).
-
-        Parameters
-        ----------
-        name : str
-            Key of the schedule.
-        iteration : int
-            Self-play iteration, from 0.
-
-        Returns
-        -------
-        float
-            The value that holds in this iteration.
-        """
+        """Value that a schedule (`SCHEDULES`) has in a self-play iteration, from 0."""
         value = getattr(self, name)
         if name == "history_weight" and value is None:
             return 0.0 if iteration == 0 or self.algorithm == "spin" else 0.1

@@ -54,7 +54,7 @@ def _refuse_unknown_names(training: TrainingConfig) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or known
             raise UserError(
-                f"training.{key}: transformers knows no {name!r}; it has {', '.join(near)}"
+                f"training.{key}: transformers has no {name!r}; it has {', '.join(near)}"
             )
 
 
@@ -67,5 +67,5 @@ def _require_reporters(report_to: Any) -> None:
         if name not in present:
             raise UserError(
                 f"training.report_to names {name!r}, which is not installed or not known to "
-                f"transformers: pip install {name}, or leave it out"
+                f"transformers: pip install {name}, or remove it"
             )

@@ -66,10 +66,12 @@ def play(run: Run, *, restart_iteration: bool = False, watch: Watcher | None = N
         raise UserError(f"cannot create output_dir {run.root}: {error}") from None
     lock = FileLock(directory.lock)
     if not lock.acquire(wait_s=_GLANCE_SECONDS):
-        raise UserError(f"another run is working in {run.root}; wait for it, or stop it")
+        raise UserError(f"another process is working on {run.root}; wait for it, or stop it")
     try:
         if not FileLock(directory.worker_lock).acquire(wait_s=_ORPHAN_SECONDS):
-            raise UserError(f"workers of an earlier run still work in {run.root}; end them")
+            raise UserError(
+                f"workers of an earlier start are still working in {run.root}; stop them"
+            )
         remove_partial(run.root)
         _adopt_config(run)
         _record_versions(run)
@@ -108,8 +110,8 @@ def _adopt_config(run: Run) -> None:
         changes = refused_on_resuming(load_config(saved), run.config, has_trained=_has_trained(run))
         if changes:
             raise UserError(
-                f"{run.root} was begun with another configuration ({'; '.join(changes)}): "
-                "give the old values, or a new output_dir"
+                f"{run.root} was started with another configuration ({'; '.join(changes)}): "
+                "give the old values, or take a new output_dir"
             )
     with write_atomically(saved) as partial:
         text = yaml.safe_dump(run.config.model_dump(), sort_keys=False, allow_unicode=True)
@@ -181,15 +183,15 @@ def _wait(
 
 def _show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
     try:
-        word = json.loads(directory.progress.read_text(encoding="utf-8"))
+        report = json.loads(directory.progress.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    *over, current = word["stages"]
+    *over, current = report["stages"]
     for stage in over:
         if stage not in shown:
             watch(stage, 1, 1, "")
     shown.update(over)
-    watch(current, word["done"], word["total"], word["note"])
+    watch(current, report["done"], report["total"], report["note"])
 
 
 def _end(launcher: "subprocess.Popen[str]") -> None:
@@ -217,18 +219,18 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> None:
     errors = sorted(directory.worker_errors.glob("*.json"))
-    words = [json.loads(path.read_text(encoding="utf-8")) for path in errors]
-    mendable = [word for word in words if word["code"] == 2]
-    if mendable:
-        kind = DivergedError if mendable[0]["diverged"] else UserError
-        raise kind(mendable[0]["line"])
-    if words:
-        raise WorkerError(f"{words[0]['line']} (log: {log_path})")
-    if shutil.disk_usage(directory.root).free < _FULL_BYTES:  # no room for a word either
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in errors]
+    fixable = [report for report in reports if report["code"] == 2]
+    if fixable:
+        kind = DivergedError if fixable[0]["diverged"] else UserError
+        raise kind(fixable[0]["line"])
+    if reports:
+        raise WorkerError(f"{reports[0]['line']} (log: {log_path})")
+    if shutil.disk_usage(directory.root).free < _FULL_BYTES:  # no room for a message either
         raise UserError(
             f"the disk of {directory.root} is full: make room, then run the same command again"
         )
     raise WorkerError(
-        f"the workers ended with code {code} and no word; killed, or out of memory? "
+        f"the workers ended with code {code} and no message: were they killed, or out of memory? "
         f"The same command goes on from what is complete (log: {log_path})"
     )

@@ -29,12 +29,12 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
     source : Path
         Directory of a run, finished or not.
     target : Path
-        The new run's; must not exist.
+        Directory of the new run; it must not exist.
     at : int
-        K: iterations kept. 0 keeps data, SFT and the evaluation of p_0.
+        K, the number of iterations kept. 0 keeps data, SFT and the evaluation of p_0.
     overrides : iterable of str
-        Keys of the new run, such as ``beta=0.5``. One number for a schedule holds from iteration K
-        on; the first K values stay.
+        Keys of the new run, such as ``beta=0.5``. A single number for a schedule holds from
+        iteration K on; the first K values stay.
 
     Returns
     -------
@@ -44,8 +44,8 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
     Raises
     ------
     UserError
-        If the source is no run or not that far, the target exists, or an override contradicts
-        what is kept.
+        If there is no run at `source` or it is not that far, the target exists, or an override
+        contradicts what is kept.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""How far a run is, from its files alone: alive, dead or done, from any process."""
+"""How far a run is, read from its files alone, by any process."""
 
 import fcntl
 import json
@@ -26,14 +26,14 @@ class StageStatus:
 
     name: str
     state: State
-    """`stopped`: begun, and nobody works on it now."""
+    """`stopped`: begun, and no process works on it now."""
     done: int | None = None
     total: int | None = None
     """Steps, shards or tasks; None where the stage does not count."""
     seconds: float | None = None
-    """It took, or has taken since it was last begun; None while it waits."""
+    """Seconds it took, or has taken since it was last started; None while it waits."""
     eta_seconds: float | None = None
-    """It will take from now on, or once the run goes on; None where nothing tells."""
+    """Seconds it will take from now on, or once the run goes on; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,9 @@ class RunStatus:
 
 
 def read_status(root: str | Path) -> RunStatus:
-    """Read how far a run is.
+    """Read how far a run is from its files, without writing anything.
 
-    Parameters
-    ----------
-    root : str or Path
-        The run's `output_dir`, or the directory of a demo.
-
-    Returns
-    -------
-    RunStatus
-        As its files say now; nothing is written.
-
-    Raises
-    ------
-    UserError
-        If there is no run.
+    `root` is the `output_dir` of a run, or the directory of a demo.
     """
     run = Run.open(root)
     config, directory, manifest = run.config, run.directory, run.manifest()
@@ -197,7 +184,7 @@ def _last_loss(directory: RunDirectory, stages: list[Stage]) -> tuple[float | No
 
 
 def _last_error(directory: RunDirectory) -> str | None:
-    """Find what the first rank to fail said; one the user can mend comes first."""
+    """Find what the first rank to fail said; one that the user can fix comes first."""
     words = [_json_or_none(path) for path in sorted(directory.worker_errors.glob("*.json"))]
     told = sorted((word for word in words if word), key=lambda word: word["code"] != 2)
     return str(told[0]["line"]) if told else None

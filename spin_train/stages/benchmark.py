@@ -38,26 +38,9 @@ def benchmark(work: Work, stage: Stage) -> list[Path]:
 
 
 def wrapped(model: Any, tokenizer: Any, config: Config) -> Any:
-    """Make a policy something that lm-eval can question.
+    """Wrap a policy for lm-eval, on this rank alone whatever the number of ranks.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The policy, on its device.
-    tokenizer : PreTrainedTokenizerBase
-        The run's.
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    lm_eval.models.huggingface.HFLM
-        For `run_task`; on this rank alone, whatever the number of ranks.
-
-    Raises
-    ------
-    UserError
-        If a chat template is asked for and the tokenizer has none.
+    A chat template that is asked for where the tokenizer has none is a `UserError`.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -73,27 +56,11 @@ def wrapped(model: Any, tokenizer: Any, config: Config) -> Any:
 
 
 def run_task(judged: Any, task: BenchmarkTask, config: Config) -> dict[str, Any]:
-    """Ask a policy the questions of one task.
+    """Ask a policy, from `wrapped`, the questions of one task.
 
-    Parameters
-    ----------
-    judged : lm_eval.models.huggingface.HFLM
-        From `wrapped`.
-    task : BenchmarkTask
-        Which.
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    dict
-        Value of the task's metric and its standard error, all other metrics, and what they rest
-        on: examples before a question, questions, template, versions of task and lm-eval.
-
-    Raises
-    ------
-    UserError
-        If the task's data cannot be had.
+    Returns the value of the task's metric with its standard error, all other metrics, and what
+    they rest on: examples before a question, number of questions, template, versions
+    of task and lm-eval. Data of the task that cannot be reached are a `UserError`.
     """
     from lm_eval import simple_evaluate
 
@@ -115,8 +82,8 @@ def run_task(judged: Any, task: BenchmarkTask, config: Config) -> dict[str, Any]
             raise
         line = " ".join(str(error).split())
         raise UserError(
-            f"lm-eval cannot have the data of {task.name} ({line}): make them reachable, or leave "
-            "the task out; then the same command goes on"
+            f"the data of lm-eval's task {task.name} are not available ({line}): make them "
+            "reachable, or leave the task out; then the same command goes on"
         ) from None
     numbers = {
         name: value for name, value in found["results"][task.name].items() if _is_number(value)

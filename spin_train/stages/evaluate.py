@@ -53,24 +53,10 @@ def evaluate(work: Work, stage: Stage) -> list[Path]:
 def held_out_sums(
     model: Any, records: Sequence[Record], objective: Objective, *, tokens: int
 ) -> dict[str, list[float]]:
-    """Values of each held-out example, for one rank's share of them.
+    """Measure each held-out example of one rank's share: one value per example, by name.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The policy to judge.
-    records : sequence of Record
-        Scored by the opponent, unless the objective is SFT.
-    objective : Objective
-        What it was trained on.
-    tokens : int
-        Taken through the model at once, a prompt counted once.
-
-    Returns
-    -------
-    dict
-        Name of the number to one value an example; ``prompt`` is a number that equal prompts
-        share, whatever the rank.
+    The records are scored by the opponent, unless the objective is SFT. At most `tokens` go through
+    the model at once. ``prompt`` is a number that equal prompts share, on every rank.
     """
     values: dict[str, list[float]] = {}
     examples = examples_of(records, objective)
@@ -103,22 +89,11 @@ def held_out_sums(
 def summarise(
     values: dict[str, list[float]], *, temperature: float = 1.0, given: bool = False
 ) -> dict[str, Any]:
-    """Means with their standard errors, and what follows from them.
+    """Summarise the values of `held_out_sums` of all ranks: means, errors, and what follows.
 
-    Parameters
-    ----------
-    values : dict
-        As from `held_out_sums`, of all ranks.
-    temperature : float, default 1
-        The opponent sampled at.
-    given : bool, default False
-        Whether the data's own other responses stand for the opponent's samples.
-
-    Returns
-    -------
-    dict
-        ``name`` and ``name_standard_error`` (nan for one value), and more that `docs/metrics.md`
-        defines. ``notes`` says in words what is not what its name says.
+    Returns ``name`` and ``name_standard_error`` (nan for one value), and more that
+    `docs/metrics.md` defines. ``notes`` says in words where a number is not what its
+    name says, because samples were drawn at another temperature, given with the data, or cut.
     """
     columns = {name: column for name, column in values.items() if name != "prompt"}
     summary: dict[str, Any] = {"examples": len(columns["loss"])}

@@ -62,18 +62,7 @@ LEADERBOARDS = {
 
 
 def benchmark_tasks(config: Config) -> tuple[BenchmarkTask, ...]:
-    """Tasks that a run asks for.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    tuple of BenchmarkTask
-        In the order they are run; empty without `evaluation.lm_eval`.
-    """
+    """List the tasks that a run asks for, in order; none without `evaluation.lm_eval`."""
     settings = config.evaluation.lm_eval
     if settings is None:
         return ()
@@ -86,15 +75,8 @@ def benchmark_tasks(config: Config) -> tuple[BenchmarkTask, ...]:
 def require_benchmarks(config: Config) -> None:
     """Check, before anything is trained, that the benchmarks can be run.
 
-    Parameters
-    ----------
-    config : Config
-        The run's; without `evaluation.lm_eval` nothing is imported.
-
-    Raises
-    ------
-    UserError
-        If lm-eval is not installed, `include_path` is no directory, or a task is unknown.
+    Raises `UserError` if lm-eval is not installed, `include_path` is not a directory, or a task is
+    unknown. Without `evaluation.lm_eval` nothing is imported.
     """
     settings = config.evaluation.lm_eval
     if settings is None:
@@ -102,10 +84,12 @@ def require_benchmarks(config: Config) -> None:
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(
             "evaluation.lm_eval needs lm-eval, which is not installed: "
-            "pip install -e '.[eval]', or leave evaluation.lm_eval out"
+            "pip install 'spin-toolkit[eval]', or remove evaluation.lm_eval"
         )
     if settings.include_path and not Path(settings.include_path).is_dir():
-        raise UserError(f"evaluation.lm_eval.include_path: no directory {settings.include_path}")
+        raise UserError(
+            f"evaluation.lm_eval.include_path: there is no directory {settings.include_path}"
+        )
     known = task_manager(settings.include_path).task_index
     for task in benchmark_tasks(config):
         if task.name not in known:

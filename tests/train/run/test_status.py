@@ -293,6 +293,6 @@ def test_status_of_a_run_in_work_dead_and_done(tmp_path):
     assert [stage["state"] for stage in dead["stages"]][-2:] == ["stopped", "waiting"]
     succeed("run", config)
     out = succeed("status", root)
-    assert "no process works on it" in out
+    assert "no process is working on it" in out
     assert "waiting" not in out
     assert "last loss" in out
