@@ -1,8 +1,8 @@
-"""The ways a run ends early that are not a fault of the code, and messages on one line."""
+"""How a run ends early: something to fix, a stop that was asked for, or a fault of ours."""
 
 import errno
 
-__all__ = ["DivergedError", "StoppedError", "UserError", "disk_full", "one_line"]
+__all__ = ["DivergedError", "StoppedError", "UserError", "WorkerError", "disk_full", "one_line"]
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 # Writers in C++ and Rust wrap the OS error in a message of their own.
@@ -20,16 +20,22 @@ class UserError(Exception):
 
 
 class DivergedError(UserError):
-    """Training reached a number that is not finite; a smaller learning rate may not."""
+    """Training produced numbers that are not finite; a smaller learning rate may help."""
 
 
 class StoppedError(Exception):
     """The run was asked to stop (SIGTERM, SIGINT) and has saved what it had."""
 
 
+class WorkerError(Exception):
+    """A fault of ours in a worker; its traceback is in the log."""
+
+
 def one_line(error: object, most: int | None = None) -> str:
     r"""Put a message of several lines on one, cut to at most so many characters.
 
+    Examples
+    --------
     >>> one_line(ValueError("two\n   lines"))
     'two lines'
     """
@@ -37,8 +43,10 @@ def one_line(error: object, most: int | None = None) -> str:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Say whether `error`, or what caused it, is a full disk, a quota or a file-size limit.
+    """Say whether `error`, or its cause, is a full disk, an exceeded quota or a file-size limit.
 
+    Examples
+    --------
     >>> disk_full(OSError(errno.ENOSPC, "No space left on device"))
     True
     >>> disk_full(ValueError("no"))

@@ -6,8 +6,10 @@ __all__ = ["sample_seed", "seed_of"]
 
 
 def seed_of(*parts: object) -> int:
-    """Seed from 0 to 2**63 - 1 that depends on every part, such as the run's seed and a purpose.
+    """Derive a seed, from 0 to 2**63 - 1, from every part given and nothing else.
 
+    Examples
+    --------
     >>> seed_of(42, "generate", 0) == seed_of(42, "generate", 0)
     True
     >>> seed_of(42, "generate", 0) == seed_of(42, "generate", 1)
@@ -18,5 +20,5 @@ def seed_of(*parts: object) -> int:
 
 
 def sample_seed(seed: int, iteration: int, prompt_id: int, number: int) -> int:
-    """Seed of one sample of a prompt; no rank, shard or restart enters it."""
+    """Derive the seed of one response; it does not depend on ranks, shards or restarts."""
     return seed_of(seed, "generate", iteration, prompt_id, number)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.witnesses import witness_limit
-from spin_theory.divergences import kl
+from spin_theory.divergences import kl, tv
 from spin_theory.losses import penalty_slope
 from spin_theory.minima.log_linear import (
     LogLinearClass,
@@ -26,18 +26,13 @@ from spin_theory.minima.log_linear import (
 )
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import EQUAL_TV, ROUNDING, STATIONARY
 
 __all__ = [
     "check_fixed_point_is_sft",
     "check_log_linear_necessity",
     "check_quantised_necessity",
 ]
-
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared."""
-
-STATIONARY_TOLERANCE = 1e-10
-"""Of a gradient that Newton's method brought to zero, relative to its terms; seen: 1e-15."""
 
 
 def check_log_linear_necessity(
@@ -47,7 +42,7 @@ def check_log_linear_necessity(
     *,
     betas: Sequence[float] = (0.1, 1.0, 10.0, 1000.0),
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that in a log-linear class with p_data no beta makes theta_t a minimum.
 
@@ -91,7 +86,7 @@ def check_log_linear_necessity(
     """
     data, opponent = family.policy(real), family.policy(start)
     both = float((kl(data, opponent) + kl(opponent, data)).mean())
-    if not both > 0:
+    if float(tv(data, opponent).max()) <= EQUAL_TV:
         raise ValueError("real and start must be the parameters of different policies")
     if not betas:
         raise ValueError("betas must hold at least one value, got none")
@@ -114,7 +109,7 @@ def check_fixed_point_is_sft(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = STATIONARY_TOLERANCE,
+    tolerance: float = STATIONARY,
 ) -> Evidence:
     r"""Check that SPIN rests where SFT does, in a log-linear class without p_data.
 
@@ -245,8 +240,8 @@ def check_quantised_necessity(
     grid = [torch.tensor(step, dtype=torch.float64) * spacing for step in steps if any(step)]
     members = [family.policy(theta) for theta in grid]
     opponent = family.policy(torch.zeros(family.features.shape[-1], dtype=torch.float64))
-    tables = torch.stack([policy.log_probs for policy in [opponent, *members]])
-    if len(torch.unique(tables, dim=0)) < len(tables):
+    tables = torch.stack([policy.log_probs.flatten() for policy in [opponent, *members]])
+    if float(torch.pdist(tables, p=math.inf).min()) <= ROUNDING * float(tables.abs().max()):
         raise ValueError("features must give no two grid points the same policy, and did")
     failures, limits = 0, []
     for data in members:

@@ -16,6 +16,7 @@ from spin_theory.games.solvers import Solver, exact
 from spin_theory.games.stability import linearise
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import LINEAR_RATE, ROUNDING
 
 __all__ = [
     "check_averaged_play",
@@ -25,12 +26,6 @@ __all__ = [
     "check_update_normaliser",
     "update_exists",
 ]
-
-TOLERANCE = 1e-12
-"""Rounding in total variation; iterates at small beta multiply log-ratios and have more."""
-
-RATE_TOLERANCE = 1e-6
-"""Of observed against predicted rates: the map is linear only up to the deviation."""
 
 NEARBY = 3e-8
 """Log-ratio in nats from the data at which a game counts as linear; squared, it is rounding."""
@@ -43,7 +38,7 @@ def check_iterates(
     betas: Sequence[float],
     loss_type: str = "logistic",
     solver: Solver = exact,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the closed form of all iterates of SPIN, and the multiplier of each.
 
@@ -103,7 +98,7 @@ def check_mixing(
     beta: float,
     loss_type: str = "logistic",
     seed: int = 0,
-    tolerance: float = RATE_TOLERANCE,
+    tolerance: float = LINEAR_RATE,
 ) -> Evidence:
     r"""Check how SPIN behaves near the data with the samples of two iterates mixed.
 
@@ -167,7 +162,7 @@ def check_geometric_mixture(
     iterations: int = 4,
     loss_type: str = "logistic",
     solver: Solver = exact,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the iterates against an opponent mixed geometrically with the initial policy.
 
@@ -241,7 +236,7 @@ def check_averaged_play(
     iterations: int = 8,
     loss_type: str = "logistic",
     seed: int = 0,
-    tolerance: float = RATE_TOLERANCE,
+    tolerance: float = LINEAR_RATE,
 ) -> Evidence:
     r"""Check how fictitious play approaches the data, which it does at every beta.
 
@@ -300,7 +295,7 @@ def check_update_normaliser(
     *,
     beta: float,
     update: Update = closed_form_update,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that the exact update's normaliser is a Renyi divergence.
 
@@ -382,7 +377,8 @@ def update_exists(*, data_ratio: float, opponent_ratio: float, beta: float) -> b
             raise ValueError(f"{name} must be in (0, 1), got {ratio!r}")
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta!r}")
-    return (beta - 1) * math.log(opponent_ratio) + math.log(data_ratio) < 0
+    terms = (beta - 1) * math.log(opponent_ratio), math.log(data_ratio)
+    return sum(terms) < -ROUNDING * sum(map(abs, terms))  # at 0 all terms of the sum are 1
 
 
 def _near(

@@ -17,6 +17,7 @@ from spin_theory.minima.closed_forms import Update, closed_form_update, opponent
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.tolerances import ROUNDING
 
 __all__ = [
     "LogProbs",
@@ -25,9 +26,6 @@ __all__ = [
     "check_opponent_update",
     "check_start_value",
 ]
-
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
 
 LogProbs = Callable[[Tensor], Tensor]
 """A differentiable policy class: from parameters (D,) to normalised log-probs (X, Y)."""
@@ -40,7 +38,7 @@ def check_opponent_update(
     *,
     beta: float,
     update: Callable[..., TabularPolicy] = opponent_update,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that (4.4) maximises (4.3), the advantage with a KL penalty.
 
@@ -112,7 +110,7 @@ def check_first_step_is_sft(
     beta: float,
     loss_type: str = "logistic",
     prompt_probs: Tensor | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that SPIN's gradient at the opponent is SFT's, for any differentiable class.
 
@@ -202,7 +200,7 @@ def check_likelihood_rises(
     beta: float,
     loss_type: str = "logistic",
     update: Update = closed_form_update,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that an exact iteration never lowers E log p(real) from beta = 1 on.
 
@@ -257,7 +255,7 @@ def check_start_value(
     beta: float,
     history_weight: float = 0.0,
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that the objective at theta_t is (1 + history_weight) l(0), whatever the tables.
 

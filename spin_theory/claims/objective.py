@@ -16,6 +16,7 @@ from spin_theory.minima.optimal import optimality_gap
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.tolerances import EQUAL_TV, PROGRAMME, ROUNDING
 
 __all__ = [
     "check_convexity",
@@ -27,12 +28,6 @@ __all__ = [
     "pair_policies",
 ]
 
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
-
-SOLVER_TOLERANCE = 1e-9
-"""Of HiGHS on tables of moderate probabilities; seen: 1e-15."""
-
 
 def check_convexity(
     problem: InnerProblem,
@@ -40,7 +35,7 @@ def check_convexity(
     other: TabularPolicy,
     *,
     values: Callable[[TabularPolicy], Tensor] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     """Check that an iteration's objective is convex in the log-probs between two policies.
 
@@ -118,7 +113,7 @@ def check_optimal_value(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the least value of (4.7), and the identity of the gap above it.
 
@@ -176,7 +171,7 @@ def check_optimal_value(
         cheap = prompt_average(1 - tv(pairs, swapped), None)
         tight = data.log_probs.shape[1] <= 2
         errors.append(abs(float(cheap - least)) if tight else float(cheap - least))
-        order = (data.log_probs - opponent.log_probs).argsort(dim=-1)
+        order = (data.log_probs - opponent.log_probs).argsort(dim=-1, stable=True)
         errors.append(float((-advantages.gather(-1, order).diff(dim=-1)).clamp(min=0).sum()))
     errors.append(abs(found.objective - float(least)))
     value, gap = (
@@ -194,7 +189,7 @@ def check_distance_bounds(
     opponent: TabularPolicy,
     margins: Tensor,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that a SPIN loss on fresh pairs bounds the distance of opponent and data.
 
@@ -256,7 +251,7 @@ def check_degeneracy(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check what is left of SPIN's objective where the opponent is the data.
 
@@ -322,8 +317,8 @@ def check_degeneracy(
     errors.append(abs(at_data - at_zero))
     if loss_type in ("logistic", "exponential"):
         gap = float(optimality_gap(other, data, data, beta=beta, loss_type=loss_type))
-        differs = float(tv(other, data).max()) > 0
-        errors.append(abs(rise - gap) / (1 + value) if (gap > 0) == differs else math.inf)
+        equal = float(tv(other, data).max()) <= EQUAL_TV
+        errors.append(abs(rise - gap) / (1 + value) if gap > 0 or equal else math.inf)
         rise = gap
     elif loss_type == "correlation":
         errors.append(abs(rise) / (1 + float(scores.abs().max())))
@@ -338,7 +333,7 @@ def check_degeneracy(
 
 
 def check_hinge_duality(
-    data: TabularPolicy, opponent: TabularPolicy, *, tolerance: float = SOLVER_TOLERANCE
+    data: TabularPolicy, opponent: TabularPolicy, *, tolerance: float = PROGRAMME
 ) -> Evidence:
     """Check the shortest path of the hinge against its linear programme and its dual.
 
@@ -383,7 +378,7 @@ def check_unbounded(
     *,
     beta: float,
     depth: float = 1e6,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     """Check that the correlation penalty goes below any bound along :func:`descending_ray`.
 
@@ -416,7 +411,7 @@ def check_unbounded(
     True
     """
     ray = descending_ray(data, opponent)
-    if not bool((ray.slope > 0).all()):
+    if float(tv(data, opponent).min()) <= EQUAL_TV:
         raise ValueError("opponent must differ from data in every prompt: there is no ray")
     problem = InnerProblem(
         data=data, sampler=opponent, reference=opponent, beta=beta, loss_type="correlation"

@@ -20,6 +20,7 @@ from spin_theory.minima.minimise import minimise
 from spin_theory.minima.optimal import optimal_value, optimality_gap
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import EQUAL_TV, ROUNDING
 
 __all__ = [
     "Objective",
@@ -31,16 +32,6 @@ __all__ = [
 
 BETAS = (0.1, 1.0, 10.0)
 """The lambda at which sufficiency is tried: the range of the published runs and around."""
-
-EQUAL_TV = 1e-13
-"""Opponent and data closer than this, in total variation, are the same table but for rounding."""
-
-TOLERANCE_5_2 = 1e-12
-"""Rounding of the objective's sums, relative to its terms; seen: 3e-15 at 256 responses."""
-
-TOLERANCE_5_4 = 1e-12
-"""Rounding of the update in total variation for beta >= 0.1, where a log-ratio of 27 nats is
-multiplied by 10; seen: 2e-14 at 256 responses."""
 
 FIRST_WITNESS = 0.5  # the search goes down from here; witnesses are an interval from 0
 HALVINGS = 200  # of the witness tried, before giving up
@@ -161,7 +152,7 @@ def check_theorem_5_2(
     betas: Sequence[float] = BETAS,
     prompt_probs: Tensor | None = None,
     objective: Objective = spin_objective,
-    tolerance: float = TOLERANCE_5_2,
+    tolerance: float = ROUNDING,
 ) -> Theorem52Evidence:
     r"""Check that theta_t is a global minimum exactly where the opponent is the data.
 
@@ -332,7 +323,7 @@ def check_theorem_5_4(
     loss_type: str = "logistic",
     prompt_probs: Tensor | None = None,
     update: Update = closed_form_update,
-    tolerance: float = TOLERANCE_5_4,
+    tolerance: float = ROUNDING,
 ) -> Theorem54Evidence:
     r"""Check that the closed-form update is the global minimiser of (4.7).
 

@@ -18,6 +18,7 @@ from spin_theory.minima.minimise import minimise_problem
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import tspin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import FIXED_POINT, ROUNDING
 
 __all__ = [
     "check_tspin_fixed_point",
@@ -25,12 +26,6 @@ __all__ = [
     "check_tspin_opponent",
     "check_tspin_update",
 ]
-
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
-
-FIXED_POINT_TOLERANCE = 1e-10
-"""Of a fixed point in total variation: its search stops at 1e-14 a step, and steps add up."""
 
 Update = Callable[[InnerProblem], TabularPolicy]
 
@@ -41,7 +36,7 @@ def check_tspin_opponent(
     *,
     beta: float,
     update: Callable[[Tensor, float], TabularPolicy] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check Proposition 1: softmax of the confidences maximises their mean plus entropy.
 
@@ -114,7 +109,7 @@ def check_tspin_gradient(
     history_weight: float,
     loss_type: str = "logistic",
     gradient: Callable[[Tensor], Tensor] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check Theorem 1: T-SPIN's gradient, for any differentiable class.
 
@@ -224,7 +219,7 @@ def check_tspin_update(
     beta: float,
     loss_type: str = "logistic",
     update: Update = closed_form,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the closed form of T-SPIN's iteration without history.
 
@@ -283,7 +278,7 @@ def check_tspin_fixed_point(
     beta: float,
     history_weight: float = 0.0,
     loss_type: str = "logistic",
-    tolerance: float = FIXED_POINT_TOLERANCE,
+    tolerance: float = FIXED_POINT,
 ) -> Evidence:
     r"""Check where T-SPIN's exact game of one prompt rests, and what history does to it.
 

@@ -12,6 +12,7 @@ from spin_theory.divergences import kl, tv
 from spin_theory.losses import penalty_named, penalty_slope, require_beta
 from spin_theory.objectives.objectives import average_penalty, spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.tolerances import EQUAL_TV, LIMIT, ROUNDING
 
 __all__ = [
     "check_witness_interval",
@@ -22,9 +23,6 @@ __all__ = [
 
 LEAST_BETA, LARGEST_BETA = 1e-300, 1e300
 """Where the search for the end of the witnesses gives up."""
-
-LIMIT_TOLERANCE = 1e-6
-"""Relative, of an end found by bracketing: near it the drop vanishes within rounding."""
 
 
 def objective_drop_at_data(
@@ -182,6 +180,11 @@ def witness_limit(
     1.0
     """
     require_same_shape(opponent=opponent, data=data, policy=policy or data)
+    compared = data if policy is None else policy
+    pulls = (data.probs - opponent.probs) * (compared.log_probs - opponent.log_probs)
+    falls, size = (prompt_average(part.sum(-1), prompt_probs) for part in (pulls, pulls.abs()))
+    if not falls > ROUNDING * size:  # convex in beta: what does not fall at 0 never does
+        return 0.0
     drop = _drop(opponent, data, loss_type, policy, prompt_probs)
     if loss_type == "correlation":  # linear in beta
         return math.inf if drop(1.0) > 0 else 0.0
@@ -241,7 +244,7 @@ def check_witness_interval(
     opponent: TabularPolicy,
     *,
     loss_type: str = "logistic",
-    tolerance: float = LIMIT_TOLERANCE,
+    tolerance: float = LIMIT,
 ) -> Evidence:
     r"""Check how large the beta of Theorem 5.2's necessity may be, and that all others do too.
 
@@ -284,7 +287,7 @@ def check_witness_interval(
     >>> check_witness_interval(data, opponent).holds
     True
     """
-    if float(tv(data, opponent).max()) == 0:
+    if float(tv(data, opponent).max()) <= EQUAL_TV:
         raise ValueError("opponent must differ from data: where they agree there is no witness")
     limit = witness_limit(opponent, data, loss_type=loss_type)
     least = {"logistic": 2.0, "hinge": math.e, "exponential": 1.0, "correlation": math.inf}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "or_null",
     "read_json",
     "sha256_of_file",
     "sha256_of_text",
@@ -78,3 +80,18 @@ def sha256_of_text(text: str) -> str:
     'e3b0c442'
     """
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def or_null(content: Any) -> Any:
+    """Replace nan and infinities in nested lists and dictionaries by None: JSON has none of them.
+
+    Examples
+    --------
+    >>> or_null({"loss": [0.5, float("nan")]})
+    {'loss': [0.5, None]}
+    """
+    if isinstance(content, dict):
+        return {key: or_null(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [or_null(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -294,6 +294,14 @@ def test_the_update_exists_where_its_partial_sums_settle(data_ratio, opponent_ra
     assert exists == settled
 
 
+@given(data_ratio=RATIOS, beta=st.floats(0.1, 0.9))
+def test_where_all_terms_are_one_no_rounding_makes_the_update_exist(data_ratio, beta):
+    # b^(beta - 1) a = 1: the sum is infinite, and either sign of its last bit was an answer
+    opponent_ratio = data_ratio ** (1 / (1 - beta))
+    assume(opponent_ratio > 0)
+    assert not update_exists(data_ratio=data_ratio, opponent_ratio=opponent_ratio, beta=beta)
+
+
 @given(data_ratio=RATIOS, opponent_ratio=RATIOS)
 def test_at_beta_one_and_beyond_the_update_always_exists(data_ratio, opponent_ratio):
     for beta in (1.0, 1.5, 1e6):

@@ -116,7 +116,7 @@ def test_a_stage_is_complete_once_recorded_also_for_a_later_process(run):
 
 def test_the_manifest_names_files_relative_to_the_run(run):
     # So that a run directory can be moved. The digest is that of: printf 12345 | sha256sum
-    content = json.loads(run.manifest.read_text())
+    content = json.loads(run.manifest_file.read_text())
     digest = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
     expected = {"data/train.parquet": {"bytes": 5, "sha256": digest}}
     assert content["stages"]["data/prepare"]["files"] == expected
