@@ -108,7 +108,7 @@ def _copy(old: Run, new: Run, manifest: Manifest, kept: list[Stage], at: int) ->
     )
     with write_atomically(partial.config_file) as path:
         content = new.config.model_dump()
-        path.write_text(yaml_text(content))
+        path.write_text(yaml_text(content), encoding="utf-8")
     partial.root.replace(new.root)
 
 
