@@ -1,4 +1,4 @@
-"""Both packages import without what only some of their doors need, and those say what is missing."""
+"""Both packages import without what only some commands need, and those say what is missing."""
 
 import subprocess
 import sys
