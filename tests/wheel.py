@@ -96,6 +96,7 @@ def main():
         empty.mkdir()
         pins = ["--constraint", str(ROOT / "constraints.txt")]
         commands = [
+            ["python", "-m", "pip", "install", "--quiet", "--upgrade", "pip"],
             ["pip", "install", "--quiet", *pins, f"torch=={pinned('torch')}"],
             ["pip", "install", "--quiet", *pins, str(wheel)],
             ["spin-theory", "verify", "--instances", "5"],
