@@ -162,6 +162,16 @@ class TabularPolicy:
         return self.log_probs.exp()
 
 
+def pairwise_differences(values: Tensor) -> Tensor:
+    """Differences (..., Y, Y) of values (..., Y): entry [i, j] is value i less value j."""
+    return values[..., :, None] - values[..., None, :]
+
+
+def pair_log_probs(log_first: Tensor, log_second: Tensor) -> Tensor:
+    """Log-probs (..., Y, Y) of independent pairs, of (..., Y) each: entry [i, j] of i first."""
+    return log_first[..., :, None] + log_second[..., None, :]
+
+
 def require_same_shape(**policies: TabularPolicy) -> None:
     """Raise ValueError unless all tables have one shape (X, Y)."""
     shapes = {name: tuple(policy.log_probs.shape) for name, policy in policies.items()}

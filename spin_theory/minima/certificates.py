@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from spin_theory.losses import penalty_named
-from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.policies import TabularPolicy, pairwise_differences, require_same_shape
 
 __all__ = ["Certificate", "Ray", "certify", "descending_ray", "hinge_programme"]
 
@@ -114,7 +114,7 @@ def certify(
     if flows is None and loss_type == "hinge":
         raise ValueError("loss_type hinge needs flows; see hinge_programme")
     weights = log_weights.exp()
-    margins = scores[:, :, None] - scores[:, None, :]
+    margins = pairwise_differences(scores)
     capacity = weights
     if loss_type == "exponential":  # no best flow is above the value at scores 0
         capacity = torch.where(weights > 0, weights.sum(dim=(-2, -1), keepdim=True), 0.0)

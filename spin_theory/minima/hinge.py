@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.policies import TabularPolicy, pairwise_differences, require_same_shape
 
 __all__ = ["chain_potentials", "hinge_bound", "hinge_minimum"]
 
@@ -137,8 +137,9 @@ def hinge_bound(data: TabularPolicy, opponent: TabularPolicy, potentials: Tensor
     bounds = []
     for row in range(prompts):
         below, above = _masses(real[row], generated[row])
-        rises = potentials[row][None, :] - potentials[row][:, None]  # [a, b]
-        violation = (rises - above[:, None] * below[None, :]).triu(diagonal=1).max().clamp(min=0)
+        rises = pairwise_differences(potentials[row]).T  # (Y + 1, Y + 1): from prefix a to b
+        costs = torch.outer(above, below)
+        violation = (rises - costs).triu(diagonal=1).max().clamp(min=0)
         bounds.append(potentials[row, -1] - potentials[row, 0] - responses * violation)
     return torch.stack(bounds)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from spin_theory.losses import require_beta
 from spin_theory.minima.newton import log_pulls
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy
+from spin_theory.policies import TabularPolicy, pair_log_probs
 from spin_theory.tolerances import TRUST_GRADIENT
 
 __all__ = ["LogLinearClass", "RestrictedMinimum", "as_vector", "minimise_within", "trust_newton"]
@@ -168,7 +168,7 @@ def minimise_within(
         raise ValueError(f"loss_type must be logistic or exponential, got {loss_type!r}")
     opponent = family.policy(start)
     features = family.features
-    log_weights = data.log_probs[:, :, None] + opponent.log_probs[:, None, :]
+    log_weights = pair_log_probs(data.log_probs, opponent.log_probs)  # (X, Y, Y)
     prompts = len(features)
 
     def derivatives(theta: Vector) -> tuple[Tensor, Tensor]:

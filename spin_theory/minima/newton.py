@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from spin_theory.policies import pairwise_differences
 from spin_theory.tolerances import NEWTON_STALL, NEWTON_STEP
 
 __all__ = ["Stationary", "log_pulls", "newton"]
@@ -124,7 +125,7 @@ def log_pulls(scores: Tensor, log_weights: Tensor, loss_type: str) -> tuple[Tens
     log_pull, log_curvature : Tensor, shape (X, Y, Y)
         Log of :math:`W_{ij} |\ell'(f_i - f_j)|` and of :math:`W_{ij} \, \ell''(f_i - f_j)`.
     """
-    margins = scores[:, :, None] - scores[:, None, :]
+    margins = pairwise_differences(scores)
     if loss_type == "exponential":
         return log_weights - margins, log_weights - margins
     # l' = -sigma(-t), l'' = sigma(t) sigma(-t), log sigma(t) = t + log sigma(-t); autograd's l''
@@ -140,7 +141,7 @@ def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type:
     `log_both` is the log of W + W^T, (X, Y, Y).
     """
     if loss_type == "logistic":  # l'' is even, so that W and W^T share it
-        margins = scores[:, :, None] - scores[:, None, :]
+        margins = pairwise_differences(scores)
         slope = logsigmoid(-margins)
         log_pull, log_curvature = log_weights + slope, log_both + (2 * slope + margins)
     else:

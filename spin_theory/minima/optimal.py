@@ -9,7 +9,13 @@ from spin_theory.divergences import bhattacharyya, tv
 from spin_theory.losses import penalty_named, require_beta
 from spin_theory.minima.hinge import hinge_minimum
 from spin_theory.objectives.objectives import average_penalty, spin_objective
-from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.policies import (
+    TabularPolicy,
+    pair_log_probs,
+    pairwise_differences,
+    prompt_average,
+    require_same_shape,
+)
 from spin_theory.tolerances import EQUAL_TV
 
 __all__ = ["optimal_value", "optimality_gap"]
@@ -141,16 +147,11 @@ def optimality_gap(
         )
         least = optimal_value(opponent, data, loss_type=loss_type, prompt_probs=prompt_probs)
         return value - least
-    margins = _pairwise(beta * (policy.log_probs - opponent.log_probs))
-    log_odds = _pairwise(data.log_probs - opponent.log_probs)  # log P/Q of each pair
-    log_weights = data.log_probs[:, :, None] + opponent.log_probs[:, None, :]  # log P
+    margins = pairwise_differences(beta * (policy.log_probs - opponent.log_probs))
+    log_odds = pairwise_differences(data.log_probs - opponent.log_probs)  # log P/Q of each pair
+    log_weights = pair_log_probs(data.log_probs, opponent.log_probs)  # log P
     gap = _logistic_gap if loss_type == "logistic" else _exponential_gap
     return prompt_average(gap(margins, log_odds, log_weights).sum(dim=(-2, -1)), prompt_probs)
-
-
-def _pairwise(scores: Tensor) -> Tensor:
-    """Differences of (X, Y) scores: (X, Y, Y), entry [x, y, y'] = score(y) - score(y')."""
-    return scores[:, :, None] - scores[:, None, :]
 
 
 def _logistic_gap(margins: Tensor, log_odds: Tensor, log_weights: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from spin_theory.objectives.window_sums import (
     running_sums_of_the_others,
     sorted_order,
 )
+from spin_theory.policies import pair_log_probs, pairwise_differences
 
 __all__ = ["dense_expected_penalty", "expected_penalty"]
 
@@ -121,9 +122,9 @@ def dense_expected_penalty(
     _require_tables(scores, log_real, log_generated)
     penalty = penalty_named(loss_type)
     itself = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    margins = (scores[:, :, None] - scores[:, None, :]).masked_fill(itself, 0.0)  # (X, Y, Y)
+    margins = pairwise_differences(scores).masked_fill(itself, 0.0)  # (X, Y, Y)
     if loss_type == "exponential":  # in log space, as one pair's loss may overflow
-        log_terms = log_real[:, :, None] + log_generated[:, None, :] - margins
+        log_terms = pair_log_probs(log_real, log_generated) - margins
         return torch.logsumexp(log_terms, dim=(-2, -1)).exp()
     return torch.einsum("xi,xij,xj->x", log_real.exp(), penalty(margins), log_generated.exp())
 
