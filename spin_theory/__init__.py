@@ -76,17 +76,16 @@ from spin_theory.games.sampling import (
 from spin_theory.games.solvers import GradientSteps, Solver, exact, minimiser
 from spin_theory.games.stability import Linearisation, fixed_point, linearise
 from spin_theory.languages import NoisySort
-from spin_theory.losses import PENALTIES, penalty_slope, sft_loss, spin_loss, tspin_loss
+from spin_theory.losses import PENALTIES, Penalty, penalty_slope, sft_loss, spin_loss, tspin_loss
 from spin_theory.meter import Meter, convergence_meter
 from spin_theory.minima.certificates import (
     Certificate,
     Ray,
     certify,
     descending_ray,
-    hinge_programme,
 )
 from spin_theory.minima.closed_forms import closed_form, closed_form_update, opponent_update
-from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum
+from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum, hinge_programme
 from spin_theory.minima.log_linear import LogLinearClass, RestrictedMinimum, minimise_within
 from spin_theory.minima.minimise import Minimum, minimise, minimise_problem, minimiser_update, solve
 from spin_theory.minima.optimal import optimal_value, optimality_gap
@@ -109,6 +108,7 @@ __all__ = [
     "NoisySort",
     "Opponent",
     "OpponentRule",
+    "Penalty",
     "PhaseDiagram",
     "Ray",
     "RestrictedMinimum",

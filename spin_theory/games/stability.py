@@ -11,7 +11,7 @@ from torch.autograd.functional import jacobian
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
 from spin_theory.minima.minimise import solve
-from spin_theory.minima.newton import log_pulls
+from spin_theory.minima.newton import log_pulls, require_newton
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import FIXED_POINT_STEP
@@ -95,8 +95,7 @@ def linearise(
     >>> round(linearise([data, data], data, beta=2.0).spectral_radius, 12)  # 1 - 1/2
     0.5
     """
-    if loss_type not in ("logistic", "exponential"):
-        raise ValueError(f"loss_type must be logistic or exponential, got {loss_type!r}")
+    require_newton(loss_type)
     if len(data.log_probs) != 1:
         raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
     if not 1 <= depth <= len(policies) - 1:

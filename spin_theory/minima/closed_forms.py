@@ -4,11 +4,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from spin_theory.losses import require_beta
+from spin_theory.losses import PENALTIES, penalty_named, require_beta
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
 
-__all__ = ["Update", "closed_form", "closed_form_update", "opponent_update"]
+__all__ = ["Update", "closed_form", "closed_form_exponent", "closed_form_update", "opponent_update"]
 
 
 class Update(Protocol):
@@ -173,5 +173,14 @@ def closed_form(problem: InnerProblem) -> TabularPolicy:
             "history_weight > 0 has no closed form; use minimise_problem "
             "(in a game: the solver minimiser)"
         )
-    exponent = 1.0 if problem.loss_type == "logistic" else 0.5
+    exponent = closed_form_exponent(problem.loss_type)
     return problem.policy(exponent * (problem.data.log_probs - problem.sampler.log_probs))
+
+
+def closed_form_exponent(loss_type: str) -> float:
+    """Exponent c of a penalty's closed form, no unit; ValueError if it has none."""
+    exponent = penalty_named(loss_type).exponent
+    if exponent is None:
+        known = [name for name, penalty in PENALTIES.items() if penalty.exponent is not None]
+        raise ValueError(f"loss_type must be {' or '.join(known)}, got {loss_type!r}")
+    return exponent

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from spin_theory.losses import require_beta
-from spin_theory.minima.newton import log_pulls
+from spin_theory.minima.newton import log_pulls, require_newton
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, pair_log_probs
 from spin_theory.tolerances import TRUST_GRADIENT
@@ -164,8 +164,7 @@ def minimise_within(
     True
     """
     require_beta(beta)
-    if loss_type not in ("logistic", "exponential"):
-        raise ValueError(f"loss_type must be logistic or exponential, got {loss_type!r}")
+    require_newton(loss_type)
     opponent = family.policy(start)
     features = family.features
     log_weights = pair_log_probs(data.log_probs, opponent.log_probs)  # (X, Y, Y)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spin_theory.minima.certificates import Certificate, certify, hinge_programme
-from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum
+from spin_theory.minima.certificates import Certificate, certify
+from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum, hinge_programme
 from spin_theory.minima.newton import Stationary, newton
 from spin_theory.minima.optimal import optimal_value, optimality_gap
 from spin_theory.minima.problems import InnerProblem

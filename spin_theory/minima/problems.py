@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spin_theory.losses import penalty_named, require_beta
+from spin_theory.losses import Penalty, penalty_named, require_beta
 from spin_theory.objectives.objectives import average_penalty
 from spin_theory.policies import TabularPolicy, pair_log_probs, require_same_shape
 
@@ -91,6 +91,11 @@ class InnerProblem:
             raise ValueError(f"history_weight must be finite and >= 0, got {self.history_weight!r}")
         if self.history_weight > 0 and self.initial is None:
             raise ValueError("history_weight > 0 needs initial, who gave the proto responses")
+
+    @property
+    def penalty(self) -> Penalty:
+        """The penalty that `loss_type` names."""
+        return penalty_named(self.loss_type)
 
     def scores(self, policy: TabularPolicy) -> Tensor:
         """Scores of a policy's responses, whose differences are the margins.

@@ -8,7 +8,11 @@ import math
 from torch import Tensor
 
 from spin_theory.losses import penalty_named, require_beta
-from spin_theory.objectives.pair_sums import dense_expected_penalty, expected_penalty
+from spin_theory.objectives.pair_sums import (
+    FACTORISED,
+    dense_expected_penalty,
+    expected_penalty,
+)
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
 
 __all__ = ["average_penalty", "spin_objective", "tspin_objective"]
@@ -168,6 +172,6 @@ def average_penalty(
     penalty_named(loss_type)
     prompts, responses = scores.shape
     small = prompts * responses**2 <= DENSE_PAIRS
-    dense = small and loss_type in ("logistic", "hinge")  # the others factorise
+    dense = small and loss_type not in FACTORISED
     average = dense_expected_penalty if dense else expected_penalty
     return average(scores, log_real, log_generated, loss_type=loss_type)

@@ -82,6 +82,8 @@ def expected_penalty(
     penalty_named(loss_type)
     if log_real.requires_grad or log_generated.requires_grad:
         raise ValueError("log_real and log_generated must be constants, got one with a gradient")
+    if loss_type not in _SUMS:
+        return dense_expected_penalty(scores, log_real, log_generated, loss_type=loss_type)
     values: Tensor = _PairSum.apply(scores, log_real, log_generated, loss_type)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return values
 
@@ -123,8 +125,8 @@ def dense_expected_penalty(
     penalty = penalty_named(loss_type)
     itself = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     margins = pairwise_differences(scores).masked_fill(itself, 0.0)  # (X, Y, Y)
-    if loss_type == "exponential":  # in log space, as one pair's loss may overflow
-        log_terms = pair_log_probs(log_real, log_generated) - margins
+    if loss_type in _LOG_PENALTIES:
+        log_terms = pair_log_probs(log_real, log_generated) + _LOG_PENALTIES[loss_type](margins)
         return torch.logsumexp(log_terms, dim=(-2, -1)).exp()
     return torch.einsum("xi,xij,xj->x", log_real.exp(), penalty(margins), log_generated.exp())
 
@@ -303,4 +305,10 @@ _SUMS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "exponential": _exponential_sum,
     "correlation": _correlation_sum,
 }
-"""Values and gradients of the sums by penalty."""
+"""Values and gradients of the sums by penalty; a penalty that is not here is summed densely."""
+
+FACTORISED = frozenset({"exponential", "correlation"})
+"""Penalties whose sum is a product of two, and so faster than the dense one at every size."""
+
+_LOG_PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {"exponential": torch.neg}
+"""Logarithms of the penalties of which one pair's may overflow where the sum does not."""
