@@ -73,7 +73,7 @@ from spin_theory.games.sampling import (
     sample_complexity,
     sampled_update,
 )
-from spin_theory.games.solvers import GradientSteps, Solver, exact, minimiser
+from spin_theory.games.solvers import GradientSteps, Solver
 from spin_theory.games.stability import Linearisation, fixed_point, linearise
 from spin_theory.languages import NoisySort
 from spin_theory.losses import PENALTIES, Penalty, penalty_slope, sft_loss, spin_loss, tspin_loss
@@ -84,10 +84,10 @@ from spin_theory.minima.certificates import (
     certify,
     descending_ray,
 )
-from spin_theory.minima.closed_forms import closed_form, closed_form_update, opponent_update
+from spin_theory.minima.closed_forms import closed_form_update, exact, opponent_update
 from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum, hinge_programme
 from spin_theory.minima.log_linear import LogLinearClass, RestrictedMinimum, minimise_within
-from spin_theory.minima.minimise import Minimum, minimise, minimise_problem, minimiser_update, solve
+from spin_theory.minima.minimise import Minimum, minimise, minimise_problem, minimiser
 from spin_theory.minima.optimal import optimal_value, optimality_gap
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective, tspin_objective
@@ -147,7 +147,6 @@ __all__ = [
     "check_update_normaliser",
     "check_witness_interval",
     "chi_square",
-    "closed_form",
     "closed_form_update",
     "convergence_meter",
     "cycle_length",
@@ -171,7 +170,6 @@ __all__ = [
     "minimise_problem",
     "minimise_within",
     "minimiser",
-    "minimiser_update",
     "mixed_samples",
     "mixing_multipliers",
     "multiplier",
@@ -191,7 +189,6 @@ __all__ = [
     "sample_complexity",
     "sampled_update",
     "sft_loss",
-    "solve",
     "spin_loss",
     "spin_objective",
     "tspin_loss",

@@ -13,7 +13,7 @@ from spin_theory.divergences import entropy, kl, tv
 from spin_theory.games.opponents import without_reference
 from spin_theory.games.stability import fixed_point, linearise
 from spin_theory.losses import penalty_named, require_beta
-from spin_theory.minima.closed_forms import closed_form
+from spin_theory.minima.closed_forms import exact
 from spin_theory.minima.minimise import minimise_problem
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import tspin_objective
@@ -218,7 +218,7 @@ def check_tspin_update(
     *,
     beta: float,
     loss_type: str = "logistic",
-    update: Update = closed_form,
+    update: Update = exact,
     tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the closed form of T-SPIN's iteration without history.
@@ -231,7 +231,7 @@ def check_tspin_update(
         Scale on log-prob differences, > 0, no unit. Written :math:`\alpha` in [1]_.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
-    update : callable, default closed_form
+    update : callable, default exact
         What is claimed to be the minimiser of an :class:`InnerProblem`.
     tolerance : float, default 1e-12
         What the residual may be.

@@ -10,7 +10,7 @@ from torch.autograd.functional import jacobian
 
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
-from spin_theory.minima.minimise import solve
+from spin_theory.minima.minimise import stationary
 from spin_theory.minima.newton import log_pulls, require_newton
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
@@ -117,7 +117,7 @@ def linearise(
         )
 
     state = torch.cat([policy.log_probs for policy in reversed(tail)]).detach()
-    scores = problem(state).scores(solve(problem(state))).detach()
+    scores = stationary(problem(state)).scores.detach()  # (1, Y)
 
     def gradient(moved: Tensor) -> Tensor:
         pulls = log_pulls(scores, problem(moved).log_pair_weights(), loss_type)[0].exp()
@@ -202,18 +202,17 @@ def fixed_point(
     policy, updated, moved = start, None, math.inf
     for _ in range(MOST_ITERATIONS):
         chosen = opponent([start, policy])
-        updated = solve(
-            InnerProblem(
-                data=data,
-                sampler=chosen.sampler,
-                reference=chosen.reference,
-                beta=beta,
-                loss_type=loss_type,
-                initial=start,
-                history_weight=history_weight,
-            ),
-            start=updated,
+        problem = InnerProblem(
+            data=data,
+            sampler=chosen.sampler,
+            reference=chosen.reference,
+            beta=beta,
+            loss_type=loss_type,
+            initial=start,
+            history_weight=history_weight,
         )
+        near = None if updated is None else problem.scores(updated)
+        updated = problem.policy(stationary(problem, start=near).scores)
         moved = float(tv(updated, policy).max())
         if moved <= tolerance:
             return policy

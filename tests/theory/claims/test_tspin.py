@@ -12,8 +12,8 @@ from spin_theory import (
     check_tspin_gradient,
     check_tspin_opponent,
     check_tspin_update,
-    closed_form,
     entropy,
+    exact,
     fixed_point,
     last_iterate,
     minimise_problem,
@@ -204,15 +204,15 @@ def test_the_update_without_history_has_a_closed_form(loss_type, tables, beta):
 
 
 def wrong_beta(problem):
-    return closed_form(replace(problem, beta=problem.beta * (1 + 1e-6)))
+    return exact(replace(problem, beta=problem.beta * (1 + 1e-6)))
 
 
 def of_spin(problem):
-    return closed_form(replace(problem, reference=problem.sampler))
+    return exact(replace(problem, reference=problem.sampler))
 
 
 def swapped_roles(problem):
-    return closed_form(replace(problem, data=problem.sampler, sampler=problem.data))
+    return exact(replace(problem, data=problem.sampler, sampler=problem.data))
 
 
 def to_the_data(problem):
@@ -220,7 +220,7 @@ def to_the_data(problem):
 
 
 def other_penalty(problem):
-    return closed_form(replace(problem, loss_type="exponential"))
+    return exact(replace(problem, loss_type="exponential"))
 
 
 @pytest.mark.parametrize("update", [wrong_beta, of_spin, swapped_roles, to_the_data, other_penalty])

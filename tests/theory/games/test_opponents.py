@@ -7,7 +7,7 @@ from spin_theory import (
     InnerProblem,
     TabularPolicy,
     average_of_iterates,
-    closed_form,
+    exact,
     geometric_mixture,
     last_iterate,
     mixed_samples,
@@ -88,7 +88,7 @@ def test_mixed_samples_move_the_last_iterate_by_the_mixtures_ratio(policies, bet
     problem = InnerProblem(data=data, sampler=chosen.sampler, reference=chosen.reference, beta=beta)
     mixture = (before.probs + last.probs) / 2
     logits = last.log_probs + (data.log_probs - mixture.log()) / beta
-    assert tv(closed_form(problem), TabularPolicy.from_logits(logits)).max() <= 1e-12
+    assert tv(exact(problem), TabularPolicy.from_logits(logits)).max() <= 1e-12
 
 
 def test_bad_arguments_are_refused():

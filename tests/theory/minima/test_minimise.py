@@ -10,7 +10,6 @@ from spin_theory import (
     closed_form_update,
     kl,
     minimise,
-    minimiser_update,
     opponent_update,
     spin_objective,
     tv,
@@ -156,7 +155,8 @@ def test_the_main_players_advantage_leads_the_opponent_to_the_policy():
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "reason"), [("hinge", "linear programme"), ("correlation", "unbounded")]
+    ("loss_type", "reason"),
+    [("hinge", "linear programme"), ("correlation", "unbounded")],
 )
 def test_penalties_without_a_closed_form_are_refused_with_the_reason(loss_type, reason):
     policy = TabularPolicy.random(1, 2, seed=0)
@@ -164,7 +164,7 @@ def test_penalties_without_a_closed_form_are_refused_with_the_reason(loss_type, 
         closed_form_update(policy, policy, beta=1.0, loss_type=loss_type)
 
 
-@pytest.mark.parametrize("update", [closed_form_update, minimiser_update])
+@pytest.mark.parametrize("update", [closed_form_update, minimise])
 def test_bad_arguments_are_refused(update):
     two, three = TabularPolicy.random(1, 2, seed=0), TabularPolicy.random(1, 3, seed=0)
     with pytest.raises(ValueError, match="one shape"):
