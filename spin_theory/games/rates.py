@@ -191,6 +191,7 @@ def iterations_to(
 
     if abs(factor) >= 1:
         return None if far(0) else 0
+    # s = m^t shrinks with t; for m < 0 it changes sign, so that even and odd t are two sequences.
     last = -1  # the last iteration that is far
     for parity in (0, 1):
         if not far(parity):

@@ -100,6 +100,7 @@ def sampled_update(
     joint = pair_log_probs(data.log_probs[0], opponent.log_probs[0]).exp().flatten()
     drawn = torch.multinomial(joint, pairs, replacement=True, generator=generator)
     wins = torch.bincount(drawn, minlength=responses**2).reshape(responses, responses).double()
+    # Finite scores minimise the loss only if every response can reach every other by wins.
     graph = csr_array((wins > 0).double().numpy())
     components, _ = connected_components(graph, directed=True, connection="strong")
     if components > 1:
@@ -223,6 +224,7 @@ def predicted_tv(opponent: TabularPolicy, data: TabularPolicy, *, beta: float) -
     weights = pair_log_probs(data.log_probs[0], opponent.log_probs[0]).exp()
     hessian = _laplacian(weights * torch.sigmoid(-margins) * torch.sigmoid(margins))
     noise = _laplacian(weights * torch.sigmoid(-margins).square())
+    # The sandwich H^+ S H^+; the pseudoinverse leaves out constants, which the policy ignores.
     inverse = torch.linalg.pinv(hessian, hermitian=True)
     covariance = inverse @ noise @ inverse / beta**2  # of the log-probs, up to a constant
     probs = closed_form_update(opponent, data, beta=beta).probs[0]

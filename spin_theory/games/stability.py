@@ -119,7 +119,7 @@ def linearise(
     state = torch.cat([policy.log_probs for policy in reversed(tail)]).detach()
     scores = stationary(problem(state)).scores.detach()  # (1, Y)
 
-    def gradient(moved: Tensor) -> Tensor:
+    def gradient(moved: Tensor) -> Tensor:  # g of the objective in the scores, (Y,)
         pulls = log_pulls(scores, problem(moved).log_pair_weights(), loss_type)[0].exp()
         return (pulls.sum(dim=-2) - pulls.sum(dim=-1))[0]
 
@@ -127,6 +127,7 @@ def linearise(
         reference = problem(moved).reference
         return moved.sum() * data.log_probs[0] * 0 if reference is None else reference.log_probs[0]
 
+    # H: the Laplacian of the pairs' curvatures. It is singular along constants, which are free.
     curvature = log_pulls(scores, problem(state).log_pair_weights(), loss_type)[1].exp()[0].detach()
     curvature = curvature + curvature.T
     curvature.fill_diagonal_(0.0)
@@ -134,11 +135,13 @@ def linearise(
     push: Tensor = jacobian(gradient, state)  # type: ignore[no-untyped-call]
     carried: Tensor = jacobian(log_reference, state)  # type: ignore[no-untyped-call]
     ones = torch.ones_like(hessian) / responses  # the null space, lifted
+    # df = -H^+ dg, and log p_{t+1} = log p_ref + f / beta: one step of the map, without constants.
     moved_scores = -torch.linalg.solve(hessian + ones * hessian.diagonal().mean(), push.flatten(1))
     step = carried.flatten(1) + moved_scores / beta  # (Y, depth * Y)
     centre = torch.eye(responses, dtype=step.dtype) - ones
     centres = torch.kron(torch.eye(depth, dtype=step.dtype), centre)
     blocks = centre @ step @ centres
+    # The companion form of a rule of some depth: all earlier iterates move down by one place.
     shift = torch.eye((depth - 1) * responses, depth * responses, dtype=step.dtype)
     matrix = torch.cat([blocks, shift @ centres])
     multipliers = torch.linalg.eigvals(matrix)

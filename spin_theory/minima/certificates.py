@@ -253,7 +253,12 @@ _DUALS = {"logistic": _logistic_dual, "exponential": _exponential_dual, "hinge":
 def _balance(
     flows: Matrix, room: Matrix, safe: Matrix, *, smooth: bool
 ) -> tuple[Matrix, Matrix, Matrix]:
-    """Flows and room (Y, Y), and the change of both that makes the flows a circulation."""
+    """Flows and room (Y, Y), and the change of both that makes the flows a circulation.
+
+    Each pass makes the flows balance along a spanning tree, then mixes them with `safe`, which is a
+    circulation already, until none is negative or above its room. A small change is kept apart from
+    the flow that it changes, where it would lose its digits; a large one is added to it.
+    """
     flows, room, safe = (matrix * (1 - np.eye(len(flows))) for matrix in (flows, room, safe))
     shift = np.zeros_like(flows)
     for _ in range(PASSES):
@@ -269,7 +274,7 @@ def _balance(
         mixed = (1 - share) * (flows + shift) + share * safe
         mixed_room = (1 - share) * (room - shift) + share * (room + flows - safe)
         shift = (1 - share) * shift + share * (safe - flows)
-        far = np.abs(shift) > np.minimum(flows, room) / 2  # small beside it: kept apart, exact
+        far = np.abs(shift) > np.minimum(flows, room) / 2  # large next to what it changes
         if share == 0 and not far.any():
             break
         flows, room = np.where(far, mixed, flows), np.where(far, mixed_room, room)
@@ -288,10 +293,11 @@ def _correction(flows: Matrix, up: Matrix, down: Matrix) -> Matrix:
     more, less = np.maximum(up, down.T), np.maximum(down, up.T)  # net flow from i to j
     ease = np.maximum(np.minimum(more, less), LEAST_EASE)
     np.fill_diagonal(ease, 0.0)
+    # The tree with most room: scipy minimises, so each edge weighs the inverse of its ease.
     tree = minimum_spanning_tree(np.divide(1.0, ease, out=np.zeros_like(ease), where=ease > 0))
     order, parents = breadth_first_order(tree, 0, directed=False)
     net = flows - flows.T
-    for node in order[:0:-1]:
+    for node in order[:0:-1]:  # leaves first; a node is merged into its parent when it balances
         parent = parents[node]
         # What leaves the branch, over the edges that leave it: flows within may be far larger.
         surplus = net[node].sum()

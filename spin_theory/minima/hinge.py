@@ -111,7 +111,7 @@ def hinge_bound(data: TabularPolicy, opponent: TabularPolicy, potentials: Tensor
     Returns
     -------
     Tensor, shape (X,)
-        A number that no advantages go below, whoever made the potentials.
+        A number that no advantages go below, whatever the potentials are.
 
     Raises
     ------
@@ -211,6 +211,7 @@ def _shortest_chain(real: Tensor, generated: Tensor) -> tuple[Tensor, list[int]]
     cost = torch.cat([real.new_zeros(1), real.new_full((responses,), torch.inf)])
     previous = [0] * (responses + 1)
     for end in range(1, responses + 1):
+        # From prefix a to prefix `end` costs p_data(S_end) [1 - p_t(S_a)], for all a at once.
         candidates = cost[:end] + real_below[end] * generated_above[:end]
         previous[end] = int(candidates.argmin())
         cost[end] = candidates[previous[end]]

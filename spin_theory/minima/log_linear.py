@@ -181,12 +181,14 @@ def minimise_within(
 
     def gradient(theta: Vector) -> Vector:
         pulls, _ = derivatives(theta)
-        in_scores = pulls.sum(dim=-2) - pulls.sum(dim=-1)
+        # The slope of a pair is -pull in its real response (row), +pull in its generated one.
+        in_scores = pulls.sum(dim=-2) - pulls.sum(dim=-1)  # (X, Y)
         return as_vector(beta / prompts * torch.einsum("xy,xyd->d", in_scores, features))
 
     def hessian(theta: Vector) -> Vector:
         _, curvature = derivatives(theta)
         curvature = curvature + curvature.mT
+        # Sum of curvature_ij (e_i - e_j)(e_i - e_j)^T, then the chain rule: scores are linear.
         laplacian = torch.diag_embed(curvature.sum(dim=-1)) - curvature
         in_parameters = torch.einsum("xid,xij,xje->de", features, laplacian, features)
         return as_vector(beta**2 / prompts * in_parameters)
@@ -249,7 +251,7 @@ def trust_newton(
 
 
 def as_vector(tensor: Tensor) -> Vector:
-    """Hand a tensor over to scipy.
+    """Turn a tensor into an array for scipy.
 
     Parameters
     ----------

@@ -95,12 +95,12 @@ def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
     log_weights.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
     prompts, responses = scores.shape
     active = torch.arange(prompts if responses > 1 else 0)
-    before, steps = log_weights.new_full((prompts,), math.inf), 0
-    kept = log_weights  # of the active prompts
+    before, steps = log_weights.new_full((prompts,), math.inf), 0  # reach of the step before
+    kept = log_weights  # of the active prompts, (A, Y, Y)
     both = torch.logaddexp(kept, kept.mT)
     while steps < MAX_STEPS and len(active) > 0:
         direction = _direction(scores[active], kept, both, loss_type)
-        reach = direction.amax(dim=-1) - direction.amin(dim=-1)
+        reach = direction.amax(dim=-1) - direction.amin(dim=-1)  # (A,), the most a margin moves
         scores[active] += direction * (LARGEST_STEP / reach).clamp(max=1)[:, None]
         last = before[active]
         stalled = (last < NEWTON_STALL) & (reach > last / 2)  # quadratic no more: rounding is left
@@ -157,6 +157,8 @@ def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type:
     else:
         log_curvature = log_weights + log_curvature
         log_curvature = torch.logaddexp(log_curvature, log_curvature.mT)
+    # The Hessian is a Laplacian: its diagonal holds the sums of rows. Dividing row and column y by
+    # the root of entry y makes the diagonal 1, whatever the range of the weights.
     log_scale = -torch.logsumexp(log_curvature, dim=-1, keepdim=True) / 2  # (X, Y, 1)
     pulls = (log_pull + log_scale).exp()  # scaled by the row's response: each y is pulled up ...
     pushes = (log_pull.mT + log_scale).exp()  # ... as real and pushed down as generated

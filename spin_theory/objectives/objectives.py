@@ -1,7 +1,4 @@
-"""SPIN's objective (4.7) and T-SPIN's (7), exactly: sums over all pairs of responses.
-
-Beside the value: the least value any policy can reach, and how far above it a policy is.
-"""
+"""SPIN's objective (4.7) and T-SPIN's (7), exactly: sums over all pairs of responses."""
 
 import math
 
@@ -141,7 +138,7 @@ def tspin_objective(
     require_beta(beta)
     if not 0 <= history_weight < math.inf:
         raise ValueError(f"history_weight must be finite and >= 0, got {history_weight!r}")
-    scores = beta * policy.log_probs
+    scores = beta * policy.log_probs  # (X, Y); no reference, so no log-ratio
     current = average_penalty(scores, data.log_probs, opponent.log_probs, loss_type=loss_type)
     historical = average_penalty(scores, opponent.log_probs, initial.log_probs, loss_type=loss_type)
     return prompt_average(current + history_weight * historical, prompt_probs)
@@ -150,7 +147,7 @@ def tspin_objective(
 def average_penalty(
     scores: Tensor, log_real: Tensor, log_generated: Tensor, *, loss_type: str
 ) -> Tensor:
-    """Average the penalty over pairs: :func:`expected_penalty`, or dense where that is faster.
+    """Average the penalty over pairs, by the faster of the dense sum and :func:`expected_penalty`.
 
     Parameters
     ----------
