@@ -192,7 +192,28 @@ def exact(
 
 
 def closed_form_exponent(loss_type: str) -> float:
-    """Exponent c of a penalty's closed form, no unit; ValueError if it has none."""
+    """Look up the exponent of a penalty's closed form.
+
+    Parameters
+    ----------
+    loss_type : {'logistic', 'exponential'}
+        The penalty.
+
+    Returns
+    -------
+    float
+        The c of :class:`Penalty`, no unit.
+
+    Raises
+    ------
+    ValueError
+        If the penalty has no closed form.
+
+    Examples
+    --------
+    >>> closed_form_exponent("exponential")
+    0.5
+    """
     exponent = penalty_named(loss_type).exponent
     if exponent is None:
         known = [name for name, penalty in PENALTIES.items() if penalty.exponent is not None]

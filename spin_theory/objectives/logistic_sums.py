@@ -139,8 +139,8 @@ class _Chunk:
         """Sum log(1 + u) (T,) and u / (1 + u) (2, responses), given other groups' sums."""
         lower = torch.stack(self._passed_up(below)[:-1], dim=2)
         upper = torch.stack(self._passed_down(above)[-2::-1], dim=2)
-        # As u / (1 + u) is the sum of c_k u^k, log(1 + u) is that of c_k / k u^k. Across blocks u^k is
-        # fall^k of the lower response, the hops in between, and rise^k of the upper one.
+        # As u / (1 + u) is the sum of c_k u^k, log(1 + u) is that of c_k / k u^k. Across blocks u^k
+        # is fall^k of the lower response, the hops in between, and rise^k of the upper one.
         shares = _coefficients(below.device) / _rates(below)
         across = (lower * self.downward.flip(dims=(1,))).mul_(shares).sum(dim=(0, 1, 2))
         within, slopes = _within_blocks(self.scores, self.masses)
