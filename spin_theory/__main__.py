@@ -30,7 +30,7 @@ LARGEST_TABLE = 10**8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0, 1 if a claim fails, 2 for flags to mend."""
+    """Run one command; return its exit code: 0, 1 if a claim fails, 2 for flags to fix."""
     commands = {"verify": _verify, "play": _play, "phase": _phase}
     options = build_parser(commands).parse_args(arguments)
     try:

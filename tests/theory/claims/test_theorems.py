@@ -136,7 +136,7 @@ def test_theorem_5_2_says_no_to_an_objective_with_another_beta(loss_type):
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_theorem_5_2_says_no_to_an_objective_that_moves_the_data(loss_type):
-    # a pull towards the uniform policy: the data are stationary no more
+    # a pull towards the uniform policy: the data are no longer stationary
     def tilted(policy, opponent, data, **problem):
         return spin_objective(policy, opponent, data, **problem) - 1e-6 * policy.log_probs.mean()
 
@@ -190,7 +190,7 @@ def test_theorem_5_4_says_no_to_a_wrong_update(update, beta, seed):
 
 
 def test_theorem_5_4_says_no_to_a_wrong_exponent_near_a_point_mass():
-    # both updates are (1, 0) to 1e-20: total variation cannot tell them apart
+    # both updates are (1, 0) to 1e-20: total variation does not see a difference
     data = TabularPolicy.from_logits(torch.tensor([[0.0, -10.0]], dtype=torch.float64))
     opponent = TabularPolicy.from_logits(torch.tensor([[-1.0, 0.0]], dtype=torch.float64))
 
