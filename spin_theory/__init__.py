@@ -1,46 +1,33 @@
 """The theory of self-play fine-tuning on tables: every number exact, every claim a check."""
 
-from spin_theory.claims.classes import (
-    check_fixed_point_is_sft,
-    check_log_linear_necessity,
-    check_quantised_necessity,
-)
+from spin_theory.claims.classes import check_log_linear_necessity, check_quantised_necessity
+from spin_theory.claims.distance import check_degeneracy, check_distance_bounds
 from spin_theory.claims.evidence import Evidence
+from spin_theory.claims.existence import check_update_normaliser, update_exists
+from spin_theory.claims.first_step import check_first_step_is_sft
 from spin_theory.claims.games import (
     check_averaged_play,
     check_geometric_mixture,
     check_iterates,
     check_mixing,
-    check_update_normaliser,
-    update_exists,
 )
 from spin_theory.claims.iteration import (
-    check_first_step_is_sft,
     check_likelihood_rises,
     check_opponent_update,
     check_start_value,
 )
 from spin_theory.claims.objective import (
     check_convexity,
-    check_degeneracy,
-    check_distance_bounds,
     check_hinge_duality,
     check_optimal_value,
     check_unbounded,
     pair_policies,
 )
-from spin_theory.claims.theorems import (
-    Theorem52Evidence,
-    Theorem54Evidence,
-    check_theorem_5_2,
-    check_theorem_5_4,
-)
-from spin_theory.claims.tspin import (
-    check_tspin_fixed_point,
-    check_tspin_gradient,
-    check_tspin_opponent,
-    check_tspin_update,
-)
+from spin_theory.claims.resting_point import check_fixed_point_is_sft
+from spin_theory.claims.theorem_5_2 import Theorem52Evidence, check_theorem_5_2
+from spin_theory.claims.theorem_5_4 import Theorem54Evidence, check_theorem_5_4
+from spin_theory.claims.tspin import check_tspin_gradient, check_tspin_opponent
+from spin_theory.claims.tspin_game import check_tspin_fixed_point, check_tspin_update
 from spin_theory.claims.witnesses import (
     check_witness_interval,
     objective_drop_at_data,

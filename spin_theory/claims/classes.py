@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,25 +18,14 @@ from spin_theory.divergences import kl
 from spin_theory.losses import penalty_slope
 from spin_theory.minima.log_linear import (
     LogLinearClass,
-    Vector,
-    as_vector,
-    minimise_within,
-    trust_newton,
 )
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.policies import TabularPolicy
 
-__all__ = [
-    "check_fixed_point_is_sft",
-    "check_log_linear_necessity",
-    "check_quantised_necessity",
-]
+__all__ = ["check_log_linear_necessity", "check_quantised_necessity"]
 
 TOLERANCE = 1e-12
 """Rounding relative to the terms that are compared."""
-
-STATIONARY_TOLERANCE = 1e-10
-"""Of a gradient that Newton's method brought to zero, relative to its terms; seen: 1e-15."""
 
 
 def check_log_linear_necessity(
@@ -106,86 +94,6 @@ def check_log_linear_necessity(
         if not expected < 0:
             errors.append(math.inf)
     return Evidence(largest_error(errors), tolerance, {"slope": penalty_slope(loss_type) * both})
-
-
-def check_fixed_point_is_sft(
-    family: LogLinearClass,
-    data: TabularPolicy,
-    *,
-    beta: float,
-    loss_type: str = "logistic",
-    tolerance: float = STATIONARY_TOLERANCE,
-) -> Evidence:
-    r"""Check that SPIN rests where SFT does, in a log-linear class without p_data.
-
-    Parameters
-    ----------
-    family : LogLinearClass
-        The class.
-    data : TabularPolicy, shape (X, Y)
-        p_data, in the class or not.
-    beta : float
-        Pull towards the opponent, > 0, no unit.
-    loss_type : {'logistic', 'exponential'}, default 'logistic'
-        The penalty.
-    tolerance : float, default 1e-10
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: norm of SPIN's gradient where the opponent is SFT's solution, relative to
-        beta times the features' size, and the distance in nats that :func:`minimise_within`
-        goes from there. `misfit` is KL(p_data || SFT's solution) in nats: positive, it shows a
-        fixed point of SPIN that is not the data, so that Theorem 5.2 needs p_data in the class.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, `beta` is not > 0, or the penalty is not smooth.
-
-    Notes
-    -----
-    Derived. Both are stationary where the features have their means under p_data, and both
-    objectives are convex.
-
-    Examples
-    --------
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> features = torch.randn(2, 6, 2, generator=generator, dtype=torch.float64)
-    >>> data = TabularPolicy.random(2, 6, seed=0, smallest=0.1)
-    >>> evidence = check_fixed_point_is_sft(LogLinearClass(features), data, beta=0.5)
-    >>> evidence.holds, evidence.numbers["misfit"] > 0.01
-    (True, True)
-    """
-    features = family.features
-    origin = np.zeros(features.shape[-1])
-    require_same_shape(data=data, family=family.policy(torch.from_numpy(origin)))
-
-    def negative_likelihood(theta: Vector) -> float:
-        table = family.log_probs(torch.from_numpy(theta))
-        return -float((data.probs * table).sum() / len(table))
-
-    def excess_means(theta: Vector) -> Vector:
-        probs = family.policy(torch.from_numpy(theta)).probs
-        return as_vector(torch.einsum("xy,xyd->d", probs - data.probs, features) / len(probs))
-
-    def covariance(theta: Vector) -> Vector:
-        probs = family.policy(torch.from_numpy(theta)).probs
-        centred = features - torch.einsum("xy,xyd->xd", probs, features)[:, None]
-        return as_vector(torch.einsum("xy,xyd,xye->de", probs, centred, centred) / len(probs))
-
-    theta = torch.from_numpy(trust_newton(negative_likelihood, excess_means, covariance, origin))
-    found = minimise_within(family, theta, data, beta=beta, loss_type=loss_type)
-    start = theta.clone().requires_grad_()
-    opponent = family.policy(theta)
-    value = spin_objective(family.policy(start), opponent, data, beta=beta, loss_type=loss_type)
-    (gradient,) = torch.autograd.grad(value, start)
-    errors = [
-        float(gradient.norm() / (beta * features.abs().max())),
-        float(kl(opponent, found.policy).max()),
-    ]
-    return Evidence(largest_error(errors), tolerance, {"misfit": float(kl(data, opponent).mean())})
 
 
 def check_quantised_necessity(

@@ -1,36 +1,21 @@
-"""What is claimed of one iteration of SPIN, as checks that can say no.
-
-Each takes what is claimed as an argument where that is a function, so that a wrong one can be
-put in its place. Theorems 5.2 and 5.4 have :mod:`spin_theory.claims.theorems` to themselves.
-"""
+"""What is claimed of one iteration of SPIN."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.functional import jacobian
 
 from spin_theory.claims.evidence import Evidence
 from spin_theory.divergences import kl
-from spin_theory.losses import penalty_named, penalty_slope, require_beta
+from spin_theory.losses import penalty_named
 from spin_theory.minima.closed_forms import Update, closed_form_update, opponent_update
 from spin_theory.minima.problems import InnerProblem
-from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = [
-    "LogProbs",
-    "check_first_step_is_sft",
-    "check_likelihood_rises",
-    "check_opponent_update",
-    "check_start_value",
-]
+__all__ = ["check_likelihood_rises", "check_opponent_update", "check_start_value"]
 
 TOLERANCE = 1e-12
 """Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
-
-LogProbs = Callable[[Tensor], Tensor]
-"""A differentiable policy class: from parameters (D,) to normalised log-probs (X, Y)."""
 
 
 def check_opponent_update(
@@ -104,95 +89,60 @@ def check_opponent_update(
     return Evidence(float(errors.max()), tolerance, {"maximum": float(value(best).mean())})
 
 
-def check_first_step_is_sft(
-    log_probs: LogProbs,
-    parameters: Tensor,
+def check_start_value(
     data: TabularPolicy,
+    opponent: TabularPolicy,
     *,
     beta: float,
+    history_weight: float = 0.0,
     loss_type: str = "logistic",
-    prompt_probs: Tensor | None = None,
     tolerance: float = TOLERANCE,
 ) -> Evidence:
-    r"""Check that SPIN's gradient at the opponent is SFT's, for any differentiable class.
+    r"""Check that the objective at theta_t is (1 + history_weight) l(0), whatever the tables.
 
     Parameters
     ----------
-    log_probs : callable
-        From parameters (D,), float64, to normalised log-probs (X, Y): a table, a log-linear
-        class, a network.
-    parameters : Tensor, shape (D,)
-        theta_t, the opponent's.
-    data : TabularPolicy, shape (X, Y)
-        p_data; it need not be in the class.
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data and p_t.
     beta : float
         Pull towards the opponent, > 0, no unit.
+    history_weight : float, default 0.0
+        Weight of a history term whose log-ratios too are taken to p_t; 0 is SPIN.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
-    prompt_probs : Tensor, shape (X,), optional
-        Distribution q(x) of the prompts; uniform by default.
     tolerance : float, default 1e-12
         What the residual may be.
 
     Returns
     -------
     Evidence
-        Residual: norm of the difference of the two gradients, relative to the size of what
-        they sum.
+        Residual: largest relative error of a prompt's value.
 
     Raises
     ------
     ValueError
-        If `beta` is not finite and > 0, `loss_type` is unknown, or shapes differ.
-
-    Notes
-    -----
-    :math:`\nabla L(\theta_t, \theta_t) = \beta \, \ell'(0) \, E_{p_{data}} \nabla \log p_\theta`:
-    the opponent's score has mean zero under its own samples. So to first order SPIN is SFT on
-    summed log-probs with the learning rate scaled by :math:`\beta |\ell'(0)|`.
+        If shapes differ, or a parameter is out of its range.
 
     Examples
     --------
-    >>> data = TabularPolicy.random(2, 4, seed=0)
-    >>> features = torch.randn(2, 4, 3, dtype=torch.float64)
-    >>> def log_linear(theta):
-    ...     return torch.log_softmax(features @ theta, dim=-1)
-    >>> check_first_step_is_sft(log_linear, torch.ones(3).double(), data, beta=0.1).holds
+    >>> data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    >>> check_start_value(data, opponent, beta=1.0, history_weight=0.1).holds
     True
     """
-    require_beta(beta)
-    theta = parameters.detach().clone().requires_grad_()
-    table = log_probs(theta)
-    opponent = TabularPolicy(table.detach())
-    value = spin_objective(
-        TabularPolicy(table),
-        opponent,
-        data,
+    problem = InnerProblem(
+        data=data,
+        sampler=opponent,
+        reference=opponent,
         beta=beta,
         loss_type=loss_type,
-        prompt_probs=prompt_probs,
+        initial=opponent,
+        history_weight=history_weight,
     )
-    (gradient,) = torch.autograd.grad(value, theta, retain_graph=True)
-    real = prompt_average((data.probs * table).sum(dim=-1), prompt_probs)
-    (sft,) = torch.autograd.grad(real, theta, retain_graph=True)
-    # The size of the terms: what the gradient would be if no score cancelled another.
-    spread = torch.autograd.grad((table * (data.probs + opponent.probs)).sum(), theta)[0]
-    slope = penalty_slope(loss_type)
-    size = beta * (sft.norm() + spread.norm() + _largest_score(log_probs, theta))
-    size = size + torch.finfo(torch.float64).tiny  # of one response, all scores are zero
-    residual = float((gradient - beta * slope * sft).norm() / size)
-    return Evidence(
-        residual,
-        tolerance,
-        {"gradient_norm": float(gradient.norm()), "learning_rate_scale": beta * abs(slope)},
-    )
-
-
-def _largest_score(log_probs: LogProbs, theta: Tensor) -> Tensor:
-    """Norm of the gradients of all log-probs: the scale on which their sums cancel."""
-    rows: Tensor = jacobian(log_probs, theta.detach())  # type: ignore[no-untyped-call]
-    largest: Tensor = rows.flatten(0, 1).norm(dim=-1).max()
-    return largest
+    at_zero = float(penalty_named(loss_type)(torch.zeros((), dtype=torch.float64)))
+    expected = (1 + history_weight) * at_zero
+    values = problem.values(opponent)
+    residual = float(((values - expected).abs() / expected).max())
+    return Evidence(residual, tolerance, {"value": float(values.mean())})
 
 
 def check_likelihood_rises(
@@ -248,59 +198,3 @@ def check_likelihood_rises(
     before, after = kl(data, opponent), kl(data, updated)
     residual = float(((after - before) / (1 + before)).max().clamp(min=0))
     return Evidence(residual, tolerance, {"change": float((before - after).mean())})
-
-
-def check_start_value(
-    data: TabularPolicy,
-    opponent: TabularPolicy,
-    *,
-    beta: float,
-    history_weight: float = 0.0,
-    loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
-) -> Evidence:
-    r"""Check that the objective at theta_t is (1 + history_weight) l(0), whatever the tables.
-
-    Parameters
-    ----------
-    data, opponent : TabularPolicy, shape (X, Y)
-        p_data and p_t.
-    beta : float
-        Pull towards the opponent, > 0, no unit.
-    history_weight : float, default 0.0
-        Weight of a history term whose log-ratios too are taken to p_t; 0 is SPIN.
-    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
-        The penalty :math:`\ell`.
-    tolerance : float, default 1e-12
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: largest relative error of a prompt's value.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, or a parameter is out of its range.
-
-    Examples
-    --------
-    >>> data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
-    >>> check_start_value(data, opponent, beta=1.0, history_weight=0.1).holds
-    True
-    """
-    problem = InnerProblem(
-        data=data,
-        sampler=opponent,
-        reference=opponent,
-        beta=beta,
-        loss_type=loss_type,
-        initial=opponent,
-        history_weight=history_weight,
-    )
-    at_zero = float(penalty_named(loss_type)(torch.zeros((), dtype=torch.float64)))
-    expected = (1 + history_weight) * at_zero
-    values = problem.values(opponent)
-    residual = float(((values - expected).abs() / expected).max())
-    return Evidence(residual, tolerance, {"value": float(values.mean())})

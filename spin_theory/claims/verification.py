@@ -9,7 +9,8 @@ from itertools import islice
 
 import torch
 
-from spin_theory.claims.table import Instance, all_claims, random_instance
+from spin_theory.claims.instances import Instance, random_instance
+from spin_theory.claims.table import all_claims
 from spin_theory.minima.closed_forms import Update, closed_form_update
 
 __all__ = ["Claim", "verify"]

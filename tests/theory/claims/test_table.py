@@ -1,12 +1,10 @@
-import math
-
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spin_theory import closed_form_update
-from spin_theory.claims.table import all_claims, random_instance
+from spin_theory.claims.instances import random_instance
+from spin_theory.claims.table import all_claims
 from spin_theory.losses import PENALTIES
 
 CLAIMS = all_claims()
@@ -22,40 +20,6 @@ def test_all_claims_hold_on_any_instance(seed):
         assert evidence.holds, (name, evidence)
 
 
-@given(seed=SEEDS)
-def test_a_seed_stands_for_one_instance(seed):
-    one, again = random_instance(seed), random_instance(seed)
-    assert one.instance == again.instance
-    for part in ("data", "opponent", "other", "small_data", "small_start", "small_other"):
-        assert torch.equal(getattr(one, part).log_probs, getattr(again, part).log_probs)
-    assert torch.equal(one.features, again.features)
-    assert torch.equal(one.parameters, again.parameters)
-
-
-@given(seed=SEEDS)
-def test_an_instance_is_within_its_domain_and_says_what_it_is(seed):
-    draw = random_instance(seed)
-    instance = draw.instance
-    assert 2 <= instance.responses <= 256
-    assert 0.1 <= instance.beta <= 10
-    assert draw.data.log_probs.shape == (1, instance.responses)
-    assert 2 <= draw.small_data.log_probs.shape[1] <= 12
-    tables = (draw.data, draw.opponent)
-    smallest = min(table.log_probs.min().item() for table in tables)
-    assert instance.smallest == pytest.approx(math.exp(smallest), rel=1e-12)
-
-
-@given(seed=SEEDS)
-def test_the_tables_of_an_instance_differ_from_one_another(seed):
-    draw = random_instance(seed)
-    large = (draw.data, draw.opponent, draw.other)
-    small = (draw.small_data, draw.small_start, draw.small_other)
-    for tables in (large, small):
-        for index, table in enumerate(tables):
-            for other in tables[index + 1 :]:
-                assert not torch.equal(table.log_probs, other.log_probs)
-
-
 def test_every_penalty_has_its_claims():
     for loss_type in PENALTIES:
         named = {name.split(",")[0] for name in CLAIMS if name.endswith(loss_type)}
@@ -68,7 +32,7 @@ def test_every_penalty_has_its_claims():
         ({"5.4 closed form, logistic", "closed form, exponential"}, None),
         (
             {name for name in CLAIMS if name.startswith("first step")},
-            "claims.iteration.spin_objective",
+            "claims.first_step.spin_objective",
         ),
         (
             {name for name in CLAIMS if name.startswith("T-SPIN Theorem 1")},

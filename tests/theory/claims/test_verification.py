@@ -6,7 +6,8 @@ import torch
 
 from spin_theory import closed_form_update
 from spin_theory.__main__ import main
-from spin_theory.claims.table import all_claims, random_instance
+from spin_theory.claims.instances import random_instance
+from spin_theory.claims.table import all_claims
 from spin_theory.claims.verification import verify
 
 
