@@ -7,13 +7,13 @@ from spin_theory import (
     InnerProblem,
     TabularPolicy,
     average_of_iterates,
-    closed_form,
     geometric_mixture,
     last_iterate,
     mixed_samples,
     tv,
     without_reference,
 )
+from spin_theory.minima.closed_forms import closed_form
 from tests.strategies import BETAS, log_policies
 
 EXACT = 1e-14  # total variation: rounding of logsumexp

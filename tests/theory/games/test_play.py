@@ -12,7 +12,6 @@ from spin_theory import (
     TabularPolicy,
     average_of_iterates,
     geometric_mixture,
-    hinge_minimum,
     js,
     kl,
     minimiser,
@@ -20,10 +19,11 @@ from spin_theory import (
     multiplier,
     play,
     predicted_policy,
-    solve,
     tv,
     without_reference,
 )
+from spin_theory.minima.hinge import hinge_minimum
+from spin_theory.minima.minimise import solve
 from tests.strategies import BETAS, log_policies
 
 START, DATA = (TabularPolicy.random(2, 6, seed=seed, smallest=1e-3) for seed in (0, 1))

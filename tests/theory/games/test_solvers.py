@@ -7,14 +7,14 @@ from spin_theory import (
     GradientSteps,
     InnerProblem,
     TabularPolicy,
-    closed_form,
     exact,
     minimiser,
-    solve,
     spin_loss,
     tspin_loss,
     tv,
 )
+from spin_theory.minima.closed_forms import closed_form
+from spin_theory.minima.minimise import solve
 from tests.strategies import BETAS, LOSS_TYPES, log_policies
 
 GENERATOR = torch.Generator()
