@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from spin_theory.games.solvers import OPTIMISERS
 from spin_theory.losses import PENALTIES
@@ -29,7 +29,7 @@ RULES = {
 class _ShowVersion(argparse.Action):
     """Looks the version up only when asked: a checkout need not be installed."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         sys.stdout.write(f"spin-theory {importlib.metadata.version('spin-toolkit')}\n")
         parser.exit()
 
@@ -48,7 +48,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
-    def error(self, message: str) -> "None":  # type: ignore[override]  # exits, as the base does
+    def error(self, message: str) -> NoReturn:
         self.exit(BAD_FLAGS, f"{self.prog}: {message}\n")
 
 
@@ -82,7 +82,12 @@ def build_parser(
     check.add_argument(
         "--jobs", type=_positive, default=os.cpu_count() or 1, help="worker processes"
     )
-    check.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    check.add_argument(
+        "--list", action="store_true", help="print what is claimed, and check nothing"
+    )
+    layout = check.add_mutually_exclusive_group()
+    layout.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    layout.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     check.set_defaults(run=commands["verify"])
 
     game = subparsers.add_parser(

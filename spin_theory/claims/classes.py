@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import ROUNDING, Evidence, Tolerance, largest_error
 from spin_theory.claims.witnesses import witness_limit
 from spin_theory.divergences import kl
 from spin_theory.losses import penalty_slope
@@ -22,10 +23,9 @@ from spin_theory.minima.log_linear import (
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy
 
-__all__ = ["check_log_linear_necessity", "check_quantised_necessity"]
+__all__ = ["CLAIMS", "check_log_linear_necessity", "check_quantised_necessity"]
 
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared."""
+EXACT = Tolerance(0.0, "the residual counts failures; none is allowed")
 
 
 def check_log_linear_necessity(
@@ -35,7 +35,7 @@ def check_log_linear_necessity(
     *,
     betas: Sequence[float] = (0.1, 1.0, 10.0, 1000.0),
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check that in a log-linear class with p_data no beta makes theta_t a minimum.
 
@@ -50,7 +50,7 @@ def check_log_linear_necessity(
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -173,4 +173,33 @@ def check_quantised_necessity(
         start = float(spin_objective(opponent, opponent, data, beta=1.0, loss_type=loss_type))
         failures += not (least(own / 2) < start <= least(2 * largest))
         limits.append(largest)
-    return Evidence(float(failures), 0.0, {"limit": min(limits), "members": float(len(members))})
+    return Evidence(
+        float(failures), EXACT.value, {"limit": min(limits), "members": float(len(members))}
+    )
+
+
+CLAIMS = (
+    Claim(
+        name="5.2 log-linear class",
+        statement="In a log-linear class that contains `p_data`, the opponent is not stationary "
+        "either, at any beta, unless it is the data.",
+        source="derived",
+        function=check_log_linear_necessity,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_log_linear_necessity(
+            LogLinearClass(draw.features), *draw.parameters
+        ),
+    ),
+    Claim(
+        name="5.2 quantised class",
+        statement="With quantised parameters beta has to be small. At half of the interval that "
+        "belongs to `p_data` the opponent is not the minimum; at twice the longest interval of "
+        "the class it is.",
+        source="derived",
+        function=check_quantised_necessity,
+        tolerance=EXACT,
+        check=lambda draw, *_: check_quantised_necessity(
+            LogLinearClass(draw.features[..., :1]), spacing=1.0, reach=1
+        ),
+    ),
+)

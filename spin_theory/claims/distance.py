@@ -5,18 +5,46 @@ import math
 import torch
 from torch import Tensor
 
-from spin_theory.claims.evidence import Evidence, largest_error
-from spin_theory.claims.objective import pair_policies
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import ROUNDING, Evidence, largest_error
 from spin_theory.divergences import js, tv
-from spin_theory.losses import penalty_named, spin_loss
+from spin_theory.losses import PENALTIES, penalty_named, spin_loss
 from spin_theory.minima.optimal import optimality_gap
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = ["check_degeneracy", "check_distance_bounds"]
+__all__ = ["CLAIMS", "check_degeneracy", "check_distance_bounds", "pair_policies"]
 
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
+
+def pair_policies(
+    data: TabularPolicy, opponent: TabularPolicy
+) -> tuple[TabularPolicy, TabularPolicy]:
+    r"""Distributions of the pairs (y, y') in the two orders.
+
+    Parameters
+    ----------
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data and p_t.
+
+    Returns
+    -------
+    TabularPolicy, TabularPolicy, shape (X, Y * Y)
+        :math:`P = p_{data} \otimes p_t` and :math:`Q = p_t \otimes p_{data}`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> p, q = (TabularPolicy.from_probs([[a, 1 - a]]) for a in (0.5, 0.2))
+    >>> pair_policies(p, q)[0].probs
+    tensor([[0.1000, 0.4000, 0.1000, 0.4000]], dtype=torch.float64)
+    """
+    require_same_shape(data=data, opponent=opponent)
+    pairs = data.log_probs[:, :, None] + opponent.log_probs[:, None, :]
+    return TabularPolicy(pairs.flatten(1)), TabularPolicy(pairs.mT.flatten(1))
 
 
 def check_distance_bounds(
@@ -24,7 +52,7 @@ def check_distance_bounds(
     opponent: TabularPolicy,
     margins: Tensor,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check that a SPIN loss on fresh pairs bounds the distance of opponent and data.
 
@@ -35,7 +63,7 @@ def check_distance_bounds(
     margins : Tensor, shape (X, Y, Y)
         Margin of y over y', no unit; fixed before the pairs are drawn, and antisymmetric.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -86,7 +114,7 @@ def check_degeneracy(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check what is left of SPIN's objective where the opponent is the data.
 
@@ -99,7 +127,7 @@ def check_degeneracy(
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -165,3 +193,47 @@ def check_degeneracy(
         )
         errors.append(-rise)
     return Evidence(largest_error(errors), tolerance, {"rise": rise})
+
+
+def _margins(scores: Tensor) -> Tensor:
+    return scores[:, :, None] - scores[:, None, :]
+
+
+CLAIMS = (
+    Claim(
+        name="convergence meter",
+        statement="Log 2 minus the logistic loss on fresh pairs is at most `JS(P, Q)`, for any "
+        "margins fixed before the pairs are drawn. So a low loss proves that opponent and data "
+        "differ.",
+        source="derived",
+        function=check_distance_bounds,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_distance_bounds(
+            draw.small_data, draw.small_start, _margins(draw.small_other.log_probs)
+        ),
+    ),
+    Claim(
+        name="convergence meter, tight",
+        statement="The same holds where the bound is tight, at the margins `log(p_data / p_t)`.",
+        source="derived",
+        function=check_distance_bounds,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_distance_bounds(
+            draw.small_data,
+            draw.small_start,
+            _margins(draw.small_data.log_probs - draw.small_start.log_probs),
+        ),
+    ),
+    Claim(
+        name="at p_t = p_data, {loss_type}",
+        statement="Where `p_t = p_data`, logistic and exponential keep the data as their only "
+        "minimiser, hinge is flat while no margin exceeds 1, and correlation is constant.",
+        source="T-SPIN, made precise",
+        function=check_degeneracy,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_degeneracy(
+            draw.small_data, draw.small_other, beta=draw.beta, loss_type=loss_type
+        ),
+        loss_types=tuple(PENALTIES),
+    ),
+)

@@ -2,15 +2,13 @@
 
 import math
 
-from spin_theory.claims.evidence import Evidence
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import ROUNDING, Evidence
 from spin_theory.divergences import renyi
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = ["check_update_normaliser", "update_exists"]
-
-TOLERANCE = 1e-12
-"""Rounding in total variation; iterates at small beta multiply log-ratios and have more."""
+__all__ = ["CLAIMS", "check_update_normaliser", "update_exists"]
 
 
 def check_update_normaliser(
@@ -19,7 +17,7 @@ def check_update_normaliser(
     *,
     beta: float,
     update: Update = closed_form_update,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check that the exact update's normaliser is a Renyi divergence.
 
@@ -32,7 +30,7 @@ def check_update_normaliser(
     update : Update, default closed_form_update
         What is claimed to have this normaliser.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -102,3 +100,17 @@ def update_exists(*, data_ratio: float, opponent_ratio: float, beta: float) -> b
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta!r}")
     return (beta - 1) * math.log(opponent_ratio) + math.log(data_ratio) < 0
+
+
+CLAIMS = (
+    Claim(
+        name="normaliser is a Renyi divergence",
+        statement="The log of the exact update's normaliser is `(1 / beta - 1) D(p_data, p_t)`, "
+        "with D the Renyi divergence of order `1 / beta`. On infinitely many responses it need not "
+        "be finite, and then there is no update.",
+        source="derived",
+        function=check_update_normaliser,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_update_normaliser(draw.data, draw.opponent, beta=draw.beta),
+    ),
+)

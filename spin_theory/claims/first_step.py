@@ -6,15 +6,13 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from spin_theory.claims.evidence import Evidence
-from spin_theory.losses import penalty_slope, require_beta
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import ROUNDING, Evidence
+from spin_theory.losses import PENALTIES, penalty_slope, require_beta
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average
 
-__all__ = ["LogProbs", "check_first_step_is_sft"]
-
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
+__all__ = ["CLAIMS", "LogProbs", "check_first_step_is_sft"]
 
 LogProbs = Callable[[Tensor], Tensor]
 """A differentiable policy class: from parameters (D,) to normalised log-probs (X, Y)."""
@@ -28,7 +26,7 @@ def check_first_step_is_sft(
     beta: float,
     loss_type: str = "logistic",
     prompt_probs: Tensor | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check that SPIN's gradient at the opponent is SFT's, for any differentiable class.
 
@@ -48,7 +46,7 @@ def check_first_step_is_sft(
     prompt_probs : Tensor, shape (X,), optional
         Distribution q(x) of the prompts; uniform by default.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -109,3 +107,23 @@ def _largest_score(log_probs: LogProbs, theta: Tensor) -> Tensor:
     rows: Tensor = jacobian(log_probs, theta.detach())  # type: ignore[no-untyped-call]
     largest: Tensor = rows.flatten(0, 1).norm(dim=-1).max()
     return largest
+
+
+CLAIMS = (
+    Claim(
+        name="first step is SFT, {loss_type}",
+        statement="At the opponent SPIN's gradient is SFT's with another learning rate, in any "
+        "differentiable class of policies. The rate is scaled by beta times the size of `l'(0)`.",
+        source="derived",
+        function=check_first_step_is_sft,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_first_step_is_sft(
+            draw.network,
+            draw.parameters.flatten(),
+            draw.small_data,
+            beta=draw.beta,
+            loss_type=loss_type,
+        ),
+        loss_types=tuple(PENALTIES),
+    ),
+)

@@ -6,26 +6,40 @@ from functools import partial
 
 import torch
 
-from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import ROUNDING, Evidence, Tolerance, largest_error
+from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
 from spin_theory.games.iterates import observed_multipliers
-from spin_theory.games.opponents import average_of_iterates, geometric_mixture, mixed_samples
+from spin_theory.games.opponents import (
+    OpponentRule,
+    average_of_iterates,
+    geometric_mixture,
+    mixed_samples,
+)
 from spin_theory.games.play import Game, play
 from spin_theory.games.rates import mixing_multipliers, multiplier, predicted_policy
 from spin_theory.games.solvers import Solver, exact
 from spin_theory.games.stability import linearise
 from spin_theory.policies import TabularPolicy
 
-__all__ = ["check_averaged_play", "check_geometric_mixture", "check_iterates", "check_mixing"]
+__all__ = [
+    "CLAIMS",
+    "check_averaged_play",
+    "check_geometric_mixture",
+    "check_iterates",
+    "check_mixing",
+]
 
-TOLERANCE = 1e-12
-"""Rounding in total variation; iterates at small beta multiply log-ratios and have more."""
-
-RATE_TOLERANCE = 1e-6
-"""Of observed against predicted rates: the map is linear only up to the deviation."""
+RATE_TOLERANCE = Tolerance(
+    1e-6, "relative: near the data the map is linear only up to the deviation; seen: 2e-7"
+)
 
 NEARBY = 3e-8
 """Log-ratio in nats from the data at which a game counts as linear; squared, it is rounding."""
+
+LEAST_LINEAR_BETA = 0.3
+"""Below it a game that starts `NEARBY` is soon too far away to be linear."""
 
 
 def check_iterates(
@@ -35,7 +49,7 @@ def check_iterates(
     betas: Sequence[float],
     loss_type: str = "logistic",
     solver: Solver = exact,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check the closed form of all iterates of SPIN, and the multiplier of each.
 
@@ -50,7 +64,7 @@ def check_iterates(
     solver : Solver, default exact
         What is claimed to be an iteration.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -95,7 +109,7 @@ def check_mixing(
     beta: float,
     loss_type: str = "logistic",
     seed: int = 0,
-    tolerance: float = RATE_TOLERANCE,
+    tolerance: float = RATE_TOLERANCE.value,
 ) -> Evidence:
     r"""Check how SPIN behaves near the data with the samples of two iterates mixed.
 
@@ -110,7 +124,7 @@ def check_mixing(
     seed : int, default 0
         Of the direction of the start.
     tolerance : float, default 1e-6
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -134,7 +148,7 @@ def check_mixing(
     linear = linearise(
         [data] * 3, data, beta=beta, depth=2, loss_type=loss_type, opponent=mixed_samples
     )
-    game = _near(data, beta, loss_type, seed, iterations=4)
+    game = _near(data, mixed_samples, beta, loss_type, seed, iterations=4)
     first, second, third, *later = (
         policy.log_probs - data.log_probs for policy in game.policies[1:]
     )
@@ -159,7 +173,7 @@ def check_geometric_mixture(
     iterations: int = 4,
     loss_type: str = "logistic",
     solver: Solver = exact,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check the iterates against an opponent mixed geometrically with the initial policy.
 
@@ -178,7 +192,7 @@ def check_geometric_mixture(
     solver : Solver, default exact
         What is claimed to be an iteration.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -233,7 +247,7 @@ def check_averaged_play(
     iterations: int = 8,
     loss_type: str = "logistic",
     seed: int = 0,
-    tolerance: float = RATE_TOLERANCE,
+    tolerance: float = RATE_TOLERANCE.value,
 ) -> Evidence:
     r"""Check how fictitious play approaches the data, which it does at every beta.
 
@@ -250,7 +264,7 @@ def check_averaged_play(
     seed : int, default 0
         Of the direction of the start.
     tolerance : float, default 1e-6
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -273,7 +287,7 @@ def check_averaged_play(
     >>> check_averaged_play(TabularPolicy.random(1, 5, seed=0, smallest=0.1), beta=0.3).holds
     True
     """
-    game = _near(data, beta, loss_type, seed, iterations, averaged=True)
+    game = _near(data, average_of_iterates, beta, loss_type, seed, iterations)
     m = multiplier(beta=beta, loss_type=loss_type)
     deviations = torch.stack(
         [average_of_iterates(game.policies[: t + 1]).sampler.log_probs for t in range(iterations)]
@@ -287,16 +301,60 @@ def check_averaged_play(
 
 
 def _near(
-    data: TabularPolicy,
-    beta: float,
-    loss_type: str,
-    seed: int,
-    iterations: int,
-    averaged: bool = False,
+    data: TabularPolicy, rule: OpponentRule, beta: float, loss_type: str, seed: int, iterations: int
 ) -> Game:
-    """Play a game that starts `NEARBY`, so near that it is linear."""
+    """Play a game that starts so near the data that it is linear."""
     generator = torch.Generator().manual_seed(seed)
     shift = torch.randn(data.log_probs.shape, generator=generator, dtype=torch.float64)
     start = TabularPolicy.from_logits(data.log_probs + NEARBY * shift)
-    rule = average_of_iterates if averaged else mixed_samples
     return play(start, data, beta=beta, iterations=iterations, loss_type=loss_type, opponent=rule)
+
+
+def _linear_beta(draw: Draw) -> float:
+    return max(LEAST_LINEAR_BETA, draw.beta)
+
+
+CLAIMS = (
+    Claim(
+        name="iterates, {loss_type}",
+        statement="After t exact iterations `p_t = p_data (p_0 / p_data)^(m_1 ... m_t)`, "
+        "normalised, with `m = 1 - 1 / beta` for logistic and `m = 1 - 1 / (2 beta)` for "
+        "exponential.",
+        source="derived",
+        function=check_iterates,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_iterates(
+            draw.opponent, draw.data, betas=[draw.beta, 2 * draw.beta, 5.0], loss_type=loss_type
+        ),
+        loss_types=("logistic", "exponential"),
+    ),
+    Claim(
+        name="mixed samples near the data",
+        statement="With the samples of two iterates mixed, deviations from the data are multiplied "
+        "by the roots of `r^2 - (1 - 1 / (2 beta)) r + 1 / (2 beta)`.",
+        source="derived",
+        function=check_mixing,
+        tolerance=RATE_TOLERANCE,
+        check=lambda draw, *_: check_mixing(draw.small_data, beta=_linear_beta(draw)),
+    ),
+    Claim(
+        name="geometric mixture",
+        statement="Against a geometric mixture with `p_0` of weight w, deviations are multiplied "
+        "by `(1 - 1 / beta) (1 - w)`, and the limit is not the data.",
+        source="Alami et al., derived",
+        function=check_geometric_mixture,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_geometric_mixture(
+            draw.opponent, draw.data, beta=draw.beta, base_weight=0.3
+        ),
+    ),
+    Claim(
+        name="fictitious play near the data",
+        statement="Against the average of all iterates, the average's deviation from the data "
+        "falls like `t^(-1 / beta)`, at every beta.",
+        source="Alami et al., derived",
+        function=check_averaged_play,
+        tolerance=RATE_TOLERANCE,
+        check=lambda draw, *_: check_averaged_play(draw.small_data, beta=_linear_beta(draw)),
+    ),
+)

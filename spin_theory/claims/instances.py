@@ -11,22 +11,19 @@ from spin_theory.policies import TabularPolicy
 __all__ = ["Draw", "Instance", "random_instance"]
 
 MOST_RESPONSES = 256
-
 SMALLEST = 1e-12  # probabilities are drawn log-uniformly from here to 1, then normalised
-
 LEAST_BETA, LARGEST_BETA = 0.1, 10.0
-
 MOST_SMALL, SMALL_SMALLEST = 12, 1e-3  # of the small tables
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One random instance: what `seed` stands for.
+    """The numbers of one random instance.
 
     Attributes
     ----------
     seed : int
-        `spin-theory verify --instances 1 --seed SEED` is this instance.
+        `spin-theory verify --instances 1 --seed SEED` draws this instance again.
     responses : int
         Y, from 2 to 256.
     beta : float
@@ -55,9 +52,9 @@ class Draw:
         Tables of 2 to 12 responses down to 1e-3, for the claims about whole games, linear
         programmes and sums over triplets.
     features : Tensor, shape (1, Z, 2)
-        Of a log-linear class on the small tables.
+        Features of the small tables' responses, for a log-linear class.
     parameters : Tensor, shape (2, 2)
-        Two of its members.
+        Two members of that class, one per row.
     """
 
     instance: Instance
@@ -69,6 +66,16 @@ class Draw:
     small_other: TabularPolicy
     features: Tensor
     parameters: Tensor
+
+    @property
+    def beta(self) -> float:
+        """The instance's beta, > 0, no unit."""
+        return self.instance.beta
+
+    def network(self, parameters: Tensor) -> Tensor:
+        """Log-probs (1, Z) of a small network with four parameters: a class that is not convex."""
+        hidden = torch.tanh(self.features @ parameters[:2])
+        return torch.log_softmax(parameters[2] * hidden + parameters[3] * hidden.square(), dim=-1)
 
 
 def random_instance(seed: int) -> Draw:

@@ -5,17 +5,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spin_theory.claims.evidence import Evidence
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import ROUNDING, Evidence
 from spin_theory.divergences import kl
 from spin_theory.losses import penalty_named
 from spin_theory.minima.closed_forms import Update, closed_form_update, opponent_update
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = ["check_likelihood_rises", "check_opponent_update", "check_start_value"]
-
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
+__all__ = ["CLAIMS", "check_likelihood_rises", "check_opponent_update", "check_start_value"]
 
 
 def check_opponent_update(
@@ -25,7 +23,7 @@ def check_opponent_update(
     *,
     beta: float,
     update: Callable[..., TabularPolicy] = opponent_update,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check that (4.4) maximises (4.3), the advantage with a KL penalty.
 
@@ -42,7 +40,7 @@ def check_opponent_update(
     update : callable, default opponent_update
         What is claimed to be the maximiser.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -96,7 +94,7 @@ def check_start_value(
     beta: float,
     history_weight: float = 0.0,
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check that the objective at theta_t is (1 + history_weight) l(0), whatever the tables.
 
@@ -111,7 +109,7 @@ def check_start_value(
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -152,7 +150,7 @@ def check_likelihood_rises(
     beta: float,
     loss_type: str = "logistic",
     update: Update = closed_form_update,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check that an exact iteration never lowers E log p(real) from beta = 1 on.
 
@@ -167,7 +165,7 @@ def check_likelihood_rises(
     update : Update, default closed_form_update
         What is claimed to raise the likelihood.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -198,3 +196,40 @@ def check_likelihood_rises(
     before, after = kl(data, opponent), kl(data, updated)
     residual = float(((after - before) / (1 + before)).max().clamp(min=0))
     return Evidence(residual, tolerance, {"change": float((before - after).mean())})
+
+
+CLAIMS = (
+    Claim(
+        name="SPIN (4.4) opponent's update",
+        statement="The opponent's best response to the advantages f is `p_t e^(f / beta)`, "
+        "normalised.",
+        source="SPIN, eq. (4.4)",
+        function=check_opponent_update,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_opponent_update(
+            draw.opponent, draw.other.log_probs, draw.data, beta=draw.beta
+        ),
+    ),
+    Claim(
+        name="start value l(0)",
+        statement="At the opponent the objective is `l(0)`, whatever the tables; with a history "
+        "term it is `(1 + history_weight) l(0)`.",
+        source="SPIN, eq. (4.7)",
+        function=check_start_value,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_start_value(
+            draw.data, draw.opponent, beta=draw.beta, history_weight=0.1
+        ),
+    ),
+    Claim(
+        name="likelihood rises, beta >= 1",
+        statement="An exact iteration never lowers the expected log-prob of real responses if "
+        "beta is 1 or more. If beta is smaller, it may.",
+        source="derived",
+        function=check_likelihood_rises,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_likelihood_rises(
+            draw.data, draw.opponent, beta=max(1.0, draw.beta)
+        ),
+    ),
+)

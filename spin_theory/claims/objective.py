@@ -6,29 +6,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.distance import pair_policies
+from spin_theory.claims.evidence import ROUNDING, Evidence, Tolerance, largest_error
+from spin_theory.claims.instances import Draw
 from spin_theory.divergences import bhattacharyya, js, tv
+from spin_theory.losses import PENALTIES
 from spin_theory.minima.certificates import certify, descending_ray, hinge_programme
 from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum
 from spin_theory.minima.minimise import minimise
 from spin_theory.minima.optimal import optimality_gap
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.policies import TabularPolicy, prompt_average
 
 __all__ = [
+    "CLAIMS",
     "check_convexity",
     "check_hinge_duality",
     "check_optimal_value",
     "check_unbounded",
-    "pair_policies",
 ]
 
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
-
-SOLVER_TOLERANCE = 1e-9
-"""Of HiGHS on tables of moderate probabilities; seen: 1e-15."""
+SOLVER_TOLERANCE = Tolerance(1e-9, "HiGHS's own, on tables of moderate probabilities; seen: 1e-15")
 
 
 def check_convexity(
@@ -37,7 +37,7 @@ def check_convexity(
     other: TabularPolicy,
     *,
     values: Callable[[TabularPolicy], Tensor] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     """Check that an iteration's objective is convex in the log-probs between two policies.
 
@@ -50,7 +50,7 @@ def check_convexity(
     values : callable, optional
         What is claimed to be convex, from a policy to shape (X,); the problem's by default.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -77,37 +77,6 @@ def check_convexity(
     return Evidence(residual, tolerance, {"curvature": -float(above[1].mean())})
 
 
-def pair_policies(
-    data: TabularPolicy, opponent: TabularPolicy
-) -> tuple[TabularPolicy, TabularPolicy]:
-    r"""Distributions of the pairs (y, y') in the two orders.
-
-    Parameters
-    ----------
-    data, opponent : TabularPolicy, shape (X, Y)
-        p_data and p_t.
-
-    Returns
-    -------
-    TabularPolicy, TabularPolicy, shape (X, Y * Y)
-        :math:`P = p_{data} \otimes p_t` and :math:`Q = p_t \otimes p_{data}`.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-
-    Examples
-    --------
-    >>> p, q = (TabularPolicy.from_probs([[a, 1 - a]]) for a in (0.5, 0.2))
-    >>> pair_policies(p, q)[0].probs
-    tensor([[0.1000, 0.4000, 0.1000, 0.4000]], dtype=torch.float64)
-    """
-    require_same_shape(data=data, opponent=opponent)
-    pairs = data.log_probs[:, :, None] + opponent.log_probs[:, None, :]
-    return TabularPolicy(pairs.flatten(1)), TabularPolicy(pairs.mT.flatten(1))
-
-
 def check_optimal_value(
     data: TabularPolicy,
     opponent: TabularPolicy,
@@ -115,7 +84,7 @@ def check_optimal_value(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check the least value of (4.7), and the identity of the gap above it.
 
@@ -128,7 +97,7 @@ def check_optimal_value(
     loss_type : {'logistic', 'hinge', 'exponential'}, default 'logistic'
         The penalty.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -187,7 +156,7 @@ def check_optimal_value(
 
 
 def check_hinge_duality(
-    data: TabularPolicy, opponent: TabularPolicy, *, tolerance: float = SOLVER_TOLERANCE
+    data: TabularPolicy, opponent: TabularPolicy, *, tolerance: float = SOLVER_TOLERANCE.value
 ) -> Evidence:
     """Check the shortest path of the hinge against its linear programme and its dual.
 
@@ -196,7 +165,7 @@ def check_hinge_duality(
     data, opponent : TabularPolicy, shape (X, Y)
         p_data and p_t, of probabilities that HiGHS resolves: above about 1e-5.
     tolerance : float, default 1e-9
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -232,7 +201,7 @@ def check_unbounded(
     *,
     beta: float,
     depth: float = 1e6,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     """Check that the correlation penalty goes below any bound along :func:`descending_ray`.
 
@@ -245,7 +214,7 @@ def check_unbounded(
     depth : float, default 1e6
         How far below 0 the objective is taken.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -274,3 +243,91 @@ def check_unbounded(
     size = depth + problem.scores(policy).abs().amax(dim=-1)
     errors = (problem.values(policy) + depth).abs() / size
     return Evidence(float(errors.max()), tolerance, {"slope": float(ray.slope.min())})
+
+
+def _convex(draw: Draw, loss_type: str, *, tspin: bool) -> Evidence:
+    problem = InnerProblem(
+        data=draw.small_data,
+        sampler=draw.small_start,
+        reference=None if tspin else draw.small_start,
+        beta=draw.beta,
+        loss_type=loss_type,
+        initial=draw.small_other,
+        history_weight=0.1 if tspin else 0.0,
+    )
+    return check_convexity(problem, draw.small_start, draw.small_other)
+
+
+def _least_value(statement: str, source: str, loss_type: str) -> Claim:
+    return Claim(
+        name="least value, {loss_type}",
+        statement=statement,
+        source=source,
+        function=check_optimal_value,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_optimal_value(
+            draw.small_data,
+            draw.small_start,
+            draw.small_other,
+            beta=draw.beta,
+            loss_type=loss_type,
+        ),
+        loss_types=(loss_type,),
+    )
+
+
+CLAIMS = (
+    Claim(
+        name="convexity, SPIN {loss_type}",
+        statement="SPIN's objective is convex in the log-probs of a table.",
+        source="derived",
+        function=check_convexity,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: _convex(draw, loss_type, tspin=False),
+        loss_types=tuple(PENALTIES),
+    ),
+    Claim(
+        name="convexity, T-SPIN {loss_type}",
+        statement="T-SPIN's objective is convex in the log-probs of a table, history included.",
+        source="derived",
+        function=check_convexity,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: _convex(draw, loss_type, tspin=True),
+        loss_types=tuple(PENALTIES),
+    ),
+    _least_value(
+        "The least value of the logistic objective is `log 2 - JS(P, Q)`, with P and Q the two "
+        "orders of a pair of a real and a generated response.",
+        "SPIN, Lemma C.2",
+        "logistic",
+    ),
+    _least_value(
+        "The least value of the hinge objective is the length of a shortest path, and at least "
+        "`1 - TV(P, Q)`.",
+        "derived",
+        "hinge",
+    ),
+    _least_value(
+        "The least value of the exponential objective is `BC(p_data, p_t)^2`, the squared "
+        "Bhattacharyya coefficient.",
+        "derived",
+        "exponential",
+    ),
+    Claim(
+        name="least value, hinge by HiGHS",
+        statement="A linear programme and its dual give the shortest path's length too.",
+        source="derived",
+        function=check_hinge_duality,
+        tolerance=SOLVER_TOLERANCE,
+        check=lambda draw, *_: check_hinge_duality(draw.small_data, draw.small_start),
+    ),
+    Claim(
+        name="unbounded, correlation",
+        statement="The correlation objective has no least value where the opponent differs from "
+        "the data: it falls without end along a ray.",
+        source="derived",
+        function=check_unbounded,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_unbounded(draw.small_data, draw.small_start, beta=draw.beta),
+    ),
+)

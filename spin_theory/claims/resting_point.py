@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import Evidence, Tolerance, largest_error
 from spin_theory.divergences import kl
 from spin_theory.minima.log_linear import (
     LogLinearClass,
@@ -15,10 +16,11 @@ from spin_theory.minima.log_linear import (
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = ["check_fixed_point_is_sft"]
+__all__ = ["CLAIMS", "check_fixed_point_is_sft"]
 
-STATIONARY_TOLERANCE = 1e-10
-"""Of a gradient that Newton's method brought to zero, relative to its terms; seen: 1e-15."""
+STATIONARY_TOLERANCE = Tolerance(
+    1e-10, "relative: Newton's method brings the gradient only near zero; seen: 5e-15"
+)
 
 
 def check_fixed_point_is_sft(
@@ -27,7 +29,7 @@ def check_fixed_point_is_sft(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = STATIONARY_TOLERANCE,
+    tolerance: float = STATIONARY_TOLERANCE.value,
 ) -> Evidence:
     r"""Check that SPIN rests where SFT does, in a log-linear class without p_data.
 
@@ -42,7 +44,7 @@ def check_fixed_point_is_sft(
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     tolerance : float, default 1e-10
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -99,3 +101,18 @@ def check_fixed_point_is_sft(
         float(kl(opponent, found.policy).max()),
     ]
     return Evidence(largest_error(errors), tolerance, {"misfit": float(kl(data, opponent).mean())})
+
+
+CLAIMS = (
+    Claim(
+        name="SPIN rests where SFT does",
+        statement="In a log-linear class SFT's solution is a fixed point of SPIN, even if the "
+        "class does not contain `p_data`.",
+        source="derived",
+        function=check_fixed_point_is_sft,
+        tolerance=STATIONARY_TOLERANCE,
+        check=lambda draw, *_: check_fixed_point_is_sft(
+            LogLinearClass(draw.features), draw.small_data, beta=draw.beta
+        ),
+    ),
+)

@@ -7,24 +7,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from spin_theory.claims.evidence import largest_error
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import ROUNDING, largest_error
 from spin_theory.claims.witnesses import objective_drop_at_data
 from spin_theory.divergences import tv
-from spin_theory.losses import penalty_named, require_beta
+from spin_theory.losses import PENALTIES, penalty_named, require_beta
 from spin_theory.minima.optimal import optimal_value
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = ["Objective", "Theorem52Evidence", "check_theorem_5_2"]
+__all__ = ["CLAIMS", "Objective", "Theorem52Evidence", "check_theorem_5_2"]
 
 BETAS = (0.1, 1.0, 10.0)
 """The lambda at which sufficiency is tried: the range of the published runs and around."""
 
 EQUAL_TV = 1e-13
 """Opponent and data closer than this, in total variation, are the same table but for rounding."""
-
-TOLERANCE_5_2 = 1e-12
-"""Rounding of the objective's sums, relative to its terms; seen: 3e-15 at 256 responses."""
 
 FIRST_WITNESS = 0.5  # the search goes down from here; witnesses are an interval from 0
 
@@ -106,7 +104,7 @@ def check_theorem_5_2(
     betas: Sequence[float] = BETAS,
     prompt_probs: Tensor | None = None,
     objective: Objective = spin_objective,
-    tolerance: float = TOLERANCE_5_2,
+    tolerance: float = ROUNDING.value,
 ) -> Theorem52Evidence:
     r"""Check that theta_t is a global minimum exactly where the opponent is the data.
 
@@ -124,7 +122,7 @@ def check_theorem_5_2(
     objective : Objective, default spin_objective
         What is claimed to be (4.7).
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -267,3 +265,31 @@ def _at_opponent(
     )
     (gradient,) = torch.autograd.grad(value, logits)
     return float(value.detach()), float(gradient.norm())
+
+
+CLAIMS = (
+    Claim(
+        name="5.2 sufficiency, {loss_type}",
+        statement="Where `p_t = p_data`, the opponent is a global minimum of SPIN's objective, at "
+        "every beta.",
+        source="SPIN, Theorem 5.2",
+        function=check_theorem_5_2,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_theorem_5_2(
+            draw.data, draw.data, loss_type=loss_type, betas=(draw.beta,)
+        ),
+        loss_types=tuple(PENALTIES),
+    ),
+    Claim(
+        name="5.2 necessity, {loss_type}",
+        statement="Where `p_t` differs from `p_data`, there is a beta at which the opponent is "
+        "not a global minimum.",
+        source="SPIN, Theorem 5.2",
+        function=check_theorem_5_2,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_theorem_5_2(
+            draw.data, draw.opponent, loss_type=loss_type
+        ),
+        loss_types=tuple(PENALTIES),
+    ),
+)

@@ -4,18 +4,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spin_theory.claims.evidence import largest_error
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import Tolerance, largest_error
 from spin_theory.divergences import tv
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.minima.minimise import minimise
 from spin_theory.minima.optimal import optimality_gap
 from spin_theory.policies import TabularPolicy
 
-__all__ = ["Theorem54Evidence", "check_theorem_5_4"]
+__all__ = ["CLAIMS", "Theorem54Evidence", "check_theorem_5_4"]
 
-TOLERANCE_5_4 = 1e-12
-"""Rounding of the update in total variation for beta >= 0.1, where a log-ratio of 27 nats is
-multiplied by 10; seen: 2e-14 at 256 responses."""
+UPDATE_TOLERANCE = Tolerance(
+    1e-12,
+    "rounding of the update, in total variation: from beta = 0.1 on it multiplies log-ratios of up "
+    "to 27 nats by 10 or less; seen: 2e-14",
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def check_theorem_5_4(
     loss_type: str = "logistic",
     prompt_probs: Tensor | None = None,
     update: Update = closed_form_update,
-    tolerance: float = TOLERANCE_5_4,
+    tolerance: float = UPDATE_TOLERANCE.value,
 ) -> Theorem54Evidence:
     r"""Check that the closed-form update is the global minimiser of (4.7).
 
@@ -134,3 +137,29 @@ def check_theorem_5_4(
         objective=minimum.objective,
         lower_bound=minimum.lower_bound,
     )
+
+
+CLAIMS = (
+    Claim(
+        name="5.4 closed form, logistic",
+        statement="The minimiser of SPIN's objective is `p_t (p_data / p_t)^(1 / beta)`, "
+        "normalised.",
+        source="SPIN, Theorem 5.4",
+        function=check_theorem_5_4,
+        tolerance=UPDATE_TOLERANCE,
+        check=lambda draw, update, _: check_theorem_5_4(
+            draw.data, draw.opponent, beta=draw.beta, update=update
+        ),
+    ),
+    Claim(
+        name="closed form, exponential",
+        statement="For the exponential penalty the exponent is `1 / (2 beta)`.",
+        source="derived",
+        function=check_theorem_5_4,
+        tolerance=UPDATE_TOLERANCE,
+        check=lambda draw, update, loss_type: check_theorem_5_4(
+            draw.data, draw.opponent, beta=draw.beta, loss_type=loss_type, update=update
+        ),
+        loss_types=("exponential",),
+    ),
+)

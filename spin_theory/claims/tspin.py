@@ -7,17 +7,15 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from spin_theory.claims.evidence import Evidence
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import ROUNDING, Evidence
 from spin_theory.claims.first_step import LogProbs
 from spin_theory.divergences import entropy, kl
-from spin_theory.losses import penalty_named, require_beta
+from spin_theory.losses import PENALTIES, penalty_named, require_beta
 from spin_theory.objectives.objectives import tspin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = ["check_tspin_gradient", "check_tspin_opponent"]
-
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
+__all__ = ["CLAIMS", "check_tspin_gradient", "check_tspin_opponent"]
 
 
 def check_tspin_opponent(
@@ -26,7 +24,7 @@ def check_tspin_opponent(
     *,
     beta: float,
     update: Callable[[Tensor, float], TabularPolicy] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check Proposition 1: softmax of the confidences maximises their mean plus entropy.
 
@@ -42,7 +40,7 @@ def check_tspin_opponent(
         What is claimed to be the maximiser, from confidences and beta;
         :math:`\propto e^{c/\beta}` by default.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -99,7 +97,7 @@ def check_tspin_gradient(
     history_weight: float,
     loss_type: str = "logistic",
     gradient: Callable[[Tensor], Tensor] | None = None,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check Theorem 1: T-SPIN's gradient, for any differentiable class.
 
@@ -121,7 +119,7 @@ def check_tspin_gradient(
         What is claimed to be the gradient, from parameters to (D,); automatic differentiation
         of :func:`tspin_objective` by default.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -200,3 +198,37 @@ def _slopes(margins: Tensor, loss_type: str) -> Tensor:
     if loss_type == "hinge":
         return -(margins <= 1).to(margins)
     return -torch.ones_like(margins)
+
+
+CLAIMS = (
+    Claim(
+        name="T-SPIN Proposition 1",
+        statement="The policy that maximises the mean confidence c plus beta times the entropy is "
+        "`e^(c / beta)`, normalised.",
+        source="T-SPIN, Proposition 1",
+        function=check_tspin_opponent,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_tspin_opponent(
+            draw.data.log_probs, draw.other, beta=draw.beta
+        ),
+    ),
+    Claim(
+        name="T-SPIN Theorem 1, {loss_type}",
+        statement="T-SPIN's gradient is the sum over triplets of Theorem 1, in any differentiable "
+        "class of policies.",
+        source="T-SPIN, Theorem 1",
+        function=check_tspin_gradient,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_tspin_gradient(
+            draw.network,
+            draw.parameters.flatten(),
+            draw.small_start,
+            draw.small_other,
+            draw.small_data,
+            beta=draw.beta,
+            history_weight=0.1,
+            loss_type=loss_type,
+        ),
+        loss_types=tuple(PENALTIES),
+    ),
+)

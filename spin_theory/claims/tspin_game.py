@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import ROUNDING, Evidence, Tolerance, largest_error
+from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import without_reference
 from spin_theory.games.stability import fixed_point, linearise
@@ -11,13 +13,12 @@ from spin_theory.minima.minimise import minimise_problem
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
 
-__all__ = ["check_tspin_fixed_point", "check_tspin_update"]
+__all__ = ["CLAIMS", "check_tspin_fixed_point", "check_tspin_update"]
 
-TOLERANCE = 1e-12
-"""Rounding relative to the terms that are compared; seen: below 1e-14 in most checks."""
-
-FIXED_POINT_TOLERANCE = 1e-10
-"""Of a fixed point in total variation: its search stops at 1e-14 a step, and steps add up."""
+FIXED_POINT_TOLERANCE = Tolerance(
+    1e-10,
+    "total variation: the search stops when a step is below 1e-14, and steps add up; seen: 1e-14",
+)
 
 
 def check_tspin_update(
@@ -27,7 +28,7 @@ def check_tspin_update(
     beta: float,
     loss_type: str = "logistic",
     update: Callable[[InnerProblem], TabularPolicy] = closed_form,
-    tolerance: float = TOLERANCE,
+    tolerance: float = ROUNDING.value,
 ) -> Evidence:
     r"""Check the closed form of T-SPIN's iteration without history.
 
@@ -42,7 +43,7 @@ def check_tspin_update(
     update : callable, default closed_form
         What is claimed to be the minimiser of an :class:`InnerProblem`.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -86,7 +87,7 @@ def check_tspin_fixed_point(
     beta: float,
     history_weight: float = 0.0,
     loss_type: str = "logistic",
-    tolerance: float = FIXED_POINT_TOLERANCE,
+    tolerance: float = FIXED_POINT_TOLERANCE.value,
 ) -> Evidence:
     r"""Check where T-SPIN's exact game of one prompt rests, and what history does to it.
 
@@ -101,7 +102,7 @@ def check_tspin_fixed_point(
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     tolerance : float, default 1e-10
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -169,3 +170,43 @@ def check_tspin_fixed_point(
         errors.append(radius * scale - 1)
     numbers = {"spectral_radius": radius, "tv": float(tv(point, data).max())}
     return Evidence(largest_error(errors), tolerance, numbers)
+
+
+def _fixed_point(draw: Draw, *, history_weight: float) -> Evidence:
+    return check_tspin_fixed_point(
+        draw.small_start, draw.small_data, beta=draw.beta, history_weight=history_weight
+    )
+
+
+CLAIMS = (
+    Claim(
+        name="T-SPIN update, {loss_type}",
+        statement="Without history T-SPIN's next policy is `(p_data / p_t)^(1 / beta)`, "
+        "normalised, or with `1 / (2 beta)` for the exponential penalty.",
+        source="derived",
+        function=check_tspin_update,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_tspin_update(
+            draw.small_start, draw.small_data, beta=draw.beta, loss_type=loss_type
+        ),
+        loss_types=("logistic", "exponential"),
+    ),
+    Claim(
+        name="T-SPIN fixed point, no history",
+        statement="Without history T-SPIN's fixed point is `p_data^(1 / (1 + beta))`, normalised, "
+        "which is not the data.",
+        source="derived",
+        function=check_tspin_fixed_point,
+        tolerance=FIXED_POINT_TOLERANCE,
+        check=lambda draw, *_: _fixed_point(draw, history_weight=0.0),
+    ),
+    Claim(
+        name="T-SPIN fixed point, history 0.1",
+        statement="History lowers the spectral radius at T-SPIN's fixed point, so the game "
+        "settles sooner, but not at the data.",
+        source="derived",
+        function=check_tspin_fixed_point,
+        tolerance=FIXED_POINT_TOLERANCE,
+        check=lambda draw, *_: _fixed_point(draw, history_weight=0.1),
+    ),
+)

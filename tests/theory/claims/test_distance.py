@@ -6,8 +6,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from spin_theory import TabularPolicy, js, kl, spin_loss, spin_objective, tv
-from spin_theory.claims.distance import check_degeneracy, check_distance_bounds
-from spin_theory.claims.objective import pair_policies
+from spin_theory.claims.distance import check_degeneracy, check_distance_bounds, pair_policies
 from tests.strategies import BETAS, LOSS_TYPES, log_policies
 
 ONE_RESPONSE = (TabularPolicy.from_probs([[1.0]]),) * 3

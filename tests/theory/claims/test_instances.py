@@ -42,3 +42,21 @@ def test_the_tables_of_an_instance_differ_from_one_another(seed):
         for index, table in enumerate(tables):
             for other in tables[index + 1 :]:
                 assert not torch.equal(table.log_probs, other.log_probs)
+
+
+def test_an_instance_does_not_change_from_version_to_version():
+    # the documentation names instances by their seeds
+    draw = random_instance(3488)
+    assert draw.instance.responses == 256
+    assert draw.beta == draw.instance.beta == pytest.approx(1.2158888575621623, rel=1e-12)
+    assert draw.parameters[0, 0].item() == pytest.approx(-2.529874409401765, rel=1e-12)
+
+
+def test_the_network_is_a_policy_class_that_is_not_convex():
+    draw = random_instance(0)
+    one, other = draw.parameters.flatten(), -draw.parameters.flatten()
+    tables = [draw.network(theta) for theta in (one, other, (one + other) / 2)]
+    for table in tables:
+        assert table.exp().sum().item() == pytest.approx(1, abs=1e-12)
+    between = (tables[0] + tables[1]) / 2
+    assert not torch.allclose(torch.log_softmax(between, -1), tables[2])

@@ -14,12 +14,12 @@ from spin_theory import (
     spin_objective,
     tv,
 )
+from spin_theory.claims.distance import pair_policies
 from spin_theory.claims.objective import (
     check_convexity,
     check_hinge_duality,
     check_optimal_value,
     check_unbounded,
-    pair_policies,
 )
 from spin_theory.minima.certificates import Ray, descending_ray, hinge_programme
 from spin_theory.minima.hinge import chain_potentials, hinge_minimum
