@@ -1,8 +1,8 @@
 """Policy classes smaller than all tables: log-linear ones, and quantised ones.
 
-What Theorem 5.2 says of them differs. In a log-linear class whose parameters form a convex set
-every beta is a witness of necessity, as in a table. Where the parameters are quantised, as in
-any real number format, only small beta are, and the theorem's "some lambda" is needed.
+Theorem 5.2 says that the opponent is not a minimum for "some lambda". In a log-linear class whose
+parameters form a convex set this is true of every beta, as in a table. Where the parameters are
+quantised, as in any number format, it is true of small beta alone.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def check_log_linear_necessity(
     Parameters
     ----------
     family : LogLinearClass
-        The class; any convex set of parameters that holds both ends will do.
+        The class. Any convex set of parameters that contains `real` and `start` would do.
     real, start : Tensor, shape (D,)
         Parameters of p_data and of p_t, of different policies.
     betas : sequence of float, default (0.1, 1.0, 10.0, 1000.0)
@@ -148,14 +148,16 @@ def check_quantised_necessity(
     if reach < 1:
         raise ValueError(f"reach must be >= 1, got {reach!r}")
     if loss_type == "correlation":
-        raise ValueError("loss_type correlation has witnesses without end; use another")
+        raise ValueError("loss_type must not be correlation, for which every beta is a witness")
     steps = itertools.product(range(-reach, reach + 1), repeat=family.features.shape[-1])
     grid = [torch.tensor(step, dtype=torch.float64) * spacing for step in steps if any(step)]
     members = [family.policy(theta) for theta in grid]
     opponent = family.policy(torch.zeros(family.features.shape[-1], dtype=torch.float64))
     tables = torch.stack([policy.log_probs for policy in [opponent, *members]])
     if len(torch.unique(tables, dim=0)) < len(tables):
-        raise ValueError("features must give no two grid points the same policy, and did")
+        raise ValueError(
+            "features must give every grid point a policy of its own; two have the same"
+        )
     failures, limits = 0, []
     for data in members:
 

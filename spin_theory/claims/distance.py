@@ -186,6 +186,7 @@ def check_degeneracy(
     elif loss_type == "correlation":
         errors.append(abs(rise) / (1 + float(scores.abs().max())))
     else:
+        # Scaled so that no margin exceeds 1: up to there the hinge is a straight line.
         reach = float((scores.amax(dim=-1) - scores.amin(dim=-1)).max())
         flat = TabularPolicy.from_logits(data.log_probs + scores / (beta * max(1.0, reach)))
         errors.append(

@@ -28,7 +28,7 @@ def check_update_normaliser(
     beta : float
         Pull towards the opponent, > 0, no unit, not 1.
     update : Update, default closed_form_update
-        What is claimed to have this normaliser.
+        The update that is claimed to have this normaliser.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 

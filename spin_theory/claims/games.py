@@ -11,12 +11,7 @@ from spin_theory.claims.evidence import ROUNDING, Evidence, Tolerance, largest_e
 from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
 from spin_theory.games.iterates import observed_multipliers
-from spin_theory.games.opponents import (
-    OpponentRule,
-    average_of_iterates,
-    geometric_mixture,
-    mixed_samples,
-)
+from spin_theory.games.opponents import average_of_iterates, geometric_mixture, mixed_samples
 from spin_theory.games.play import Game, play
 from spin_theory.games.rates import mixing_multipliers, multiplier, predicted_policy
 from spin_theory.games.solvers import Solver, exact
@@ -35,11 +30,8 @@ RATE_TOLERANCE = Tolerance(
     1e-6, "relative: near the data the map is linear only up to the deviation; seen: 2e-7"
 )
 
-NEARBY = 3e-8
-"""Log-ratio in nats from the data at which a game counts as linear; squared, it is rounding."""
-
-LEAST_LINEAR_BETA = 0.3
-"""Below it a game that starts `NEARBY` is soon too far away to be linear."""
+NEARBY = 3e-8  # nats from the data at which a game counts as linear; squared, it is rounding
+LEAST_LINEAR_BETA = 0.3  # below it a game that starts this near is soon too far away
 
 
 def check_iterates(
@@ -62,7 +54,7 @@ def check_iterates(
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     solver : Solver, default exact
-        What is claimed to be an iteration.
+        The solver that is claimed to solve an iteration.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 
@@ -122,7 +114,7 @@ def check_mixing(
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     seed : int, default 0
-        Of the direction of the start.
+        Seed of the direction in which the start differs from the data.
     tolerance : float, default 1e-6
         Largest residual at which the claim holds.
 
@@ -148,12 +140,13 @@ def check_mixing(
     linear = linearise(
         [data] * 3, data, beta=beta, depth=2, loss_type=loss_type, opponent=mixed_samples
     )
-    game = _near(data, mixed_samples, beta, loss_type, seed, iterations=4)
+    game = _near(data, beta, loss_type, seed, 4, averaged=False)
     first, second, third, *later = (
         policy.log_probs - data.log_probs for policy in game.policies[1:]
     )
     half = (1 - multiplier(beta=beta, loss_type=loss_type)) / 2
     errors = [abs(linear.spectral_radius - predicted) / predicted]
+    # The recurrence: new = (1 - half) old - half oldest, up to a constant per prompt.
     for oldest, old, new in ((first, second, third), (second, third, *later)):
         excess = new - (1 - half) * old + half * oldest
         spread = excess - excess.mean(dim=-1, keepdim=True)
@@ -186,11 +179,11 @@ def check_geometric_mixture(
     base_weight : float
         Weight w of p_0 in the opponent, in [0, 1], no unit.
     iterations : int, default 4
-        How many to play.
+        Number of iterations to play.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     solver : Solver, default exact
-        What is claimed to be an iteration.
+        The solver that is claimed to solve an iteration.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 
@@ -217,7 +210,6 @@ def check_geometric_mixture(
     >>> check_geometric_mixture(start, data, beta=0.5, base_weight=0.3).holds
     True
     """
-    rule = partial(geometric_mixture, base_weight=base_weight)
     game = play(
         start,
         data,
@@ -225,7 +217,7 @@ def check_geometric_mixture(
         iterations=iterations,
         loss_type=loss_type,
         solver=solver,
-        opponent=rule,
+        opponent=partial(geometric_mixture, base_weight=base_weight),
     )
     m = multiplier(beta=beta, loss_type=loss_type)
     power, largest, errors = 1.0, 1.0, []
@@ -258,11 +250,11 @@ def check_averaged_play(
     beta : float
         Pull towards the opponent, > 0, no unit.
     iterations : int, default 8
-        How many to play.
+        Number of iterations to play.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     seed : int, default 0
-        Of the direction of the start.
+        Seed of the direction in which the start differs from the data.
     tolerance : float, default 1e-6
         Largest residual at which the claim holds.
 
@@ -287,7 +279,7 @@ def check_averaged_play(
     >>> check_averaged_play(TabularPolicy.random(1, 5, seed=0, smallest=0.1), beta=0.3).holds
     True
     """
-    game = _near(data, average_of_iterates, beta, loss_type, seed, iterations)
+    game = _near(data, beta, loss_type, seed, iterations, averaged=True)
     m = multiplier(beta=beta, loss_type=loss_type)
     deviations = torch.stack(
         [average_of_iterates(game.policies[: t + 1]).sampler.log_probs for t in range(iterations)]
@@ -301,12 +293,13 @@ def check_averaged_play(
 
 
 def _near(
-    data: TabularPolicy, rule: OpponentRule, beta: float, loss_type: str, seed: int, iterations: int
+    data: TabularPolicy, beta: float, loss_type: str, seed: int, iterations: int, *, averaged: bool
 ) -> Game:
     """Play a game that starts so near the data that it is linear."""
     generator = torch.Generator().manual_seed(seed)
     shift = torch.randn(data.log_probs.shape, generator=generator, dtype=torch.float64)
     start = TabularPolicy.from_logits(data.log_probs + NEARBY * shift)
+    rule = average_of_iterates if averaged else mixed_samples
     return play(start, data, beta=beta, iterations=iterations, loss_type=loss_type, opponent=rule)
 
 

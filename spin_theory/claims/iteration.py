@@ -38,7 +38,7 @@ def check_opponent_update(
     beta : float
         Strength of the penalty, > 0, no unit.
     update : callable, default opponent_update
-        What is claimed to be the maximiser.
+        The function that is claimed to give the maximiser.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 
@@ -75,6 +75,7 @@ def check_opponent_update(
     def value(policy: TabularPolicy) -> Tensor:
         return (policy.probs * advantages).sum(dim=-1) - beta * kl(policy, opponent)
 
+    # Gibbs: E_p f - beta KL(p || p_t) = partition - beta KL(p || best), for every p.
     partition = beta * torch.logsumexp(opponent.log_probs + advantages / beta, dim=-1)
     size = advantages.abs().amax(dim=-1) + beta * (kl(best, opponent) + kl(other, opponent)) + beta
     errors = torch.stack(
@@ -163,7 +164,7 @@ def check_likelihood_rises(
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     update : Update, default closed_form_update
-        What is claimed to raise the likelihood.
+        The update that is claimed to raise the likelihood.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 
@@ -189,7 +190,7 @@ def check_likelihood_rises(
     >>> data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
     >>> check_likelihood_rises(data, opponent, beta=2.0).holds
     True
-    >>> check_likelihood_rises(data, opponent, beta=0.1).holds  # nobody claims it would
+    >>> check_likelihood_rises(data, opponent, beta=0.1).holds  # not claimed below 1
     False
     """
     updated = update(opponent, data, beta=beta, loss_type=loss_type)

@@ -48,7 +48,8 @@ def check_convexity(
     one, other : TabularPolicy, shape (X, Y)
         Ends of the segment.
     values : callable, optional
-        What is claimed to be convex, from a policy to shape (X,); the problem's by default.
+        Function that is claimed to be convex, from a policy to shape (X,); by default the
+        problem's objective.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 
@@ -140,7 +141,7 @@ def check_optimal_value(
         values, advantages = hinge_minimum(data, opponent)
         least = prompt_average(values, None)
         cheap = prompt_average(1 - tv(pairs, swapped), None)
-        tight = data.log_probs.shape[1] <= 2
+        tight = data.log_probs.shape[1] <= 2  # the cheap bound is the minimum there
         errors.append(abs(float(cheap - least)) if tight else float(cheap - least))
         order = (data.log_probs - opponent.log_probs).argsort(dim=-1)
         errors.append(float((-advantages.gather(-1, order).diff(dim=-1)).clamp(min=0).sum()))
@@ -235,10 +236,13 @@ def check_unbounded(
     """
     ray = descending_ray(data, opponent)
     if not bool((ray.slope > 0).all()):
-        raise ValueError("opponent must differ from data in every prompt: there is no ray")
+        raise ValueError(
+            "opponent must differ from data in every prompt; where it does not, nothing falls"
+        )
     problem = InnerProblem(
         data=data, sampler=opponent, reference=opponent, beta=beta, loss_type="correlation"
     )
+    # At distance t along the ray the objective is 1 - slope t.
     policy = problem.policy(ray.direction * ((1 + depth) / ray.slope)[:, None])
     size = depth + problem.scores(policy).abs().amax(dim=-1)
     errors = (problem.values(policy) + depth).abs() / size

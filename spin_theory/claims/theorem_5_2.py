@@ -19,18 +19,18 @@ from spin_theory.policies import TabularPolicy, require_same_shape
 __all__ = ["CLAIMS", "Objective", "Theorem52Evidence", "check_theorem_5_2"]
 
 BETAS = (0.1, 1.0, 10.0)
-"""The lambda at which sufficiency is tried: the range of the published runs and around."""
+"""The lambda at which sufficiency is checked: the published 0.1 and up to 100 times that."""
 
 EQUAL_TV = 1e-13
 """Opponent and data closer than this, in total variation, are the same table but for rounding."""
 
 FIRST_WITNESS = 0.5  # the search goes down from here; witnesses are an interval from 0
 
-HALVINGS = 200  # of the witness tried, before giving up
+HALVINGS = 200  # before the search gives up
 
 
 class Objective(Protocol):
-    """What is claimed to be (4.7)."""
+    """A function that is claimed to be (4.7)."""
 
     def __call__(
         self,
@@ -79,7 +79,7 @@ class Theorem52Evidence:
         `best_objective`. Necessity: how far `drop` is from the difference of the
         two objectives, relative to their size (infinite if no witness).
     tolerance : float
-        What `residual` may be.
+        Largest residual at which the theorem counts as confirmed.
     """
 
     holds: bool
@@ -120,7 +120,7 @@ def check_theorem_5_2(
     prompt_probs : Tensor, shape (X,), optional
         Distribution q(x) of the prompts; uniform by default.
     objective : Objective, default spin_objective
-        What is claimed to be (4.7).
+        The function that is claimed to be (4.7).
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 
@@ -177,8 +177,8 @@ def _sufficiency(
     objective: Objective,
     tolerance: float,
 ) -> Theorem52Evidence:
-    # The data themselves stand for the opponent in the bound: correlation is unbounded for any
-    # other table, be the difference in the last digit.
+    # The bound is taken at the data, not at the opponent: for correlation it is infinite as soon
+    # as the two differ, even if only in the last digit.
     least = float(optimal_value(data, data, loss_type=loss_type, prompt_probs=prompt_probs))
     values, norms = zip(
         *(_at_opponent(data, opponent, beta, loss_type, prompt_probs, objective) for beta in betas),
@@ -220,7 +220,7 @@ def _necessity(
                 opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
             )
         )
-        if drop > 0:  # not nan, where an exponential has overflown
+        if drop > 0:  # not nan, where an exponential has overflowed
             witness = beta
             break
     tried = betas[0] if witness is None else witness
@@ -234,7 +234,7 @@ def _necessity(
         )
         residual = abs((value - best) - drop) / (abs(value) + abs(best))
     return Theorem52Evidence(
-        holds=residual <= tolerance,  # nan too is a no
+        holds=residual <= tolerance,  # False for nan
         case="necessity",
         loss_type=loss_type,
         tv=float(tv(data, opponent).max()),

@@ -39,7 +39,7 @@ class Theorem54Evidence:
         the claimed update's own gap relative to the objective, whichever is larger: near a
         point mass the first sees no wrong exponent, the second does.
     tolerance : float
-        What `residual` may be.
+        Largest residual at which the claim holds.
     gap : float
         How far the minimiser's objective is above the least possible one.
     gradient_norm : float
@@ -47,7 +47,7 @@ class Theorem54Evidence:
     objective : float
         The minimiser's objective.
     lower_bound : float
-        What no policy can go below.
+        A value that no policy can go below.
     """
 
     holds: bool
@@ -84,9 +84,10 @@ def check_theorem_5_4(
     prompt_probs : Tensor, shape (X,), optional
         Distribution q(x) that the certificate is averaged over; uniform by default.
     update : Update, default closed_form_update
-        What is claimed to be the minimiser.
+        The function that is claimed to give the minimiser.
     tolerance : float, default 1e-12
-        What residual and gap may be. Rounding grows like 1/beta below 0.1.
+        Largest residual and gap at which the claim holds. Below beta = 0.1 rounding grows like
+        1/beta.
 
     Returns
     -------

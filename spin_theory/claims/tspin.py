@@ -37,7 +37,7 @@ def check_tspin_opponent(
     beta : float
         Weight of the entropy, > 0, no unit. Written :math:`\alpha` in [1]_.
     update : callable, optional
-        What is claimed to be the maximiser, from confidences and beta;
+        Function that is claimed to give the maximiser, from confidences and beta;
         :math:`\propto e^{c/\beta}` by default.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
@@ -116,8 +116,8 @@ def check_tspin_gradient(
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     gradient : callable, optional
-        What is claimed to be the gradient, from parameters to (D,); automatic differentiation
-        of :func:`tspin_objective` by default.
+        Function that is claimed to be the gradient, from parameters to (D,); by default
+        automatic differentiation of :func:`tspin_objective`.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 

@@ -41,7 +41,7 @@ def check_tspin_update(
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     update : callable, default closed_form
-        What is claimed to be the minimiser of an :class:`InnerProblem`.
+        Function that is claimed to give the minimiser of an :class:`InnerProblem`.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 

@@ -61,7 +61,7 @@ def verify(
     seeds : iterable of int
         Seeds of the instances; at least one.
     update : Update, default closed_form_update
-        What is claimed to be SPIN's minimiser.
+        The function that is claimed to give SPIN's minimiser.
     jobs : int, default 1
         Worker processes; with 1 everything runs in this process.
 

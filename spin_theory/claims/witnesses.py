@@ -230,7 +230,7 @@ def _drop(
                 opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
             )
         )
-        return -math.inf if math.isnan(drop) else drop  # an exponential has overflown
+        return -math.inf if math.isnan(drop) else drop  # an exponential has overflowed
 
     def finite(beta: float) -> float:
         drop = at_data(beta) if policy is None else at_policy(beta)

@@ -194,7 +194,7 @@ def test_bad_arguments_are_refused():
         ({"spacing": math.nan}, "spacing must be finite"),
         ({"spacing": math.inf}, "spacing must be finite"),
         ({"reach": 0}, "reach must be >= 1"),
-        ({"loss_type": "correlation"}, "witnesses without end"),
+        ({"loss_type": "correlation"}, "must not be correlation"),
         ({"loss_type": "square"}, "loss_type must be"),
     ],
 )
@@ -205,5 +205,5 @@ def test_a_grid_that_is_none_is_refused(parts, message):
 
 def test_two_grid_points_of_one_policy_are_refused():
     flat = LogLinearClass(torch.ones(1, 2, 1, dtype=torch.float64))
-    with pytest.raises(ValueError, match="no two grid points"):
+    with pytest.raises(ValueError, match="every grid point a policy of its own"):
         check_quantised_necessity(flat, spacing=1.0)

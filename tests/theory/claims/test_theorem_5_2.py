@@ -127,7 +127,7 @@ def test_theorem_5_2_says_no_to_an_objective_with_another_beta(loss_type):
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_theorem_5_2_says_no_to_an_objective_that_moves_the_data(loss_type):
-    # a pull towards the uniform policy: the data are stationary no more
+    # a pull towards the uniform policy: the data are no longer stationary
     def tilted(policy, opponent, data, **problem):
         return spin_objective(policy, opponent, data, **problem) - 1e-6 * policy.log_probs.mean()
 

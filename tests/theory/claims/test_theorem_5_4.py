@@ -43,7 +43,7 @@ def test_theorem_5_4_says_no_to_a_wrong_update(update, beta, seed):
 
 
 def test_theorem_5_4_says_no_to_a_wrong_exponent_near_a_point_mass():
-    # both updates are (1, 0) to 1e-20: total variation cannot tell them apart
+    # both updates are (1, 0) to 1e-20: total variation sees no difference
     data = TabularPolicy.from_logits(torch.tensor([[0.0, -10.0]], dtype=torch.float64))
     opponent = TabularPolicy.from_logits(torch.tensor([[-1.0, 0.0]], dtype=torch.float64))
 
