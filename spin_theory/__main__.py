@@ -88,7 +88,7 @@ def _progress(description: str) -> Iterator[Callable[[Any], Any]]:
 def _rule(options: argparse.Namespace) -> opponents.OpponentRule:
     if options.algorithm == "tspin":
         if options.opponent != "last":
-            raise ValueError("--algorithm tspin plays against the last iterate: --opponent last")
+            raise ValueError("--algorithm tspin plays against the last iterate; use --opponent last")
         return opponents.without_reference
     rules: dict[str, opponents.OpponentRule] = {
         "last": opponents.last_iterate,
@@ -132,7 +132,7 @@ def _play(options: argparse.Namespace) -> int:
     elif options.pairs is not None:
         raise ValueError(f"--pairs needs --solver {' or '.join(OPTIMISERS)}")
     elif options.solver == "exact":
-        _require_closed_form(options, "take --solver minimiser")
+        _require_closed_form(options, "use --solver minimiser")
         solver = exact
     else:
         solver = minimiser
