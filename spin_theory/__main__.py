@@ -88,7 +88,7 @@ def _progress(description: str) -> Iterator[Callable[[Any], Any]]:
 def _rule(options: argparse.Namespace) -> opponents.OpponentRule:
     if options.algorithm == "tspin":
         if options.opponent != "last":
-            raise ValueError("--algorithm tspin plays against the last iterate; use --opponent last")
+            raise ValueError("--algorithm tspin needs --opponent last")
         return opponents.without_reference
     rules: dict[str, opponents.OpponentRule] = {
         "last": opponents.last_iterate,

@@ -8,10 +8,10 @@ from spin_theory.claims.verification import Verdict
 
 __all__ = ["as_markdown", "as_text", "statement_rows", "statements", "verdict_rows"]
 
-Row = tuple[str, ...]
+Cells = tuple[str, ...]
 
 
-def verdict_rows(verdicts: Sequence[Verdict]) -> list[Row]:
+def verdict_rows(verdicts: Sequence[Verdict]) -> list[Cells]:
     """Write verdicts as rows under a row of titles.
 
     Parameters
@@ -40,7 +40,7 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[Row]:
     return [titles, *rows]
 
 
-def statement_rows(claims: Sequence[Claim]) -> list[Row]:
+def statement_rows(claims: Sequence[Claim]) -> list[Cells]:
     """Write what is claimed as rows under a row of titles.
 
     Parameters
@@ -89,7 +89,7 @@ def statements(claims: Sequence[Claim]) -> str:
     return "\n\n".join(paragraphs)
 
 
-def as_text(rows: Sequence[Row]) -> str:
+def as_text(rows: Sequence[Cells]) -> str:
     """Lay rows out in columns, with a line under the titles.
 
     Parameters
@@ -114,7 +114,7 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n".join([lines[0], "-" * len(max(lines, key=len)), *lines[1:]])
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def as_markdown(rows: Sequence[Cells]) -> str:
     r"""Write rows as a Markdown table.
 
     Parameters

@@ -4,7 +4,9 @@ import pytest
 import torch
 from hypothesis import assume, example, given
 
-from spin_theory import TabularPolicy, check_theorem_5_2, spin_objective, tv
+from spin_theory import TabularPolicy, check_theorem_5_2, closed_form_update, spin_objective, tv
+from spin_theory.claims.instances import random_instance
+from spin_theory.claims.theorem_5_2 import CLAIMS
 from spin_theory.claims.witnesses import objective_drop_at_data
 from tests.strategies import BETAS, LOSS_TYPES, log_policies
 
@@ -158,3 +160,13 @@ def test_bad_arguments_are_refused():
         check_theorem_5_2(two, two, loss_type="square")
     with pytest.raises(ValueError, match="prompt_probs must"):
         check_theorem_5_2(two, two, prompt_probs=torch.ones(2))
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_each_claim_is_about_the_case_in_its_name(claim):
+    draw = random_instance(0)
+    for name, case in claim.cases.items():
+        evidence = case(draw, closed_form_update)
+        assert f"5.2 {evidence.case}, {evidence.loss_type}" == name
+        if evidence.case == "sufficiency":
+            assert evidence.betas == (draw.beta,)
