@@ -49,7 +49,7 @@ def _about(draw: random.Random, mean: int) -> int:
     return draw.randint(mean // 2, mean + mean // 2)
 
 
-def prepare_rows(folder: Path) -> int:
+def prepare(folder: Path) -> int:
     """Render the rows, as the prepare stage does.
 
     Parameters
@@ -65,10 +65,10 @@ def prepare_rows(folder: Path) -> int:
     from spin_train.config.schema import DataConfig
     from spin_train.data.rendering import Renderer
     from spin_train.demo import build_tokenizer
-    from spin_train.stages.prepare import Limits, prepare
+    from spin_train.stages.prepare import Limits, prepare_rows
 
     _mark_idle()
-    summary = prepare(
+    summary = prepare_rows(
         DataConfig(path=str(folder / "rows.jsonl")),
         Renderer(build_tokenizer(SYMBOLS), "{prompt}>"),
         Limits(context=2048, max_new_tokens=256, vocabulary=100),
@@ -149,7 +149,7 @@ def make_batches(folder: Path) -> int:
 
 
 STAGES: dict[str, Callable[[Path], int]] = {
-    "prepare": prepare_rows,
+    "prepare": prepare,
     "generate, score": walk_shards,
     "train": make_batches,
 }
@@ -157,7 +157,7 @@ _idle: list[float] = []
 
 
 def _mark_idle() -> None:
-    import spin_train.stages.work  # noqa: F401  what every rank has loaded: torch, DeepSpeed ...
+    import spin_train.stages.table  # noqa: F401  what every rank has loaded: torch, DeepSpeed ...
 
     _idle[:] = [_resident("VmRSS"), time.monotonic()]
 

@@ -1,6 +1,6 @@
-"""Sampling with the hf engine against the plain loop: prompts a second, target beside measurement.
+"""Sampling with the hf engine against the plain loop: prompts per second, with the target.
 
-``python -m benchmarks.generation`` samples a response to each of a set of prompts of mixed lengths
+``python -m benchmarks.generation`` samples a response to every prompt of a set of mixed lengths
 (log-normal, median 150 tokens), once with the engine and once, in turns, with the loop that one
 writes first: batches in the order of the data, padded to their longest prompt, each taken by
 `generate` until its last row has ended. Same model, prompts, batch size and longest response, one
@@ -270,8 +270,8 @@ def main() -> None:
     print(f"{task.name}, {arguments.prompts} prompts, {sizes}, {clock}; load before {load:.2f}\n")
     print("| claim | target | measured | |\n|---|---|---|---|")
     factor = seconds["plain loop"] / seconds["engine"]
-    print(Row("hf engine over the plain loop, prompts a second", TARGET, factor, "x").markdown())
-    print("\n| way | prompts a second | mean response, tokens |\n|---|---|---|")
+    print(Row("hf engine over the plain loop, prompts per second", TARGET, factor, "x").markdown())
+    print("\n| way | prompts per second | mean response, tokens |\n|---|---|---|")
     for name in ways:
         rate = arguments.prompts / seconds[name]
         print(f"| {name} | {rate:.1f} | {tokens[name]:.1f} |")

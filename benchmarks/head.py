@@ -1,8 +1,8 @@
-"""The head alone: ours beside full logits and the kernels others maintain.
+"""The head alone: ours next to full logits and the kernels others maintain.
 
 ``python -m benchmarks.head``: a loss on the log-probs of T tokens and its gradient in hidden states
 and weight, each token with a factor of its own. Ours is told the loss, for examples of 256 tokens,
-or gives log-probs that wait for their gradient. Beside it: all logits at once;
+or gives log-probs that wait for their gradient. Next to it: all logits at once;
 `torch.nn.functional.linear_cross_entropy` in chunks; and, where they are installed and the device
 is CUDA, Liger and cut cross-entropy, which are Triton kernels. Medians over rounds in which each
 has its turn; `error` is the relative error of the weight's gradient against float64.
@@ -30,7 +30,7 @@ Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def heads(model: Any) -> dict[str, Head]:
-    """Ways to make the loss that can be had here.
+    """Ways to make the loss that are available here.
 
     Parameters
     ----------

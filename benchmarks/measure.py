@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: a quiet machine, turns, medians, a target beside its number."""
+"""What the benchmarks measure with: a quiet machine, turns, medians, a target with its number."""
 
 import os
 import statistics
@@ -75,7 +75,7 @@ def seconds_of(
     Returns
     -------
     dict
-        Median seconds a step, or a matrix product for ``product``.
+        Median seconds per step, or a matrix product for ``product``.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):

@@ -16,13 +16,12 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from benchmarks.pages import DOCS, write_between
 from benchmarks.stories import markdown_table, story_rows
 from spin_train.api import Run, run
 from spin_train.data.records import read_records
-from spin_train.run.directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs" / "recipes.md"
 
 COMMON: dict[str, Any] = {
     "seed": 1,
@@ -83,7 +82,7 @@ def official(source: Path, out: Path) -> dict[str, Any]:
     """
     keys = {**stories(source, out), "iterations": 1}
     played = run({**_base(source, out / "opponent"), **keys})
-    directory = RunDirectory(played.config.output_dir)
+    directory = played.directory
     tokenizer = AutoTokenizer.from_pretrained(played.policies["p_1"])
     path = out / "official.jsonl"
     rows = []
@@ -224,7 +223,7 @@ def _pair(prompt: str, answer: str) -> list[dict[str, str]]:
 
 
 def _report(played: Run, seconds: float) -> str:
-    directory = RunDirectory(played.config.output_dir)
+    directory = played.directory
     summary = json.loads(directory.data_summary.read_text(encoding="utf-8"))
     counts = ", ".join(
         f"{summary[key]} {name}"
@@ -238,24 +237,6 @@ def _report(played: Run, seconds: float) -> str:
         if summary.get(key)
     )
     return f"{counts}; {seconds:.0f} s on two cores.\n\n{markdown_table(played.config)}"
-
-
-def put_into_docs(name: str, text: str) -> None:
-    """Replace what stands between the markers of a recipe in docs/recipes.md.
-
-    Parameters
-    ----------
-    name : str
-        The recipe.
-    text : str
-        Markdown.
-    """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, found, rest = DOCS.read_text(encoding="utf-8").partition(begin)
-    if not found:
-        raise SystemExit(f"{DOCS} has no place for {name}")
-    _, _, after = rest.partition(end)
-    DOCS.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def _chosen(name: str) -> Iterator[str]:
@@ -275,7 +256,7 @@ def main() -> None:
         text = play(name, arguments.data, arguments.out)
         print(f"{name}: {text}\n")
         if arguments.write:
-            put_into_docs(name, text)
+            write_between(DOCS / "recipes.md", name, text)
 
 
 if __name__ == "__main__":

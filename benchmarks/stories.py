@@ -1,7 +1,7 @@
 """SPIN on a real pretrained model: two sentences of a story in, the next two out, then stop.
 
 ``python -m benchmarks.stories --data FOLDER`` makes the rows, runs `spin-train run` on the config
-it writes, prints the table of held-out numbers, and with ``--readme`` puts it into README.md.
+it writes, prints the table of held-out numbers, and with ``--write`` puts it into docs/recipes.md.
 FOLDER holds ``stories260K/`` (a Llama of 260,032 parameters, by karpathy/tinyllamas) and
 ``tinystories/tinystories_1000.json`` (a list of TinyStories texts).
 """
@@ -16,12 +16,12 @@ from typing import Any
 
 import yaml
 
+from benchmarks.pages import DOCS, write_between
 from spin_train.config.files import parse_config
 from spin_train.config.schema import Config
 from spin_train.display import watching
 from spin_train.driver import selfplay
-from spin_train.run.directory import RunDirectory
-from spin_train.run.policies import evaluations
+from spin_train.run.run import Run
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
@@ -101,24 +101,24 @@ def write_run(source: Path, out: Path, *, rows: int | None = None, **changes: An
     return parse_config(content)
 
 
-def markdown_table(config: Config) -> str:
+def markdown_table(run: Run) -> str:
     """Format the held-out numbers of a finished run.
 
     Parameters
     ----------
-    config : Config
-        The run's.
+    run : Run
+        Finished.
 
     Returns
     -------
     str
-        A Markdown table, a row a policy.
+        A Markdown table with one row per policy.
     """
     lines = [
-        "| policy | log p(real), nats | NLL a token, nats | margin, nats | held-out loss |",
+        "| policy | log p(real), nats | NLL per token, nats | margin, nats | held-out loss |",
         "|---|---|---|---|---|",
     ]
-    for name, numbers in evaluations(config):
+    for name, numbers in run.evaluations.items():
         real = f"{numbers['real_logps']:.2f} ± {numbers['real_logps_standard_error']:.2f}"
         cells = [name, real, f"{numbers['real_nll_per_token']:.4f}", "", ""]
         if "margin" in numbers:
@@ -128,43 +128,28 @@ def markdown_table(config: Config) -> str:
     return "\n".join(lines)
 
 
-def put_into_readme(text: str) -> None:
-    """Replace what stands between the markers of this run in README.md.
-
-    Parameters
-    ----------
-    text : str
-        Markdown.
-    """
-    begin, end = "<!-- stories: begin -->", "<!-- stories: end -->"
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     default = os.environ.get("SPIN_DATA", str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=Path(default), help="model and stories")
     parser.add_argument("--out", type=Path, default=Path("runs/stories"), help="of this run")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/recipes.md")
     arguments = parser.parse_args()
-    config = write_run(arguments.data, arguments.out)
+    run = Run.of(write_run(arguments.data, arguments.out))
     started = time.monotonic()
     with watching() as watch:
-        selfplay.run(config, watch=watch)
+        selfplay.play(run, watch=watch)
     seconds = time.monotonic() - started
-    summary = json.loads(RunDirectory(config.output_dir).data_summary.read_text())
+    summary = json.loads(run.directory.data_summary.read_text())
     text = (
         f"{summary['train']} prompts to train on, {summary['held_out']} held out; "
-        f"{seconds:.0f} s on {len(os.sched_getaffinity(0))} cores, {config.ranks} ranks, "
-        f"ZeRO-{config.zero_stage}.\n\n{markdown_table(config)}"
+        f"{seconds:.0f} s on {len(os.sched_getaffinity(0))} cores, {run.config.ranks} ranks, "
+        f"ZeRO-{run.config.zero_stage}.\n\n{markdown_table(run)}"
     )
     print(text)
-    if arguments.readme:
-        put_into_readme(text)
+    if arguments.write:
+        write_between(DOCS / "recipes.md", "stories", text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sums over all pairs of responses, and games: each target beside what this run measured.
+"""Sums over all pairs of responses, and games: each target with what this run measured.
 
 ``python -m benchmarks.theory`` takes about a minute and 1 GB. It refuses a machine that is busy
 with something else, unless told ``--busy-ok``. Times that are compared are taken in turns, on at

@@ -1,4 +1,4 @@
-"""The training step: each target beside what this run measured.
+"""The training step: each target with what this run measured.
 
 ``python -m benchmarks.train_step`` takes some minutes on two cores; with ``--gpu`` it takes a model
 of 1B class through the same comparison on a CUDA device. TRL's rows need ``pip install

@@ -1,4 +1,4 @@
-"""A whole run's wall time: start-up, each stage, and what is left beside them.
+"""A whole run's wall time: start-up, each stage, and what is left.
 
 ``python -m benchmarks.whole_run`` plays one SPIN iteration of the demo's language for about a
 minute, two ranks, ZeRO-2, and says how long `spin-train --help` takes. A run before it, of a few
@@ -7,7 +7,6 @@ targets are met.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from benchmarks.measure import Row, refuse_busy
 from spin_train.demo import build
 from spin_train.driver import selfplay
-from spin_train.run.directory import RunDirectory
+from spin_train.run.run import Run
 
 COMPUTE = ("generate", "score", "train", "evaluate")
 
@@ -41,12 +40,12 @@ def play(out: Path, *, overrides: list[str]) -> tuple[float, float, dict[str, fl
     stages : dict
         Seconds of each stage.
     """
-    config = build(out, ranks=2, overrides=["iterations=1", "control=false", *overrides])
+    run = Run.of(build(out, ranks=2, overrides=["iterations=1", "control=false", *overrides]))
     words: list[float] = []
     started = time.monotonic()
-    selfplay.run(config, watch=lambda *_: words.append(time.monotonic()))
+    selfplay.play(run, watch=lambda *_: words.append(time.monotonic()))
     wall = time.monotonic() - started
-    manifest = json.loads(RunDirectory(config.output_dir).manifest.read_text(encoding="utf-8"))
+    manifest = run.manifest().content
     stages = {name: stage["seconds"] for name, stage in manifest["stages"].items()}
     return wall, words[0] - started, stages
 

@@ -1,6 +1,7 @@
 """Distance to the data by iteration of exact self-play: beta decides whether it shrinks.
 
-Run as `python -m paper_figures.kl_by_iteration [--out DIR]`; takes a few seconds.
+Run as `python -m paper_figures.kl_by_iteration [--out DIR]`; takes a few seconds. README's picture
+is `python -m paper_figures.kl_by_iteration --image docs/images/kl_by_iteration.png`.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from paper_figures.style import (
     TEXT_WIDTH,
     VERMILION,
     save_figure,
+    save_image,
     style,
 )
 from spin_theory import TabularPolicy, multiplier, play
@@ -85,7 +87,7 @@ def _kl(
 
 
 def draw(numbers: Numbers) -> Figure:
-    """Draw the games, those that converge beside those that do not.
+    """Draw the games, those that converge next to those that do not.
 
     Parameters
     ----------
@@ -166,9 +168,16 @@ def main() -> None:
     """Compute, draw and save."""
     parser = argparse.ArgumentParser(description="KL to the data by iteration, for several beta.")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="default: figures/")
-    folder: Path = parser.parse_args().out
+    parser.add_argument("--image", type=Path, help="write this PNG alone, in a web page's size")
+    options = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order, so the same bytes
-    for path in save(draw(compute()), folder):
+    figure = draw(compute())
+    if options.image is None:
+        paths = save(figure, options.out)
+    else:
+        save_image(figure, options.image)
+        paths = [options.image]
+    for path in paths:
         print(path)
 
 

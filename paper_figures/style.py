@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 COLUMN_WIDTH = 3.25  # inches, one column of a two-column paper
 TEXT_WIDTH = 6.75  # inches
+IMAGE_DPI = 150  # of a PNG in README: half of print, and a third of the bytes
 
-# Okabe and Ito's palette, told apart with any colour vision; in the order of use.
+# Okabe and Ito's palette, distinct for any colour vision, in the order of use.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = (
     "#0072B2",
     "#E69F00",
@@ -79,3 +80,18 @@ def save_figure(figure: Figure, name: str, folder: Path) -> list[Path]:
         figure.savefig(pdf, metadata={"CreationDate": None, "Creator": None, "Producer": None})
         figure.savefig(png, metadata={"Software": None})
     return [pdf, png]
+
+
+def save_image(figure: Figure, path: Path) -> None:
+    """Write a small PNG for a web page, the same bytes on every run.
+
+    Parameters
+    ----------
+    figure : Figure
+        What to write.
+    path : Path
+        File to write; its folder is made if it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(path, dpi=IMAGE_DPI, metadata={"Software": None})

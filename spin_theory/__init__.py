@@ -4,6 +4,7 @@ What a notebook needs is importable from here. The rest stands in its wing, and 
 only from those above it.
 
 =====================  =============================================================================
+``tolerances``         what rounding may make of a number, with the reason
 ``losses``             the losses of SPIN, T-SPIN and SFT on log-probs, and the penalties
 ``policies``           policies as tables of log-probs
 ``divergences``        KL, JS, total variation, Renyi and others, per prompt

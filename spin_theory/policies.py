@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["TabularPolicy"]
+from spin_theory.tolerances import NORMALISED
 
-NORMALISATION_TOLERANCE = 1e-10
-"""How far the logarithm of a row's sum may be from 0: rounding passes, a float32 table not."""
+__all__ = ["TabularPolicy"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,7 @@ class TabularPolicy:
                 f"got {table[~torch.isfinite(table)][0].item()}"
             )
         furthest = float(torch.logsumexp(table, dim=-1).abs().max())
-        if furthest > NORMALISATION_TOLERANCE:
+        if furthest > NORMALISED:
             raise ValueError(
                 "log_probs must have rows whose probabilities sum to one, "
                 f"got a row whose sum has logarithm {furthest:.3g} in absolute value"
@@ -181,7 +180,7 @@ def prompt_weights(prompts: int, prompt_probs: Tensor | None) -> Tensor:
         )
     weights = prompt_probs.to(torch.float64)
     total = float(weights.sum())
-    if not bool((weights >= 0).all()) or not abs(total - 1) <= NORMALISATION_TOLERANCE:
+    if not bool((weights >= 0).all()) or not abs(total - 1) <= NORMALISED:
         raise ValueError(f"prompt_probs must be >= 0 and sum to one, got the sum {total}")
     return weights
 

@@ -1,72 +1,67 @@
 """A run from Python: the same as the command line."""
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from spin_train.config.files import load_config, override, parse_config
 from spin_train.config.schema import Config
-from spin_train.display import results_table, watching
+from spin_train.data.from_python import write_rows
+from spin_train.display import watching
 from spin_train.driver import selfplay
-from spin_train.run.directory import RunDirectory
-from spin_train.run.policies import evaluations
-from spin_train.run.selection import Judged, best_policy
+from spin_train.run.run import Run
 
-__all__ = ["Run", "run"]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["Run", "open_run", "run"]
+
+_ROWS = "rows.jsonl"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run, and what it left."""
+def open_run(directory: str | Path) -> Run:
+    """Open a run without starting it.
 
-    config: Config
-    """Resolved."""
+    Parameters
+    ----------
+    directory : str or Path
+        Directory of a run, finished or not, or of a demo.
 
-    @property
-    def policies(self) -> dict[str, Path]:
-        """Directory of each policy that self-play has made, by its name: ``p_1``, ``p_2``, ..."""
-        directory = RunDirectory(self.config.output_dir)
-        paths = {
-            f"p_{k + 1}": directory.iteration(k) / "policy" for k in range(self.config.iterations)
-        }
-        return {name: path for name, path in paths.items() if path.is_dir()}
+    Returns
+    -------
+    Run
+        Its policies, evaluations, metrics and samples, as its files say when asked.
 
-    @property
-    def evaluations(self) -> dict[str, dict[str, Any]]:
-        """Held-out numbers of each policy and control, by its name."""
-        return dict(evaluations(self.config))
-
-    @property
-    def best(self) -> Judged | None:
-        """Best policy by `selection.metric`."""
-        return best_policy(self.config)
-
-    def table(self) -> Table:
-        """Held-out numbers as a table.
-
-        Returns
-        -------
-        rich.table.Table
-            A row a policy; shows itself in a notebook.
-        """
-        return results_table(self.config)
+    Raises
+    ------
+    UserError
+        If there is no run.
+    """
+    return Run.open(directory)
 
 
 def run(
-    config: str | Path | dict[str, Any], overrides: Iterable[str] = (), *, progress: bool = True
+    config: str | Path | dict[str, Any],
+    overrides: Iterable[str] = (),
+    *,
+    rows: "Iterable[Mapping[str, Any]] | Dataset | None" = None,
+    progress: bool = True,
 ) -> Run:
     """Start a run, or go on with it: ``spin-train run``.
+
+    Interrupting the notebook cell saves and stops, as Ctrl-C does on the command line; the same
+    call goes on.
 
     Parameters
     ----------
     config : str, Path or dict
         YAML file, name of a preset, or the keys themselves.
     overrides : iterable of str, optional
-        Such as ``beta=0.5``; one may stand alone.
+        Such as ``beta=0.5``; a single one may be given as it is.
+    rows : iterable of dict or datasets.Dataset, optional
+        SFT rows in place of `data.path`, in any format that `data.shape` names. They are written
+        to ``rows.jsonl`` in `output_dir`; the run goes on only with the same rows.
     progress : bool, default True
         Show bars.
 
@@ -78,18 +73,35 @@ def run(
     Raises
     ------
     UserError
-        If something you can mend stands in the way.
+        If something that you can fix stands in the way.
+    StoppedError
+        If it was interrupted.
     """
-    overrides = [overrides] if isinstance(overrides, str) else overrides
-    if isinstance(config, dict):
-        content = copy.deepcopy(config)
-        override(content, overrides)
-        resolved = parse_config(content)
+    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+    if rows is None:
+        started = Run.of(_resolved(config, overrides))
     else:
-        resolved = load_config(config, overrides)
+        started = _with_rows(_resolved(config, [*overrides, f"data.path={_ROWS}"]), rows)
     if progress:
         with watching() as watch:
-            selfplay.run(resolved, watch=watch)
+            selfplay.play(started, watch=watch)
     else:
-        selfplay.run(resolved)
-    return Run(resolved)
+        selfplay.play(started)
+    return started
+
+
+def _resolved(config: str | Path | dict[str, Any], overrides: Iterable[str]) -> Config:
+    if not isinstance(config, dict):
+        return load_config(config, overrides)
+    content = copy.deepcopy(config)
+    override(content, overrides)
+    return parse_config(content)
+
+
+def _with_rows(config: Config, rows: Iterable[Mapping[str, Any]]) -> Run:
+    """Write the rows into the run's directory, and take them as its data."""
+    run = Run.of(config)
+    path = run.root / _ROWS
+    write_rows(rows, path, replace=not run.manifest().content["stages"])
+    data = config.data.model_copy(update={"path": str(path)})
+    return Run(config.model_copy(update={"data": data}), run.directory)

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import typer
 
 from spin_train.config.files import known_keys, load_config, presets, section_of
 from spin_train.config.schema import Config
-from spin_train.errors import StoppedError, UserError, disk_full
-from spin_train.run.directory import RunDirectory
+from spin_train.errors import StoppedError, UserError, WorkerError, disk_full
 from spin_train.system.processes import cpu_only
 
 __all__ = ["app", "main"]
@@ -72,7 +71,7 @@ def branch(
     run: Annotated[Path, typer.Argument(help="Directory of the run to begin with.")],
     new: Annotated[Path, typer.Argument(help="Directory of the new run.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value that the new run does otherwise")
+        list[str] | None, typer.Argument(help="key=value that the new run changes")
     ] = None,
     at: Annotated[int, typer.Option(min=0, help="Iterations to keep.")] = 0,
 ) -> None:
@@ -91,7 +90,8 @@ def grid(
         str, typer.Option(help="Peak learning rates, such as 1e-6,3e-6. Required.")
     ] = "",
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds, such as 0,1,2; the configuration's if not given.")
+        str | None,
+        typer.Option(help="Seeds, such as 0,1,2; default: the one of the configuration."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory of the runs; reused to go on.")] = Path(
         "runs/grid"
@@ -126,7 +126,7 @@ def status(
     run_dir: Annotated[Path, typer.Argument(help="Directory of a run, its output_dir.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say how far a run is, alive or dead: stages, progress, time left, last loss, last error."""
+    """Show how far a run is: stages, progress, time left, last loss, last error."""
     from spin_train.run.status import read_status
 
     found = read_status(run_dir)
@@ -137,7 +137,7 @@ def status(
 
     show_table(status_table(found))
     finished = all(stage.state == "done" for stage in found.stages)
-    print("a process works on it" if found.working else "no process works on it")
+    print("a process is working on it" if found.working else "no process is working on it")
     if not finished:
         print(f"time left: {duration(found.eta_seconds) or 'not known yet'}")
     if found.loss is not None:
@@ -151,7 +151,7 @@ def status(
 @app.command()
 def keys(
     beginning: Annotated[
-        str, typer.Argument(help="Only keys that begin so, such as training.")
+        str, typer.Argument(help="Only keys that begin with this, such as training.")
     ] = "",
 ) -> None:
     """List every configuration key with its default, allowed values and meaning."""
@@ -201,9 +201,9 @@ def demo(
     from spin_train.display import show_table, watching
 
     with watching() as watch:
-        config, measurements = run_demo(out, ranks=ranks, overrides=overrides or [], watch=watch)
+        run, measurements = run_demo(out, ranks=ranks, overrides=overrides or [], watch=watch)
     show_table(demo_table(measurements))
-    print(f"numbers: {out}/demo.json; policies: {config.output_dir}/iterK/policy")
+    print(f"numbers: {out}/demo.json; policies: {run.root}/iterK/policy")
     print(f"the same run by hand: spin-train run {out}/demo.yaml")
 
 
@@ -211,7 +211,7 @@ def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UserError(f"{text!r} is no list of numbers with commas between them") from None
+        raise UserError(f"{text!r} is not a list of numbers separated by commas") from None
 
 
 def _allowed(kind: Any) -> str:
@@ -225,20 +225,23 @@ def _allowed(kind: Any) -> str:
 def _run(config: Config, *, restart_iteration: bool = False) -> None:
     if cpu_only():  # lm-eval and transformers import DeepSpeed, which would warn
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from spin_train.display import benchmark_table, results_table, show_table, watching
+    from spin_train.display import show_table, watching
     from spin_train.driver import selfplay
-    from spin_train.run.selection import best_policy, iterations_wanted
+    from spin_train.run.run import Run
+    from spin_train.run.tables import benchmark_table
 
+    run = Run.of(config)
     with watching() as watch:
-        selfplay.run(config, restart_iteration=restart_iteration, watch=watch)
-    for table in (results_table(config), benchmark_table(config)):
+        selfplay.play(run, restart_iteration=restart_iteration, watch=watch)
+    for table in (run.table(), benchmark_table(run.listed)):
         if table is not None:
             show_table(table)
-    print(f"numbers: {RunDirectory(config.output_dir).results}")
-    best = best_policy(config)
+    print(f"numbers: {run.directory.results}")
+    best = run.best
     if best is not None:
-        print(f"best by {config.selection.metric}: {best.name} ({best.value:.4g}), {best.policy}")
-    played = iterations_wanted(config)
+        metric, source = config.selection.metric, best.policy.source
+        print(f"best by {metric}: {best.name} ({best.value:.4g}), {source}")
+    played = run.iterations_wanted
     if played < config.iterations:
         print(
             f"stopped after p_{played}: no better policy in {config.selection.patience} "
@@ -247,9 +250,7 @@ def _run(config: Config, *, restart_iteration: bool = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit 0, 2 (mend it), 1 (our fault) or 128 + signal."""
-    from spin_train.driver.selfplay import WorkerError
-
+    """Run the command line; exit 0, 2 (fix it), 1 (our fault) or 128 + signal."""
     try:
         app()
     except UserError as error:
@@ -261,12 +262,12 @@ def main() -> None:
     except OSError as error:
         if not disk_full(error):
             raise
-        _leave(2, f"the disk took no more ({error}): make room, then run the same command again")
+        _leave(2, f"the disk is full ({error}): make room, then run the same command again")
     except StoppedError as error:
         _leave(128 + int(error.args[0]), "stopped; the same command goes on from here")
 
 
-def _leave(code: int, line: str) -> None:
+def _leave(code: int, line: str) -> NoReturn:
     print(f"spin-train: {line}", file=sys.stderr)
     sys.exit(code)
 

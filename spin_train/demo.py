@@ -1,7 +1,7 @@
 """The demo: a small language with known p_data, a model from scratch, the whole self-play loop.
 
-Nothing is downloaded. The run itself is `driver.selfplay.run` on the config that is saved, the code
-path of every real run. What is the demo's own is made before it (data, tokenizer, model) and
+Nothing is downloaded. The run itself is `driver.selfplay.play` on the config that is saved, the
+code path of every real run. What is the demo's own is made before it (data, tokenizer, model) and
 measured after it (the exact divergence to p_data, which only a known language has).
 """
 
@@ -26,13 +26,14 @@ from spin_train.config.schema import Config
 from spin_train.data.records import read_records
 from spin_train.model.loading import load_model
 from spin_train.model.logps import Group, response_logps
-from spin_train.run.directory import RunDirectory
+from spin_train.run.policies import Policy
+from spin_train.run.run import Run
 from spin_train.sampling.engine import SamplingSettings
 from spin_train.sampling.transformers_engine import sample
 from spin_train.seeds import seed_of
 from spin_train.system.files import write_directory, write_json
 
-__all__ = ["Measurement", "build", "demo_table", "measure", "measured_policies", "run_demo"]
+__all__ = ["Measurement", "build", "demo_table", "measure", "run_demo"]
 
 LANGUAGE = NoisySort(alphabet="abcdefgh", length=5, sharpness=0.7)
 PROMPTS = 2400
@@ -42,21 +43,9 @@ SPECIAL_TOKENS = ["<eos>", "<unk>", ">"]  # ids 0, 1, 2; > ends a prompt
 
 
 def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
-    """Write the demo's data, tokenizer, untrained model and config.
+    """Write the demo's data, tokenizer, untrained model and config (``demo.yaml``).
 
-    Parameters
-    ----------
-    out : Path
-        Directory of the demo; what is there already is kept.
-    ranks : int
-        Worker processes.
-    overrides : sequence of str, optional
-        Such as ``beta=1``.
-
-    Returns
-    -------
-    Config
-        As saved in ``demo.yaml``.
+    What is there already is kept.
     """
     model, rows = out / "model", out / "rows.jsonl"
     if not model.is_dir():
@@ -97,18 +86,7 @@ def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
 
 
 def build_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token a symbol.
-
-    Parameters
-    ----------
-    alphabet : str
-        Symbols of the language.
-
-    Returns
-    -------
-    PreTrainedTokenizerFast
-        With ``>`` to end prompts and ``<eos>`` to end responses.
-    """
+    """Make a tokenizer with one token per symbol; ``>`` ends prompts and ``<eos>`` responses."""
     tokens = [*SPECIAL_TOKENS, *alphabet]
     tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, "<unk>"))
     tokenizer.pre_tokenizer = Split("", "isolated")
@@ -116,18 +94,7 @@ def build_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
 
 
 def build_model(vocabulary: int) -> LlamaForCausalLM:
-    """Make a small Llama with random weights.
-
-    Parameters
-    ----------
-    vocabulary : int
-        Tokens.
-
-    Returns
-    -------
-    LlamaForCausalLM
-        On the CPU, float32.
-    """
+    """Make a small Llama with random weights, on the CPU in float32."""
     torch.manual_seed(seed_of(SEED, "model") % 2**32)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -160,56 +127,21 @@ class Measurement:
     """Held-out margin against the opponent of its iteration, mean, nats; None for p_0."""
 
 
-def measured_policies(config: Config) -> list[tuple[str, Path, Path]]:
-    """List the policies of a finished run.
-
-    Parameters
-    ----------
-    config : Config
-        The demo's.
-
-    Returns
-    -------
-    list of tuple
-        Name, policy directory and its evaluation.json: p_0, then policy and control by iteration.
-    """
-    run = RunDirectory(config.output_dir)
-    rows = [("p_0", run.sft / "policy", run.initial / "evaluation.json")]
-    for k in range(config.iterations):
-        folders = {f"p_{k + 1}": run.iteration(k), f"control {k + 1}": run.control(k)}
-        rows += [
-            (name, folder / "policy", folder / "evaluation.json")
-            for name, folder in folders.items()
-        ]
-    return rows
-
-
-def measure(config: Config, name: str, policy: Path, evaluation: Path) -> Measurement:
+def measure(run: Run, policy: Policy) -> Measurement:
     """Measure one policy against p_data on the held-out prompts.
 
-    Parameters
-    ----------
-    config : Config
-        The demo's.
-    name : str
-        For the table.
-    policy, evaluation : Path
-        From `measured_policies`.
-
-    Returns
-    -------
-    Measurement
-        Exact where it says so: every response that p_data allows is scored.
+    Exact where `Measurement` says so: every response that p_data allows is scored.
     """
-    model = load_model(policy, dtype="float32").eval()
-    run = RunDirectory(config.output_dir)
-    records = read_records(run.held_out_rows)
-    stop_id = json.loads(run.data_summary.read_text(encoding="utf-8"))["stop_id"]
+    model = load_model(policy.source, dtype="float32").eval()
+    records = read_records(run.directory.held_out_rows)
+    stop_id = json.loads(run.directory.data_summary.read_text(encoding="utf-8"))["stop_id"]
     samples = sample(
         model,
         [record.prompt_ids for record in records],
         [seed_of(SEED, "measure", record.prompt_id) for record in records],
-        SamplingSettings(stop_id, config.generation.max_new_tokens, 1.0, batch_size=len(records)),
+        SamplingSettings(
+            stop_id, run.config.generation.max_new_tokens, 1.0, batch_size=len(records)
+        ),
     )
     kls, masses, valid = [], [], []
     for record, sampled in zip(records, samples, strict=True):
@@ -221,11 +153,11 @@ def measure(config: Config, name: str, policy: Path, evaluation: Path) -> Measur
         stopped = sampled.finish_reason == "stop"
         valid.append(stopped and LANGUAGE.is_valid(prompt, _text(sampled.ids[:-1])))
     return Measurement(
-        policy=name,
+        policy=policy.name,
         kl=sum(kls) / len(kls),
         valid_mass=sum(masses) / len(masses),
         valid_samples=sum(valid) / len(valid),
-        margin=json.loads(evaluation.read_text(encoding="utf-8")).get("margin"),
+        margin=(policy.numbers or {}).get("margin"),
     )
 
 
@@ -247,55 +179,28 @@ def run_demo(
     ranks: int,
     overrides: Sequence[str] = (),
     watch: Callable[[str, int, int, str], None] | None = None,
-) -> tuple[Config, list[Measurement]]:
-    """Build, run and measure the demo.
+) -> tuple[Run, list[Measurement]]:
+    """Build, run and measure the demo; one that was cut short goes on.
 
-    Parameters
-    ----------
-    out : Path
-        Directory of the demo; a demo that was cut short goes on.
-    ranks : int
-        Worker processes.
-    overrides : sequence of str, optional
-        Changes to the demo's config.
-    watch : callable, optional
-        Shows progress.
-
-    Returns
-    -------
-    config : Config
-        Saved as ``demo.yaml``: ``spin-train run`` on it does the same run.
-    measurements : list of Measurement
-        p_0, then policy and control of each iteration; saved as ``demo.json``.
+    The configuration is saved as ``demo.yaml``, and ``spin-train run`` on it does the same run. The
+    measurements of p_0, then of policy and control of each iteration, are saved as ``demo.json``.
     """
     from spin_train.driver import selfplay
 
     transformers.logging.disable_progress_bar()
-    config = build(out, ranks=ranks, overrides=overrides)
-    selfplay.run(config, watch=watch)
-    policies = measured_policies(config)
+    run = Run.of(build(out, ranks=ranks, overrides=overrides))
+    selfplay.play(run, watch=watch)
     measurements = []
-    for number, (name, policy, evaluation) in enumerate(policies):
+    for number, policy in enumerate(run.listed):
         if watch is not None:
-            watch("exact divergence", number, len(policies), name)
-        measurements.append(measure(config, name, policy, evaluation))
+            watch("exact divergence", number, len(run.listed), policy.name)
+        measurements.append(measure(run, policy))
     write_json(out / "demo.json", [vars(measurement) for measurement in measurements])
-    return config, measurements
+    return run, measurements
 
 
 def demo_table(measurements: Sequence[Measurement]) -> Table:
-    """Show the measurements.
-
-    Parameters
-    ----------
-    measurements : sequence of Measurement
-        From `run_demo`.
-
-    Returns
-    -------
-    rich.table.Table
-        A row a policy.
-    """
+    """Show the measurements, one row per policy."""
     table = Table(
         "policy",
         "KL(p_data||p) (nats)",

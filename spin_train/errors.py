@@ -1,8 +1,8 @@
-"""The two ways a run ends early that are no fault of the code."""
+"""How a run ends early: something to fix, a stop that was asked for, or a fault of ours."""
 
 import errno
 
-__all__ = ["DivergedError", "StoppedError", "UserError", "disk_full"]
+__all__ = ["DivergedError", "StoppedError", "UserError", "WorkerError", "disk_full"]
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 # Writers in C++ and Rust wrap the OS error in a message of their own.
@@ -16,29 +16,23 @@ _DISK_MESSAGES = (
 
 
 class UserError(Exception):
-    """Something the user can mend: one line that says what to do; exit code 2."""
+    """Something the user can fix: one line that says what to do; exit code 2."""
 
 
 class DivergedError(UserError):
-    """Training left the finite numbers; a smaller learning rate may not."""
+    """Training produced numbers that are not finite; a smaller learning rate may help."""
 
 
 class StoppedError(Exception):
     """The run was asked to stop (SIGTERM, SIGINT) and has saved what it had."""
 
 
+class WorkerError(Exception):
+    """A fault of ours in a worker; its traceback is in the log."""
+
+
 def disk_full(error: BaseException) -> bool:
-    """Say whether `error`, or what caused it, is a disk that takes no more.
-
-    Parameters
-    ----------
-    error : BaseException
-        The exception caught.
-
-    Returns
-    -------
-    bool
-        True for a full disk, an exceeded quota or a file-size limit.
+    """Say whether `error`, or its cause, is a full disk, an exceeded quota or a file-size limit.
 
     Examples
     --------

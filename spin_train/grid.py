@@ -1,4 +1,4 @@
-"""SPIN beside its control on one grid of learning rates and seeds: best and spread of each."""
+"""SPIN and its control on one grid of learning rates and seeds: best and spread of each."""
 
 import math
 import statistics
@@ -9,12 +9,11 @@ from pathlib import Path
 from rich.table import Table
 
 from spin_train.config.files import load_config
-from spin_train.config.schema import Config
 from spin_train.driver import selfplay
 from spin_train.errors import DivergedError, UserError
 from spin_train.run.branching import branch
-from spin_train.run.policies import evaluations, or_null
-from spin_train.system.files import write_json
+from spin_train.run.run import Run
+from spin_train.system.files import or_null, write_json
 
 __all__ = ["Cell", "Failure", "best_cells", "cells", "grid_table", "play_grid"]
 
@@ -28,7 +27,7 @@ class Cell:
     learning_rate: float | None
     """Peak, in every iteration; None for p_0."""
     values: tuple[float, ...]
-    """The metric, one a seed."""
+    """The metric, one value per seed."""
 
     @property
     def mean(self) -> float:
@@ -46,11 +45,11 @@ class Failure:
     """A run that diverged."""
 
     seed: int
-    """The run's."""
+    """Seed of the run."""
     learning_rate: float
-    """Peak."""
+    """Peak learning rate of the run."""
     error: str
-    """In one line."""
+    """What went wrong, in one line."""
 
 
 def play_grid(
@@ -62,7 +61,7 @@ def play_grid(
     overrides: Sequence[str] = (),
     watch: selfplay.Watcher | None = None,
 ) -> tuple[list[Cell], list[Failure]]:
-    """Play every learning rate with every seed, control beside, and write `grid.json`.
+    """Play every learning rate with every seed, each with its control, and write `grid.json`.
 
     Parameters
     ----------
@@ -77,7 +76,7 @@ def play_grid(
     overrides : sequence of str, optional
         Further ``key=value``.
     watch : callable, optional
-        As for `selfplay.run`.
+        As for `selfplay.play`.
 
     Returns
     -------
@@ -94,7 +93,7 @@ def play_grid(
     if not learning_rates or not seeds:
         raise UserError("a grid needs at least one learning rate and one seed")
     learning_rates, seeds = list(dict.fromkeys(learning_rates)), list(dict.fromkeys(seeds))
-    played: dict[float, list[Config]] = {rate: [] for rate in learning_rates}
+    played: dict[float, list[Run]] = {rate: [] for rate in learning_rates}
     failures: list[Failure] = []
     for seed in seeds:
         first: Path | None = None
@@ -106,19 +105,19 @@ def play_grid(
             # All iterations, so that every rate has every policy.
             given = [*overrides, *own, "selection.patience=null"]
             given += [f"seed={seed}", "control=true", f"output_dir={folder}"]
-            resolved = load_config(config, given)
+            run = Run.of(load_config(config, given))
             try:
-                selfplay.run(resolved, watch=_naming(f"seed {seed}, {rate:g}", watch))
+                selfplay.play(run, watch=_naming(f"seed {seed}, {rate:g}", watch))
                 first = first or folder
             except DivergedError as error:  # a rate too large is what a grid is there to find
                 failures.append(Failure(seed, rate, str(error)))
-            played[rate].append(resolved)
+            played[rate].append(run)
     found = cells(played)
-    some = played[learning_rates[0]][0]
+    selection = played[learning_rates[0]][0].config.selection
     content = or_null(
         {
-            "metric": some.selection.metric,
-            "goal": some.selection.better,
+            "metric": selection.metric,
+            "goal": selection.better,
             "failed": [vars(failure) for failure in failures],
             "cells": [{**vars(cell), "mean": cell.mean, "spread": cell.spread} for cell in found],
         }
@@ -127,27 +126,19 @@ def play_grid(
     return found, failures
 
 
-def cells(played: dict[float, list[Config]]) -> list[Cell]:
-    """Collect the metric of finished runs.
+def cells(played: dict[float, list[Run]]) -> list[Cell]:
+    """Collect the metric of finished runs, given by learning rate with one run per seed.
 
-    Parameters
-    ----------
-    played : dict
-        Learning rate to the runs with it, one a seed.
-
-    Returns
-    -------
-    list of Cell
-        In the order of learning rates, then policies; p_0 once, without a learning rate.
+    The cells come in the order of learning rates, then policies; p_0 once, without a learning rate.
     """
     found = []
-    for number, (rate, configs) in enumerate(played.items()):
-        metric = configs[0].selection.metric
-        runs = [dict(evaluations(config)) for config in configs]
-        for policy in dict.fromkeys(name for run in runs for name in run):
-            if not all(metric in run.get(policy, {}) for run in runs):
+    for number, (rate, runs) in enumerate(played.items()):
+        metric = runs[0].config.selection.metric
+        numbers = [run.evaluations for run in runs]
+        for policy in dict.fromkeys(name for of_run in numbers for name in of_run):
+            if not all(metric in of_run.get(policy, {}) for of_run in numbers):
                 continue
-            values = tuple(run[policy][metric] for run in runs)
+            values = tuple(of_run[policy][metric] for of_run in numbers)
             if policy == "p_0" and metric == "loss":
                 continue  # of SFT: no number to compare with self-play's
             if policy != "p_0":
@@ -158,20 +149,7 @@ def cells(played: dict[float, list[Config]]) -> list[Cell]:
 
 
 def best_cells(found: Sequence[Cell], *, goal: str) -> list[Cell]:
-    """Pick each policy's best learning rate by the mean over seeds.
-
-    Parameters
-    ----------
-    found : sequence of Cell
-        From `cells`.
-    goal : {"min", "max"}
-        Which mean is better.
-
-    Returns
-    -------
-    list of Cell
-        One a policy, in order.
-    """
+    """Pick each policy's best learning rate by the mean over seeds."""
     sign = 1 if goal == "min" else -1
     names = dict.fromkeys(cell.policy for cell in found)
     return [
@@ -184,21 +162,9 @@ def best_cells(found: Sequence[Cell], *, goal: str) -> list[Cell]:
 
 
 def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
-    """Show every learning rate, the best of each policy marked.
+    """Show mean ± standard deviation over seeds, the best learning rate of each policy marked.
 
-    Parameters
-    ----------
-    found : sequence of Cell
-        From `play_grid`.
-    metric : str
-        Name of what was measured.
-    goal : {"min", "max"}
-        Which mean is better.
-
-    Returns
-    -------
-    rich.table.Table
-        A row a policy, a column a learning rate: mean ± standard deviation over seeds.
+    One row per policy, one column per learning rate.
     """
     rates = list(dict.fromkeys(c.learning_rate for c in found if c.policy != "p_0"))
     seeds = max((len(cell.values) for cell in found), default=0)

@@ -6,17 +6,7 @@ __all__ = ["sample_seed", "seed_of"]
 
 
 def seed_of(*parts: object) -> int:
-    """Seed that depends on every part and nothing else.
-
-    Parameters
-    ----------
-    *parts : object
-        Such as the run's seed, a purpose, an iteration, a shard.
-
-    Returns
-    -------
-    int
-        From 0 to 2**63 - 1.
+    """Derive a seed, from 0 to 2**63 - 1, from every part given and nothing else.
 
     Examples
     --------
@@ -30,22 +20,5 @@ def seed_of(*parts: object) -> int:
 
 
 def sample_seed(seed: int, iteration: int, prompt_id: int, number: int) -> int:
-    """Seed of one response: no rank, shard or restart enters it.
-
-    Parameters
-    ----------
-    seed : int
-        The run's.
-    iteration : int
-        Whose opponent plays.
-    prompt_id : int
-        Of the record.
-    number : int
-        Which of the prompt's samples, from 0.
-
-    Returns
-    -------
-    int
-        From 0 to 2**63 - 1.
-    """
+    """Derive the seed of one response; it does not depend on ranks, shards or restarts."""
     return seed_of(seed, "generate", iteration, prompt_id, number)

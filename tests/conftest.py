@@ -8,6 +8,7 @@ from hypothesis import settings
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("quick", deadline=None, max_examples=10, derandomize=True)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
@@ -18,7 +19,7 @@ _unexpected_skips: list[str] = []
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """Real model and data; README says where to get them and what SPIN_DATA names."""
+    """Real model and data; docs/recipes.md says where to get them and what SPIN_DATA names."""
     folder = Path(os.environ.get("SPIN_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "stories260K").is_dir():
         pytest.skip(f"no data at {folder}; set SPIN_DATA")

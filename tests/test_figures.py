@@ -44,7 +44,8 @@ def test_beta_one_arrives_in_one_step_and_one_half_comes_back(numbers):
 
 def test_the_published_schedule_starts_like_its_first_beta(numbers):
     tenth = next(curve for curve in numbers.not_converging if curve.beta == 0.1)
-    assert numbers.published[:4] == tenth.kl[:4]
+    # averages over prompts of tables of two heights, which may be added in another order
+    assert numbers.published[:4] == pytest.approx(tenth.kl[:4], rel=1e-12)
     assert len(numbers.published) == 5
 
 

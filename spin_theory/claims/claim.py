@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from spin_theory.claims.evidence import Finding, Tolerance
+from spin_theory.claims.evidence import Finding
 from spin_theory.claims.instances import Draw
 from spin_theory.minima.closed_forms import Update
+from spin_theory.tolerances import Tolerance
 
 __all__ = ["Check", "Claim"]
 
@@ -62,7 +63,7 @@ class Claim:
             "statement": self.statement,
             "source": self.source,
             "check": self.function.__name__,
-            "tolerance": self.tolerance.value,
+            "tolerance": float(self.tolerance),
             "reason": self.tolerance.reason,
         }
 

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, Evidence, Tolerance, largest_error
+from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.witnesses import witness_limit
-from spin_theory.divergences import kl
+from spin_theory.divergences import kl, tv
 from spin_theory.losses import penalty_slope
 from spin_theory.minima.log_linear import (
     LogLinearClass,
 )
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy
+from spin_theory.tolerances import EQUAL_TV, ROUNDING, Tolerance
 
 __all__ = ["CLAIMS", "check_log_linear_necessity", "check_quantised_necessity"]
 
@@ -35,7 +36,7 @@ def check_log_linear_necessity(
     *,
     betas: Sequence[float] = (0.1, 1.0, 10.0, 1000.0),
     loss_type: str = "logistic",
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that in a log-linear class with p_data no beta makes theta_t a minimum.
 
@@ -79,7 +80,7 @@ def check_log_linear_necessity(
     """
     data, opponent = family.policy(real), family.policy(start)
     both = float((kl(data, opponent) + kl(opponent, data)).mean())
-    if not both > 0:
+    if float(tv(data, opponent).max()) <= EQUAL_TV:
         raise ValueError("real and start must be the parameters of different policies")
     if not betas:
         raise ValueError("betas must hold at least one value, got none")
@@ -153,8 +154,8 @@ def check_quantised_necessity(
     grid = [torch.tensor(step, dtype=torch.float64) * spacing for step in steps if any(step)]
     members = [family.policy(theta) for theta in grid]
     opponent = family.policy(torch.zeros(family.features.shape[-1], dtype=torch.float64))
-    tables = torch.stack([policy.log_probs for policy in [opponent, *members]])
-    if len(torch.unique(tables, dim=0)) < len(tables):
+    tables = torch.stack([policy.log_probs.flatten() for policy in [opponent, *members]])
+    if float(torch.pdist(tables, p=math.inf).min()) <= ROUNDING * float(tables.abs().max()):
         raise ValueError(
             "features must give every grid point a policy of its own; two have the same"
         )
@@ -175,9 +176,7 @@ def check_quantised_necessity(
         start = float(spin_objective(opponent, opponent, data, beta=1.0, loss_type=loss_type))
         failures += not (least(own / 2) < start <= least(2 * largest))
         limits.append(largest)
-    return Evidence(
-        float(failures), EXACT.value, {"limit": min(limits), "members": float(len(members))}
-    )
+    return Evidence(float(failures), EXACT, {"limit": min(limits), "members": float(len(members))})
 
 
 CLAIMS = (

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, Evidence, largest_error
+from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.divergences import js, tv
 from spin_theory.losses import PENALTIES, penalty_named, spin_loss
 from spin_theory.minima.optimal import optimality_gap
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import EQUAL_TV, ROUNDING
 
 __all__ = ["CLAIMS", "check_degeneracy", "check_distance_bounds", "pair_policies"]
 
@@ -52,7 +53,7 @@ def check_distance_bounds(
     opponent: TabularPolicy,
     margins: Tensor,
     *,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that a SPIN loss on fresh pairs bounds the distance of opponent and data.
 
@@ -114,7 +115,7 @@ def check_degeneracy(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check what is left of SPIN's objective where the opponent is the data.
 
@@ -180,8 +181,8 @@ def check_degeneracy(
     errors.append(abs(at_data - at_zero))
     if loss_type in ("logistic", "exponential"):
         gap = float(optimality_gap(other, data, data, beta=beta, loss_type=loss_type))
-        differs = float(tv(other, data).max()) > 0
-        errors.append(abs(rise - gap) / (1 + value) if (gap > 0) == differs else math.inf)
+        equal = float(tv(other, data).max()) <= EQUAL_TV
+        errors.append(abs(rise - gap) / (1 + value) if gap > 0 or equal else math.inf)
         rise = gap
     elif loss_type == "correlation":
         errors.append(abs(rise) / (1 + float(scores.abs().max())))

@@ -5,27 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["ROUNDING", "Evidence", "Finding", "Tolerance", "largest_error"]
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How large a residual may be, and why.
-
-    Attributes
-    ----------
-    value : float
-        In the unit of the residual.
-    reason : str
-        What makes a residual that large though the claim holds, and how large it was seen to be.
-    """
-
-    value: float
-    reason: str
-
-
-ROUNDING = Tolerance(1e-12, "rounding, relative to the terms compared; seen: below 2e-13")
-"""Of most checks: they compare float64 numbers that are equal on paper."""
+__all__ = ["Evidence", "Finding", "largest_error"]
 
 
 class Finding(Protocol):

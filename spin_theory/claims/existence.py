@@ -3,10 +3,11 @@
 import math
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, Evidence
+from spin_theory.claims.evidence import Evidence
 from spin_theory.divergences import renyi
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import ROUNDING
 
 __all__ = ["CLAIMS", "check_update_normaliser", "update_exists"]
 
@@ -17,7 +18,7 @@ def check_update_normaliser(
     *,
     beta: float,
     update: Update = closed_form_update,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that the exact update's normaliser is a Renyi divergence.
 
@@ -99,7 +100,8 @@ def update_exists(*, data_ratio: float, opponent_ratio: float, beta: float) -> b
             raise ValueError(f"{name} must be in (0, 1), got {ratio!r}")
     if not beta > 0:
         raise ValueError(f"beta must be > 0, got {beta!r}")
-    return (beta - 1) * math.log(opponent_ratio) + math.log(data_ratio) < 0
+    terms = (beta - 1) * math.log(opponent_ratio), math.log(data_ratio)
+    return sum(terms) < -ROUNDING * sum(map(abs, terms))  # at 0 all terms of the sum are 1
 
 
 CLAIMS = (

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, Evidence
+from spin_theory.claims.evidence import Evidence
 from spin_theory.losses import PENALTIES, penalty_slope, require_beta
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average
+from spin_theory.tolerances import ROUNDING
 
 __all__ = ["CLAIMS", "LogProbs", "check_first_step_is_sft"]
 
@@ -26,7 +27,7 @@ def check_first_step_is_sft(
     beta: float,
     loss_type: str = "logistic",
     prompt_probs: Tensor | None = None,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that SPIN's gradient at the opponent is SFT's, for any differentiable class.
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, Evidence, Tolerance, largest_error
+from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
 from spin_theory.games.iterates import observed_multipliers
@@ -17,6 +17,7 @@ from spin_theory.games.rates import mixing_multipliers, multiplier, predicted_po
 from spin_theory.games.solvers import Solver, exact
 from spin_theory.games.stability import linearise
 from spin_theory.policies import TabularPolicy
+from spin_theory.tolerances import LINEAR_RATE, ROUNDING
 
 __all__ = [
     "CLAIMS",
@@ -25,10 +26,6 @@ __all__ = [
     "check_iterates",
     "check_mixing",
 ]
-
-RATE_TOLERANCE = Tolerance(
-    1e-6, "relative: near the data the map is linear only up to the deviation; seen: 2e-7"
-)
 
 NEARBY = 3e-8  # nats from the data at which a game counts as linear; squared, it is rounding
 LEAST_LINEAR_BETA = 0.3  # below it a game that starts this near is soon too far away
@@ -41,7 +38,7 @@ def check_iterates(
     betas: Sequence[float],
     loss_type: str = "logistic",
     solver: Solver = exact,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the closed form of all iterates of SPIN, and the multiplier of each.
 
@@ -101,7 +98,7 @@ def check_mixing(
     beta: float,
     loss_type: str = "logistic",
     seed: int = 0,
-    tolerance: float = RATE_TOLERANCE.value,
+    tolerance: float = LINEAR_RATE,
 ) -> Evidence:
     r"""Check how SPIN behaves near the data with the samples of two iterates mixed.
 
@@ -166,7 +163,7 @@ def check_geometric_mixture(
     iterations: int = 4,
     loss_type: str = "logistic",
     solver: Solver = exact,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the iterates against an opponent mixed geometrically with the initial policy.
 
@@ -239,7 +236,7 @@ def check_averaged_play(
     iterations: int = 8,
     loss_type: str = "logistic",
     seed: int = 0,
-    tolerance: float = RATE_TOLERANCE.value,
+    tolerance: float = LINEAR_RATE,
 ) -> Evidence:
     r"""Check how fictitious play approaches the data, which it does at every beta.
 
@@ -327,7 +324,7 @@ CLAIMS = (
         "by the roots of `r^2 - (1 - 1 / (2 beta)) r + 1 / (2 beta)`.",
         source="derived",
         function=check_mixing,
-        tolerance=RATE_TOLERANCE,
+        tolerance=LINEAR_RATE,
         check=lambda draw, *_: check_mixing(draw.small_data, beta=_linear_beta(draw)),
     ),
     Claim(
@@ -347,7 +344,7 @@ CLAIMS = (
         "falls like `t^(-1 / beta)`, at every beta.",
         source="Alami et al., derived",
         function=check_averaged_play,
-        tolerance=RATE_TOLERANCE,
+        tolerance=LINEAR_RATE,
         check=lambda draw, *_: check_averaged_play(draw.small_data, beta=_linear_beta(draw)),
     ),
 )

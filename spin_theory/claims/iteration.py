@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, Evidence
+from spin_theory.claims.evidence import Evidence
 from spin_theory.divergences import kl
 from spin_theory.losses import penalty_named
 from spin_theory.minima.closed_forms import Update, closed_form_update, opponent_update
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import ROUNDING
 
 __all__ = ["CLAIMS", "check_likelihood_rises", "check_opponent_update", "check_start_value"]
 
@@ -23,7 +24,7 @@ def check_opponent_update(
     *,
     beta: float,
     update: Callable[..., TabularPolicy] = opponent_update,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that (4.4) maximises (4.3), the advantage with a KL penalty.
 
@@ -95,7 +96,7 @@ def check_start_value(
     beta: float,
     history_weight: float = 0.0,
     loss_type: str = "logistic",
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that the objective at theta_t is (1 + history_weight) l(0), whatever the tables.
 
@@ -151,7 +152,7 @@ def check_likelihood_rises(
     beta: float,
     loss_type: str = "logistic",
     update: Update = closed_form_update,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check that an exact iteration never lowers E log p(real) from beta = 1 on.
 

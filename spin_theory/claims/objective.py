@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.distance import pair_policies
-from spin_theory.claims.evidence import ROUNDING, Evidence, Tolerance, largest_error
+from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.instances import Draw
 from spin_theory.divergences import bhattacharyya, js, tv
 from spin_theory.losses import PENALTIES
@@ -19,6 +19,7 @@ from spin_theory.minima.optimal import optimality_gap
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average
+from spin_theory.tolerances import EQUAL_TV, PROGRAMME, ROUNDING
 
 __all__ = [
     "CLAIMS",
@@ -28,8 +29,6 @@ __all__ = [
     "check_unbounded",
 ]
 
-SOLVER_TOLERANCE = Tolerance(1e-9, "HiGHS's own, on tables of moderate probabilities; seen: 1e-15")
-
 
 def check_convexity(
     problem: InnerProblem,
@@ -37,7 +36,7 @@ def check_convexity(
     other: TabularPolicy,
     *,
     values: Callable[[TabularPolicy], Tensor] | None = None,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     """Check that an iteration's objective is convex in the log-probs between two policies.
 
@@ -85,7 +84,7 @@ def check_optimal_value(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the least value of (4.7), and the identity of the gap above it.
 
@@ -143,7 +142,7 @@ def check_optimal_value(
         cheap = prompt_average(1 - tv(pairs, swapped), None)
         tight = data.log_probs.shape[1] <= 2  # the cheap bound is the minimum there
         errors.append(abs(float(cheap - least)) if tight else float(cheap - least))
-        order = (data.log_probs - opponent.log_probs).argsort(dim=-1)
+        order = (data.log_probs - opponent.log_probs).argsort(dim=-1, stable=True)
         errors.append(float((-advantages.gather(-1, order).diff(dim=-1)).clamp(min=0).sum()))
     errors.append(abs(found.objective - float(least)))
     value, gap = (
@@ -157,7 +156,7 @@ def check_optimal_value(
 
 
 def check_hinge_duality(
-    data: TabularPolicy, opponent: TabularPolicy, *, tolerance: float = SOLVER_TOLERANCE.value
+    data: TabularPolicy, opponent: TabularPolicy, *, tolerance: float = PROGRAMME
 ) -> Evidence:
     """Check the shortest path of the hinge against its linear programme and its dual.
 
@@ -202,7 +201,7 @@ def check_unbounded(
     *,
     beta: float,
     depth: float = 1e6,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     """Check that the correlation penalty goes below any bound along :func:`descending_ray`.
 
@@ -235,7 +234,7 @@ def check_unbounded(
     True
     """
     ray = descending_ray(data, opponent)
-    if not bool((ray.slope > 0).all()):
+    if float(tv(data, opponent).min()) <= EQUAL_TV:
         raise ValueError(
             "opponent must differ from data in every prompt; where it does not, nothing falls"
         )
@@ -322,7 +321,7 @@ CLAIMS = (
         statement="A linear programme and its dual give the shortest path's length too.",
         source="derived",
         function=check_hinge_duality,
-        tolerance=SOLVER_TOLERANCE,
+        tolerance=PROGRAMME,
         check=lambda draw, *_: check_hinge_duality(draw.small_data, draw.small_start),
     ),
     Claim(

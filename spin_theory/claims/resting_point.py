@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import Evidence, Tolerance, largest_error
+from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.divergences import kl
 from spin_theory.minima.log_linear import (
     LogLinearClass,
@@ -15,12 +15,9 @@ from spin_theory.minima.log_linear import (
 )
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import STATIONARY
 
 __all__ = ["CLAIMS", "check_fixed_point_is_sft"]
-
-STATIONARY_TOLERANCE = Tolerance(
-    1e-10, "relative: Newton's method brings the gradient only near zero; seen: 5e-15"
-)
 
 
 def check_fixed_point_is_sft(
@@ -29,7 +26,7 @@ def check_fixed_point_is_sft(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = STATIONARY_TOLERANCE.value,
+    tolerance: float = STATIONARY,
 ) -> Evidence:
     r"""Check that SPIN rests where SFT does, in a log-linear class without p_data.
 
@@ -110,7 +107,7 @@ CLAIMS = (
         "class does not contain `p_data`.",
         source="derived",
         function=check_fixed_point_is_sft,
-        tolerance=STATIONARY_TOLERANCE,
+        tolerance=STATIONARY,
         check=lambda draw, *_: check_fixed_point_is_sft(
             LogLinearClass(draw.features), draw.small_data, beta=draw.beta
         ),

@@ -79,7 +79,7 @@ def statements(claims: Sequence[Claim]) -> str:
         parts = (
             claim.statement.replace("`", ""),
             f"Source: {claim.source}. Check: {claim.function.__name__}.",
-            f"Tolerance: {claim.tolerance.value:.0e} ({claim.tolerance.reason}).",
+            f"Tolerance: {claim.tolerance:.0e} ({claim.tolerance.reason}).",
         )
         lines = [
             textwrap.fill(part, 100, initial_indent="    ", subsequent_indent="    ")

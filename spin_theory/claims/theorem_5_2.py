@@ -8,21 +8,19 @@ import torch
 from torch import Tensor
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, largest_error
+from spin_theory.claims.evidence import largest_error
 from spin_theory.claims.witnesses import objective_drop_at_data
 from spin_theory.divergences import tv
 from spin_theory.losses import PENALTIES, penalty_named, require_beta
 from spin_theory.minima.optimal import optimal_value
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import EQUAL_TV, ROUNDING
 
 __all__ = ["CLAIMS", "Objective", "Theorem52Evidence", "check_theorem_5_2"]
 
 BETAS = (0.1, 1.0, 10.0)
 """The lambda at which sufficiency is checked: the published 0.1 and up to 100 times that."""
-
-EQUAL_TV = 1e-13
-"""Opponent and data closer than this, in total variation, are the same table but for rounding."""
 
 FIRST_WITNESS = 0.5  # the search goes down from here; witnesses are an interval from 0
 
@@ -104,7 +102,7 @@ def check_theorem_5_2(
     betas: Sequence[float] = BETAS,
     prompt_probs: Tensor | None = None,
     objective: Objective = spin_objective,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Theorem52Evidence:
     r"""Check that theta_t is a global minimum exactly where the opponent is the data.
 

@@ -5,20 +5,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import Tolerance, largest_error
+from spin_theory.claims.evidence import largest_error
 from spin_theory.divergences import tv
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.minima.minimise import minimise
 from spin_theory.minima.optimal import optimality_gap
 from spin_theory.policies import TabularPolicy
+from spin_theory.tolerances import ROUNDING
 
 __all__ = ["CLAIMS", "Theorem54Evidence", "check_theorem_5_4"]
-
-UPDATE_TOLERANCE = Tolerance(
-    1e-12,
-    "rounding of the update, in total variation: from beta = 0.1 on it multiplies log-ratios of up "
-    "to 27 nats by 10 or less; seen: 2e-14",
-)
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ def check_theorem_5_4(
     loss_type: str = "logistic",
     prompt_probs: Tensor | None = None,
     update: Update = closed_form_update,
-    tolerance: float = UPDATE_TOLERANCE.value,
+    tolerance: float = ROUNDING,
 ) -> Theorem54Evidence:
     r"""Check that the closed-form update is the global minimiser of (4.7).
 
@@ -147,7 +142,7 @@ CLAIMS = (
         "normalised.",
         source="SPIN, Theorem 5.4",
         function=check_theorem_5_4,
-        tolerance=UPDATE_TOLERANCE,
+        tolerance=ROUNDING,
         check=lambda draw, update, _: check_theorem_5_4(
             draw.data, draw.opponent, beta=draw.beta, update=update
         ),
@@ -157,7 +152,7 @@ CLAIMS = (
         statement="For the exponential penalty the exponent is `1 / (2 beta)`.",
         source="derived",
         function=check_theorem_5_4,
-        tolerance=UPDATE_TOLERANCE,
+        tolerance=ROUNDING,
         check=lambda draw, update, loss_type: check_theorem_5_4(
             draw.data, draw.opponent, beta=draw.beta, loss_type=loss_type, update=update
         ),

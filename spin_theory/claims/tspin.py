@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, Evidence
+from spin_theory.claims.evidence import Evidence
 from spin_theory.claims.first_step import LogProbs
 from spin_theory.divergences import entropy, kl
 from spin_theory.losses import PENALTIES, penalty_named, require_beta
 from spin_theory.objectives.objectives import tspin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import ROUNDING
 
 __all__ = ["CLAIMS", "check_tspin_gradient", "check_tspin_opponent"]
 
@@ -24,7 +25,7 @@ def check_tspin_opponent(
     *,
     beta: float,
     update: Callable[[Tensor, float], TabularPolicy] | None = None,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check Proposition 1: softmax of the confidences maximises their mean plus entropy.
 
@@ -97,7 +98,7 @@ def check_tspin_gradient(
     history_weight: float,
     loss_type: str = "logistic",
     gradient: Callable[[Tensor], Tensor] | None = None,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check Theorem 1: T-SPIN's gradient, for any differentiable class.
 

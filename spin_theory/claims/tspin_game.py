@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, Evidence, Tolerance, largest_error
+from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import without_reference
@@ -12,13 +12,9 @@ from spin_theory.minima.closed_forms import closed_form
 from spin_theory.minima.minimise import minimise_problem
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
+from spin_theory.tolerances import FIXED_POINT, ROUNDING
 
 __all__ = ["CLAIMS", "check_tspin_fixed_point", "check_tspin_update"]
-
-FIXED_POINT_TOLERANCE = Tolerance(
-    1e-10,
-    "total variation: the search stops when a step is below 1e-14, and steps add up; seen: 1e-14",
-)
 
 
 def check_tspin_update(
@@ -28,7 +24,7 @@ def check_tspin_update(
     beta: float,
     loss_type: str = "logistic",
     update: Callable[[InnerProblem], TabularPolicy] = closed_form,
-    tolerance: float = ROUNDING.value,
+    tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the closed form of T-SPIN's iteration without history.
 
@@ -87,7 +83,7 @@ def check_tspin_fixed_point(
     beta: float,
     history_weight: float = 0.0,
     loss_type: str = "logistic",
-    tolerance: float = FIXED_POINT_TOLERANCE.value,
+    tolerance: float = FIXED_POINT,
 ) -> Evidence:
     r"""Check where T-SPIN's exact game of one prompt rests, and what history does to it.
 
@@ -197,7 +193,7 @@ CLAIMS = (
         "which is not the data.",
         source="derived",
         function=check_tspin_fixed_point,
-        tolerance=FIXED_POINT_TOLERANCE,
+        tolerance=FIXED_POINT,
         check=lambda draw, *_: _fixed_point(draw, history_weight=0.0),
     ),
     Claim(
@@ -206,7 +202,7 @@ CLAIMS = (
         "settles sooner, but not at the data.",
         source="derived",
         function=check_tspin_fixed_point,
-        tolerance=FIXED_POINT_TOLERANCE,
+        tolerance=FIXED_POINT,
         check=lambda draw, *_: _fixed_point(draw, history_weight=0.1),
     ),
 )

@@ -8,11 +8,12 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import Evidence, Tolerance, largest_error
+from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.divergences import kl, tv
 from spin_theory.losses import PENALTIES, penalty_named, penalty_slope, require_beta
 from spin_theory.objectives.objectives import average_penalty, spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.tolerances import EQUAL_TV, LIMIT, ROUNDING
 
 __all__ = [
     "CLAIMS",
@@ -24,10 +25,6 @@ __all__ = [
 
 LOWEST_LIMIT, HIGHEST_LIMIT = 1e-300, 1e300
 """Where the search for the end of the witnesses gives up."""
-
-LIMIT_TOLERANCE = Tolerance(
-    1e-6, "relative: near the end the two objectives differ by rounding alone; seen: 2e-9"
-)
 
 
 def objective_drop_at_data(
@@ -185,6 +182,11 @@ def witness_limit(
     1.0
     """
     require_same_shape(opponent=opponent, data=data, policy=policy or data)
+    compared = data if policy is None else policy
+    pulls = (data.probs - opponent.probs) * (compared.log_probs - opponent.log_probs)
+    falls, size = (prompt_average(part.sum(-1), prompt_probs) for part in (pulls, pulls.abs()))
+    if not falls > ROUNDING * size:  # convex in beta: what does not fall at 0 never does
+        return 0.0
     drop = _drop(opponent, data, loss_type, policy, prompt_probs)
     if loss_type == "correlation":  # linear in beta
         return math.inf if drop(1.0) > 0 else 0.0
@@ -244,7 +246,7 @@ def check_witness_interval(
     opponent: TabularPolicy,
     *,
     loss_type: str = "logistic",
-    tolerance: float = LIMIT_TOLERANCE.value,
+    tolerance: float = LIMIT,
 ) -> Evidence:
     r"""Check how large the beta of Theorem 5.2's necessity may be, and that all others do too.
 
@@ -287,7 +289,7 @@ def check_witness_interval(
     >>> check_witness_interval(data, opponent).holds
     True
     """
-    if float(tv(data, opponent).max()) == 0:
+    if float(tv(data, opponent).max()) <= EQUAL_TV:
         raise ValueError("opponent must differ from data: where they agree there is no witness")
     limit = witness_limit(opponent, data, loss_type=loss_type)
     least = {"logistic": 2.0, "hinge": math.e, "exponential": 1.0, "correlation": math.inf}
@@ -325,7 +327,7 @@ CLAIMS = (
         "beta, unless it is the data.",
         source="derived",
         function=check_witness_interval,
-        tolerance=LIMIT_TOLERANCE,
+        tolerance=LIMIT,
         check=lambda draw, _, loss_type: check_witness_interval(
             draw.small_data, draw.small_start, loss_type=loss_type
         ),

@@ -6,6 +6,7 @@ from torch import Tensor
 from spin_theory.divergences import tv
 from spin_theory.games.stability import Policies
 from spin_theory.policies import TabularPolicy
+from spin_theory.tolerances import CYCLE_TV, ROUNDING
 
 __all__ = ["cycle_length", "observed_multipliers"]
 
@@ -37,7 +38,8 @@ def observed_multipliers(
     Notes
     -----
     Deviations are log-ratios to the limit, centred per prompt, each equation scaled to the size
-    of its deviations, so that late ones count as much as early ones.
+    of its deviations, so that late ones count as much as early ones; what deviates by rounding
+    alone is left out.
 
     Examples
     --------
@@ -50,21 +52,22 @@ def observed_multipliers(
     if len(policies) <= order:
         raise ValueError(f"policies must be more than order, got {len(policies)} and {order}")
     rows = [_centred(policy, limit).flatten().numpy() for policy in policies]
+    rounding = ROUNDING * float(1 + limit.log_probs.abs().max())
     knowns, unknowns = [], []
     for index in range(order, len(rows)):
         past = np.stack(rows[index - order : index][::-1], axis=1)  # newest first
         scale = np.abs(past).max()
-        if scale > 0:
+        if scale > rounding:
             knowns.append(past / scale)
             unknowns.append(rows[index] / scale)
     if not knowns:
-        raise ValueError("policies must deviate from the limit, and none does")
+        raise ValueError("policies must deviate from the limit by more than rounding; none does")
     solution = np.linalg.lstsq(np.concatenate(knowns), np.concatenate(unknowns), rcond=None)[0]
     roots = np.roots(np.concatenate([[1.0], -solution]))
     return tuple(complex(root) for root in sorted(roots, key=abs, reverse=True))
 
 
-def cycle_length(policies: Policies, *, tolerance: float = 1e-9) -> int | None:
+def cycle_length(policies: Policies, *, tolerance: float = CYCLE_TV) -> int | None:
     """Period of the cycle that a run of iterates ended in.
 
     Parameters

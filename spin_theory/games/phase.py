@@ -13,6 +13,7 @@ from spin_theory.games.play import play
 from spin_theory.games.solvers import GradientSteps, Solver, exact
 from spin_theory.losses import require_beta
 from spin_theory.policies import TabularPolicy
+from spin_theory.tolerances import ROUNDING
 
 __all__ = ["PhaseDiagram", "phase_diagram"]
 
@@ -31,8 +32,8 @@ class PhaseDiagram:
         Mean over games of log10 of the final over the first total variation distance from the
         data: negative where games approach the data.
     diverged : Tensor, shape (B, K)
-        Share of the games that end further from the data than they began, or whose log-probs
-        outgrew float64.
+        Share of the games that end further from the data than they began, by more than rounding,
+        or whose log-probs outgrew float64.
     """
 
     betas: tuple[float, ...]
@@ -135,7 +136,7 @@ def phase_diagram(
             last = last_distance(beta=beta, iterations=iterations, solver=solver)
             floor = torch.finfo(torch.float64).eps  # a game that is there has no logarithm
             change.append((last.clamp(min=floor) / first.clamp(min=floor)).log10().mean())
-            diverged.append((last > first).double().mean())
+            diverged.append((last > first + ROUNDING).double().mean())
     shape = (len(betas), len(inner_steps))
     return PhaseDiagram(
         tuple(betas),

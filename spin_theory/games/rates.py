@@ -9,6 +9,7 @@ from torch import Tensor
 from spin_theory.divergences import tv
 from spin_theory.losses import penalty_named, require_beta
 from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import EQUAL_TV, ROUNDING
 
 __all__ = [
     "effective_beta",
@@ -128,7 +129,7 @@ def mixing_multipliers(*, beta: float, loss_type: str = "logistic") -> tuple[com
 
     Examples
     --------
-    >>> abs(mixing_multipliers(beta=2.0)[0])  # 1/sqrt(4), as plain SPIN: 1 - 1/2
+    >>> round(abs(mixing_multipliers(beta=2.0)[0]), 12)  # 1/sqrt(4), as plain SPIN: 1 - 1/2
     0.5
     """
     half = (1 - multiplier(beta=beta, loss_type=loss_type)) / 2  # 1/(2 beta)
@@ -153,7 +154,8 @@ def iterations_to(
     beta : float
         Pull towards the opponent, > 0, no unit.
     epsilon : float
-        Total variation distance, the largest over prompts, > 0.
+        Total variation distance, the largest over prompts, > 0; below 1e-13 it counts as 1e-13,
+        as rounding allows no less.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
 
@@ -186,7 +188,8 @@ def iterations_to(
     def far(iteration: int) -> bool:
         power = factor**iteration
         logits = data.log_probs + power * (start.log_probs - data.log_probs)
-        return float(tv(TabularPolicy.from_logits(logits), data).max()) > epsilon
+        distance = float(tv(TabularPolicy.from_logits(logits), data).max())
+        return distance > max(epsilon, EQUAL_TV)
 
     if abs(factor) >= 1:
         return None if far(0) else 0
@@ -224,7 +227,7 @@ def effective_beta(
     -------
     Tensor, shape (X,)
         Beta of each prompt, no unit; infinite where the policy did not move, negative where it
-        moved away from the data, nan where the opponent is the data.
+        moved away from the data, nan where the opponent is the data, each but for rounding.
 
     Raises
     ------
@@ -238,7 +241,7 @@ def effective_beta(
 
     Examples
     --------
-    >>> from spin_theory.minima.minimise import closed_form_update
+    >>> from spin_theory.minima.closed_forms import closed_form_update
     >>> opponent, data = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
     >>> float(effective_beta(opponent, closed_form_update(opponent, data, beta=2.0), data).round())
     2.0
@@ -249,5 +252,7 @@ def effective_beta(
     wanted = data.log_probs - opponent.log_probs
     weights = data.probs
     moved, wanted = (part - (weights * part).sum(dim=-1, keepdim=True) for part in (moved, wanted))
-    share = (weights * moved * wanted).sum(dim=-1) / (weights * wanted.square()).sum(dim=-1)
+    step, distance = ((weights * part.square()).sum(dim=-1).sqrt() for part in (moved, wanted))
+    share = (weights * moved * wanted).sum(dim=-1) / distance.square()
+    share = share.where(step > ROUNDING, 0.0).where(distance > ROUNDING, math.nan)
     return (1 - multiplier(beta=1.0, loss_type=loss_type)) / share  # 1 - m is that over beta

@@ -14,6 +14,7 @@ from spin_theory.minima.minimise import solve
 from spin_theory.minima.newton import log_pulls
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
+from spin_theory.tolerances import FIXED_POINT_STEP
 
 __all__ = ["Linearisation", "fixed_point", "linearise"]
 
@@ -154,7 +155,7 @@ def fixed_point(
     opponent: OpponentRule = last_iterate,
     history_weight: float = 0.0,
     damping: float = 0.5,
-    tolerance: float = 1e-14,
+    tolerance: float = FIXED_POINT_STEP,
 ) -> TabularPolicy:
     r"""Policy that an exact iteration leaves as it is, whether or not the game gets there.
 

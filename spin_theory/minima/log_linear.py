@@ -13,13 +13,12 @@ from spin_theory.losses import require_beta
 from spin_theory.minima.newton import log_pulls
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy
+from spin_theory.tolerances import TRUST_GRADIENT
 
 __all__ = ["LogLinearClass", "RestrictedMinimum", "as_vector", "minimise_within", "trust_newton"]
 
 Vector = NDArray[np.float64]
 
-GRADIENT = 1e-13
-"""Norm of the gradient at which scipy's trust-exact may stop."""
 POLISHING_STEPS = 5
 """Newton steps after it, at most; each about doubles the digits until rounding is left."""
 
@@ -239,7 +238,7 @@ def trust_newton(
         jac=gradient,
         hess=hessian,
         method="trust-exact",
-        options={"gtol": GRADIENT, "maxiter": 500},
+        options={"gtol": TRUST_GRADIENT, "maxiter": 500},
     )
     best: Vector = found.x
     for _ in range(POLISHING_STEPS):

@@ -16,6 +16,7 @@ from spin_theory.policies import (
     prompt_average,
     prompt_weights,
 )
+from spin_theory.tolerances import EQUAL_TV
 
 __all__ = ["Minimum", "minimise", "minimise_problem", "minimiser_update", "solve"]
 
@@ -250,13 +251,13 @@ def _stationary(problem: InnerProblem, start: Tensor | None = None) -> Stationar
     if problem.loss_type != "correlation":
         solution = newton(problem.log_pair_weights(), loss_type=problem.loss_type, start=start)
         return replace(solution, gradient=problem.beta * solution.gradient)
-    # Linear in the scores: the slope, exactly 0 where the tables are equal.
+    # Linear in the scores: the slope, 0 but for rounding where the tables are equal.
     gradient = problem.sampler.probs - problem.data.probs
     if problem.history_weight > 0 and problem.initial is not None:
         history = problem.initial.probs - problem.sampler.probs
         gradient = gradient + problem.history_weight * history
     gradient = gradient.detach()
-    if bool((gradient != 0).any()):
+    if float(gradient.abs().sum(dim=-1).max()) / 2 > EQUAL_TV * (1 + problem.history_weight):
         raise ValueError(
             "loss_type correlation has no minimum: its objective is unbounded below unless the "
             "opponent is the data; see descending_ray"

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from spin_theory.tolerances import NEWTON_STALL, NEWTON_STEP
+
 __all__ = ["Stationary", "log_pulls", "newton"]
 
 MAX_STEPS = 2000  # Newton takes about one step per nat of log-ratio: 59 at probabilities of 1e-12
 LARGEST_STEP = 3.0  # of a margin in one step, in nats; undamped steps stay below it in practice
-STEP_TOLERANCE = 1e-10  # of a margin, in nats; convergence is quadratic, so the next is rounding
 CACHED_PAIRS = 2**15  # that prompts are solved together for: what stays in a core's cache
-STALL = 1e-3  # nats; a step below it that does not halve the last one moves by rounding alone
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
         reach = direction.amax(dim=-1) - direction.amin(dim=-1)
         scores[active] += direction * (LARGEST_STEP / reach).clamp(max=1)[:, None]
         last = before[active]
-        stalled = (last < STALL) & (reach > last / 2)  # quadratic no more: rounding is left
+        stalled = (last < NEWTON_STALL) & (reach > last / 2)  # quadratic no more: rounding is left
         before[active] = reach
-        unfinished = (reach > STEP_TOLERANCE) & ~stalled
+        unfinished = (reach > NEWTON_STEP) & ~stalled
         if not bool(unfinished.all()):
             active, kept, both = active[unfinished], kept[unfinished], both[unfinished]
         steps += 1

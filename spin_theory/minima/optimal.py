@@ -5,11 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from spin_theory.divergences import bhattacharyya
+from spin_theory.divergences import bhattacharyya, tv
 from spin_theory.losses import penalty_named, require_beta
 from spin_theory.minima.hinge import hinge_minimum
 from spin_theory.objectives.objectives import average_penalty, spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.tolerances import EQUAL_TV
 
 __all__ = ["optimal_value", "optimality_gap"]
 
@@ -47,7 +48,8 @@ def optimal_value(
     Per prompt, with :math:`P = p_{data} \otimes p_t` and :math:`Q = p_t \otimes p_{data}`:
     logistic :math:`\log 2 - JS(P, Q)` (Lemma C.2 of [1]_); exponential :math:`BC(p_{data},
     p_t)^2`, the square of the Bhattacharyya coefficient; hinge by :func:`hinge_minimum`;
-    correlation minus infinity, unless the two tables are equal and it is the constant 1.
+    correlation minus infinity, unless the two tables are equal but for rounding and it is the
+    constant 1.
 
     References
     ----------
@@ -73,7 +75,7 @@ def optimal_value(
     elif loss_type == "hinge":
         values, _ = hinge_minimum(data, opponent)
     else:
-        equal = (data.log_probs == opponent.log_probs).all(dim=-1)
+        equal = tv(data, opponent) <= EQUAL_TV
         values = torch.where(equal, 1.0, -math.inf).to(torch.float64)
     return prompt_average(values, prompt_probs)
 

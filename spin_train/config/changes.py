@@ -1,46 +1,114 @@
-"""What may differ between a run and its resumption or branch."""
+"""What may differ between a run and its resumption or branch.
+
+Each key of the schema says which stage first reads it (`config.keys`); the rest follows from that.
+"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from spin_train.config.schema import Config
+from spin_train.config.files import known_keys
+from spin_train.config.keys import FirstRead
+from spin_train.config.schema import SCHEDULES, Config
 
-__all__ = ["changed_keys", "flatten", "is_of_training"]
-
-
-# What may differ between a run and its resumption without changing its result.
-_FREE_KEYS = {
-    "evaluation.lm_eval.batch_size",
-    "iterations",
-    "output_dir",  # it was found there
-    "selection.metric",
-    "selection.goal",
-    "selection.patience",
-    "ranks",
-    "zero_stage",
-    "generation.parity",
-    "generation.vllm_memory",
-    "training.micro_batch_size",
-    "training.micro_batch_tokens",
-    "training.save_steps",
-    "training.logging_steps",
-    "training.report_to",
-}
+__all__ = ["Change", "changes_of", "first_read", "refused_on_branching", "refused_on_resuming"]
 
 
-def flatten(config: Config) -> dict[str, Any]:
-    """Dotted keys and values of a configuration, defaults included.
+@dataclass(frozen=True)
+class Change:
+    """A key with another value than before."""
 
-    Parameters
-    ----------
-    config : Config
-        A configuration.
+    key: str
+    old: Any
+    new: Any
+    first_read: FirstRead
 
-    Returns
-    -------
-    dict
-        Such as ``{"training.batch_size": 64}``.
+    def __str__(self) -> str:
+        return f"{self.key}: {self.old!r} -> {self.new!r}"
+
+
+def first_read(key: str) -> FirstRead:
+    """Say which stage first reads a dotted key.
+
+    Keys that pass through to TrainingArguments are read by training, but `report_to` changes no
+    result.
+
+    Examples
+    --------
+    >>> first_read("beta"), first_read("training.report_to")
+    (<FirstRead.LOSS: 'the loss of self-play'>, <FirstRead.NOTHING: 'nothing that is kept'>)
     """
+    field = known_keys().get(key)
+    if field is None:
+        return FirstRead.NOTHING if key == "training.report_to" else FirstRead.TRAINING
+    (found,) = (mark for mark in field.metadata if isinstance(mark, FirstRead))
+    return found
+
+
+def changes_of(old: Config, new: Config) -> list[Change]:
+    """List the keys whose change may change results, with what each was and is.
+
+    A schedule that only gets longer, or the same values in another form, is no change. A section
+    that comes in or is left out counts by the section's own mark.
+    """
+    before, after = _flatten(old), _flatten(new)
+    changes = []
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) == after.get(key):
+            continue
+        played = range(min(old.iterations, new.iterations))
+        if key in SCHEDULES and all(old.at(key, k) == new.at(key, k) for k in played):
+            continue
+        mark = first_read(_section_added(key, before, after) or key)
+        if mark is not FirstRead.NOTHING:
+            changes.append(Change(key, before.get(key), after.get(key), mark))
+    return changes
+
+
+def refused_on_resuming(old: Config, new: Config, *, has_trained: bool) -> list[str]:
+    """List the changes that contradict what a run has already done, one line each.
+
+    `has_trained` says whether any training stage is complete or has a checkpoint: before, keys
+    that only training reads may still be corrected.
+    """
+    allowed = set() if has_trained else {FirstRead.TRAINING, FirstRead.LOSS}
+    lines = [str(change) for change in changes_of(old, new) if change.first_read not in allowed]
+    if new.iterations < old.iterations:
+        lines.append(f"iterations: {old.iterations} -> {new.iterations} (more are allowed)")
+    return lines
+
+
+def refused_on_branching(old: Config, new: Config, *, at: int) -> list[str]:
+    """List the changes that contradict what a branch keeps: the first `at` iterations of `old`."""
+    allowed = {FirstRead.CONTROL}
+    if at == 0:
+        allowed |= {FirstRead.PLAY, FirstRead.LOSS}
+        if new.sft is None:  # nothing is trained before iteration 0
+            allowed.add(FirstRead.TRAINING)
+    changes = changes_of(_first(old, at), _first(new, at))
+    return [str(change) for change in changes if change.first_read not in allowed]
+
+
+def _first(config: Config, iterations: int) -> Config:
+    """Cut a configuration down to what its first iterations see of it."""
+    count = max(1, iterations)
+    names = [name for name in SCHEDULES if config.algorithm != "spin" or name != "history_weight"]
+    cut = {name: [config.at(name, k) for k in range(count)] for name in names}
+    return config.model_copy(update={"iterations": count, **cut})
+
+
+def _section_added(key: str, before: dict[str, Any], after: dict[str, Any]) -> str | None:
+    """Name the section of a key if only one of the two configurations has that section."""
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        section = ".".join(parts[:end])
+        if section in before or section in after:  # None there: a section has keys instead
+            return section
+    return None
+
+
+def _flatten(config: Config) -> dict[str, Any]:
+    """Dotted keys and values, defaults included."""
 
     def walk(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:
         if isinstance(value, dict):
@@ -50,62 +118,3 @@ def flatten(config: Config) -> dict[str, Any]:
             yield prefix, value
 
     return dict(walk("", config.model_dump()))
-
-
-def is_of_training(key: str) -> bool:
-    """Say whether a key matters to training stages only: nothing before the first rests on it.
-
-    Parameters
-    ----------
-    key : str
-        Dotted.
-
-    Returns
-    -------
-    bool
-        False for what models are loaded with, such as `training.dtype`.
-    """
-    own = ("beta", "history_weight", "learning_rate", "epochs", "loss_type")
-    start, _, rest = key.partition(".")
-    if start == "sft":
-        return rest in ("epochs", "learning_rate")
-    return key in own or (
-        start in ("training", "adapter") and rest not in ("dtype", "quantised", "")
-    )
-
-
-def changed_keys(old: Config, new: Config) -> list[str]:
-    """Name the keys whose change would change what a run has already done.
-
-    Parameters
-    ----------
-    old, new : Config
-        The configuration of the run so far, and the one to go on with.
-
-    Returns
-    -------
-    list of str
-        One ``key: old -> new`` a key. More iterations, longer schedules with the same beginning,
-        logging, checkpoint spacing, ranks and ZeRO stage may change, and benchmarks may be
-        added or left out; the rest may not.
-    """
-    before, after = flatten(old), flatten(new)
-    added = None in (old.evaluation.lm_eval, new.evaluation.lm_eval)
-    changes = []
-    for key in sorted(before.keys() | after.keys()):
-        if key in _FREE_KEYS or before.get(key) == after.get(key):
-            continue
-        if added and key.startswith("evaluation.lm_eval"):  # benchmarks come in, or are left out
-            continue
-        if key in ("beta", "history_weight", "learning_rate", "epochs") and all(
-            old.at(key, k) == new.at(key, k) for k in range(min(old.iterations, new.iterations))
-        ):
-            continue
-        changes.append(f"{key}: {before.get(key)!r} -> {after.get(key)!r}")
-    if new.iterations < old.iterations:
-        changes.append(f"iterations: {old.iterations} -> {new.iterations} (more are allowed)")
-    return changes
-
-
-# What the first K iterations do not know of.
-_LATER_KEYS = ("iterations", "control", "output_dir")

@@ -1,13 +1,15 @@
-"""One schema for a run: every key with its default and meaning, contradictions refused by name."""
+"""The schema of a run: every key with its default and meaning; contradictions name the key."""
 
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from spin_train.config.keys import Free, Loss, OfControl, Play, Start, Training
 from spin_train.config.templates import template_problem
 
 __all__ = [
     "ROW_FORMATS",
+    "SCHEDULES",
     "AdapterConfig",
     "Config",
     "DataConfig",
@@ -32,34 +34,41 @@ ROW_FORMATS = (
 """Formats that SFT rows come in, by name; `spin_train.data.formats` reads each."""
 
 Schedule = float | list[float]
+SCHEDULES = ("beta", "history_weight", "learning_rate", "epochs")
+"""Keys that take one number, or one per iteration."""
+
 LossType = Literal["logistic", "hinge", "exponential", "correlation"]
 
-# TrainingArguments that the run itself decides; given under `training` they contradict it.
+# TrainingArguments that the run itself sets; given under `training` they would contradict it.
 _MANAGED_ARGUMENTS = {
-    "bf16": "training.dtype",
-    "fp16": "training.dtype",
-    "data_seed": "seed",
-    "deepspeed": "zero_stage",
-    "eval_strategy": "data.held_out (evaluation follows every iteration)",
-    "gradient_accumulation_steps": "training.batch_size and training.micro_batch_tokens",
-    "learning_rate": "learning_rate at the top level",
-    "max_steps": "epochs at the top level",
-    "num_train_epochs": "epochs at the top level",
-    "output_dir": "output_dir at the top level",
-    "per_device_train_batch_size": "training.batch_size and training.micro_batch_tokens",
-    "resume_from_checkpoint": "nothing: the same command resumes",
-    "save_strategy": "training.save_steps",
-    "save_total_limit": "nothing: the last complete checkpoint is kept",
-    "seed": "seed at the top level",
-    "train_sampling_strategy": "nothing: the order follows from the seed",
-    "ignore_data_skip": "nothing: resuming goes on where it stopped",
-    "save_only_model": "nothing: resuming needs all of a checkpoint",
-    "auto_find_batch_size": "training.micro_batch_tokens",
-    "remove_unused_columns": "nothing: there are none",
-    "accelerator_config": "nothing: the run shares its batches out itself",
-    "fsdp": "zero_stage",
-    "torch_compile": "measurement: on CPUs it gains little (README), on GPUs it was not tried",
-    "use_cpu": "CUDA_VISIBLE_DEVICES, empty for the CPU",
+    "bf16": "set training.dtype instead",
+    "fp16": "set training.dtype instead",
+    "data_seed": "set seed instead",
+    "deepspeed": "set zero_stage instead",
+    "eval_strategy": "evaluation follows every iteration, on the rows of data.held_out",
+    "gradient_accumulation_steps": (
+        "set training.batch_size and training.micro_batch_tokens instead"
+    ),
+    "learning_rate": "set learning_rate at the top level instead",
+    "max_steps": "set epochs at the top level instead",
+    "num_train_epochs": "set epochs at the top level instead",
+    "output_dir": "set output_dir at the top level instead",
+    "per_device_train_batch_size": (
+        "set training.batch_size and training.micro_batch_tokens instead"
+    ),
+    "resume_from_checkpoint": "the same command resumes by itself",
+    "save_strategy": "set training.save_steps instead",
+    "save_total_limit": "the last complete checkpoint is always kept, and no other",
+    "seed": "set seed at the top level instead",
+    "train_sampling_strategy": "the order of the rows follows from seed",
+    "ignore_data_skip": "a resumed run goes on with the row where it stopped",
+    "save_only_model": "resuming needs the whole checkpoint",
+    "auto_find_batch_size": "set training.micro_batch_tokens instead",
+    "remove_unused_columns": "batches have no unused columns",
+    "accelerator_config": "the run shares its batches out over the ranks itself",
+    "fsdp": "set zero_stage instead",
+    "torch_compile": "it gains little on CPUs (docs/benchmarks.md) and was not tried on GPUs",
+    "use_cpu": "set CUDA_VISIBLE_DEVICES to nothing to use the CPU",
 }
 
 
@@ -70,38 +79,39 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the SFT rows come from."""
 
-    path: str
-    """JSONL, JSON, CSV or Parquet file, a folder of such or saved by `datasets`, or hub name."""
-    split: str = "train"
+    path: Start[str]
+    """JSONL, JSON, CSV or Parquet file, a folder of these or saved by `datasets`, or a hub name."""
+    split: Start[str] = "train"
     """Split of a hub dataset or a folder; ignored for files."""
-    subset: str | None = None
+    subset: Start[str | None] = None
     """Configuration of a hub dataset, such as `main` of openai/gsm8k."""
-    revision: str | None = None
+    revision: Start[str | None] = None
     """Commit or tag of a hub dataset."""
-    shape: str | None = None
+    shape: Start[str | None] = None
     """Shape of the rows: `messages`, `conversations`, `real/generated`, `chosen/rejected`,
     `prompt/response`, `prompt/completion`, `instruction/output` or `question/answer`; null finds it
     by the keys of each row, and asks for this where several fit."""
-    turn: Literal["last", "first"] = "last"
+    turn: Start[Literal["last", "first"]] = "last"
     """Which turn of the assistant is the response; the published runs take the first of a chat."""
-    malformed: Literal["error", "drop"] = "error"
-    """What happens to a row that is of no shape, has no prompt or no response, or that the chat
-    template refuses: refuse the data, or drop the row and count it."""
-    deduplicate: Literal["none", "row", "prompt"] = "none"
-    """Keep one row of those alike: of the same `prompt`, or of the same prompt and response
-    (`row`), the first. `none` keeps all: how often a response stands there is part of p_data."""
-    held_out: float = Field(default=0.02, gt=0)
+    malformed: Start[Literal["error", "drop"]] = "error"
+    """What happens to a row that fits no shape, lacks a prompt or a response, or is refused by the
+    chat template: refuse the data, or drop the row and count it."""
+    deduplicate: Start[Literal["none", "row", "prompt"]] = "none"
+    """Keep the first of several rows with the same `prompt`, or with the same prompt and response
+    (`row`). `none` keeps all: how often a response is there is part of p_data."""
+    held_out: Start[float] = Field(default=0.02, gt=0)
     """Prompts kept out of training: a fraction below 1, or a number of prompts from 1 on."""
-    rows: int | None = Field(default=None, ge=1)
-    """Training prompts taken at random, with all their rows; null takes all. A smaller number takes
-    some of those of a larger one, and the held-out prompts are the same."""
-    max_prompt_tokens: int = Field(default=1024, ge=1)
+    rows: Start[int | None] = Field(default=None, ge=1)
+    """Training prompts taken at random, with all their rows; null takes all. A smaller number
+    takes a subset of a larger one, and the held-out prompts stay the same."""
+    max_prompt_tokens: Start[int] = Field(default=1024, ge=1)
     """Longest prompt, tokens, template included."""
-    max_response_tokens: int = Field(default=1024, ge=1)
+    max_response_tokens: Start[int] = Field(default=1024, ge=1)
     """Longest real (or given) response, tokens, end of text included."""
-    too_long: Literal["error", "drop", "truncate"] = "error"
+    too_long: Start[Literal["error", "drop", "truncate"]] = "error"
     """What happens to a row beyond these limits or the model's context: refuse the data, drop the
-    row, or truncate it: a prompt keeps its end, a response its beginning and no end of text."""
+    row, or truncate it. A truncated prompt keeps its end, a truncated response its beginning and
+    gets no end of text."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -115,33 +125,33 @@ class DataConfig(_Section):
 class SftConfig(_Section):
     """The supervised stage before self-play; its result is p_0."""
 
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: Training[float] = Field(default=1.0, gt=0)
     """Passes over the training prompts."""
-    learning_rate: float = Field(gt=0)
+    learning_rate: Training[float] = Field(gt=0)
     """Peak learning rate, per step."""
 
 
 class GenerationConfig(_Section):
     """How the opponent plays."""
 
-    engine: Literal["hf", "vllm", "given"] = "hf"
+    engine: Play[Literal["hf", "vllm", "given"]] = "hf"
     """`hf`: the model of transformers itself, in the workers. `vllm`: vLLM (the extra of that name)
-    in a process of its own beside each worker, which gives the device's memory back before
-    training. `given`: nobody plays; the other response that comes with each row (`generated`,
+    in a process of its own next to each worker; it gives the device's memory back before training.
+    `given`: nothing is sampled; the other response that comes with each row (`generated`,
     `rejected`) is taken."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Sampling temperature; anything but 1 is not p_t and is named in the results."""
-    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: Play[float] = Field(default=1.0, gt=0)
+    """Sampling temperature. Samples at any but 1 are not from p_t, and the results say so."""
+    max_new_tokens: Start[int] = Field(default=256, ge=1)
     """Longest generated response, tokens; a response cut here gets no end of text."""
-    samples_per_prompt: int = Field(default=1, ge=1)
-    """Responses sampled to each prompt; each makes a pair (SPIN) or a triplet (T-SPIN)."""
-    batch_size: int = Field(default=32, ge=1)
-    """`hf`: responses sampled together. `vllm` finds out for itself how many fit."""
-    parity: Literal["refuse", "warn"] = "refuse"
+    samples_per_prompt: Play[int] = Field(default=1, ge=1)
+    """Responses sampled per prompt; each makes a pair (SPIN) or a triplet (T-SPIN)."""
+    batch_size: Play[int] = Field(default=32, ge=1)
+    """`hf`: responses sampled together. `vllm` finds out by itself how many fit."""
+    parity: Free[Literal["refuse", "warn"]] = "refuse"
     """What happens where the engine's own log-prob of a sample and the score used in training
-    differ beyond rounding: refuse to train, or say so in the log. Both are taken at temperature 1
-    whatever the temperature of sampling, so they are comparable at any."""
-    vllm_memory: float = Field(default=0.85, gt=0, le=1)
+    differ beyond rounding: refuse to train, or warn in the log. Both are taken at temperature 1
+    whatever the sampling temperature is, so they are always comparable."""
+    vllm_memory: Free[float] = Field(default=0.85, gt=0, le=1)
     """`vllm`: share of the device's memory it may take."""
 
     @model_validator(mode="after")
@@ -157,72 +167,74 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: Training[int] = Field(default=64, ge=1)
     """Pairs (SPIN), triplets (T-SPIN) or rows (SFT) per optimiser step over all ranks."""
-    micro_batch_tokens: int = Field(default=4096, ge=1)
-    """Of these, how many tokens one rank takes through the model at once, a prompt counted once; a
-    longer example goes alone. Changes memory, not meaning (but the order of rounding)."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """How many examples at most, whatever their tokens; null is no limit."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_batch_tokens: Free[int] = Field(default=4096, ge=1)
+    """Tokens that one rank takes through the model at once, each prompt counted once. A longer
+    example goes alone. This changes memory and the order of rounding, but not what is trained."""
+    micro_batch_size: Free[int | None] = Field(default=None, ge=1)
+    """Most examples in one micro-batch, whatever their tokens; null sets no limit."""
+    dtype: Start[Literal["float32", "bfloat16"]] = "float32"
     """Type of weights and activations; with bfloat16 DeepSpeed keeps float32 master weights."""
-    optim: str = "rmsprop"
+    optim: Training[str] = "rmsprop"
     """Optimiser, by its name in TrainingArguments."""
-    lr_scheduler_type: str = "linear"
+    lr_scheduler_type: Training[str] = "linear"
     """Learning-rate schedule within an iteration, by its name in TrainingArguments."""
-    warmup_steps: float = Field(default=0.1, ge=0)
+    warmup_steps: Training[float] = Field(default=0.1, ge=0)
     """Warm-up: a fraction of the steps below 1, or a number of steps."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: Training[float] = Field(default=0.0, ge=0)
     """Weight decay, per step."""
-    save_steps: int = Field(default=200, ge=1)
+    save_steps: Free[int] = Field(default=200, ge=1)
     """Optimiser steps between checkpoints; the last complete one is kept."""
-    logging_steps: int = Field(default=10, ge=1)
+    logging_steps: Free[int] = Field(default=10, ge=1)
     """Optimiser steps between lines of metrics.jsonl."""
 
     @model_validator(mode="after")
     def _refuse_managed_arguments(self) -> Self:
         for key in self.model_extra or {}:
             if key in _MANAGED_ARGUMENTS:
-                raise ValueError(f"{key} is decided by {_MANAGED_ARGUMENTS[key]}; leave it out")
+                raise ValueError(f"remove training.{key}: {_MANAGED_ARGUMENTS[key]}")
         return self
 
 
 class AdapterConfig(_Section):
     """LoRA: train low-rank adapters, not the weights."""
 
-    rank: int = Field(default=16, ge=1)
+    rank: Training[int] = Field(default=16, ge=1)
     """Rank of each adapter."""
-    alpha: int = Field(default=32, ge=1)
+    alpha: Training[int] = Field(default=32, ge=1)
     """LoRA's scale: its product is added alpha / rank times."""
-    target_modules: str | list[str] = "all-linear"
+    target_modules: Training[str | list[str]] = "all-linear"
     """Modules that get one, by the end of their name; `all-linear` is all but the head."""
-    between: Literal["merge", "stack"] = "merge"
+    between: Training[Literal["merge", "stack"]] = "merge"
     """After each training stage: `merge` adds what was learnt to the weights, a policy is a whole
     model; `stack` keeps one adapter on `model`, wider by rank each stage. Either way the next
     iteration starts from, and plays against, all that was learnt."""
-    quantised: bool = False
+    quantised: Start[bool] = False
     """QLoRA: `model` in 4 bits (needs CUDA and bitsandbytes; goes with between: stack)."""
 
 
 class SelectionConfig(_Section):
     """Which policy is the best (best.json), and when to stop."""
 
-    metric: Literal[
-        "real_nll_per_token",
-        "real_logps",
-        "loss",
-        "margin",
-        "accuracy",
-        "opponent_kl",
-        "meter",
-        "tv_lower_bound",
+    metric: Free[
+        Literal[
+            "real_nll_per_token",
+            "real_logps",
+            "loss",
+            "margin",
+            "accuracy",
+            "opponent_kl",
+            "meter",
+            "tv_lower_bound",
+        ]
     ] = "real_nll_per_token"
     """Number of evaluation.json that policies are judged by (docs/metrics.md). Those from `loss` on
     are against another opponent in every iteration: they do not compare iterations."""
-    goal: Literal["min", "max"] | None = None
+    goal: Free[Literal["min", "max"] | None] = None
     """Whether less is better, or more; null is `max` for real_logps, margin and accuracy, `min` for
     the others."""
-    patience: int | None = Field(default=None, ge=1)
+    patience: Free[int | None] = Field(default=None, ge=1)
     """Stop after so many iterations in a row without a better policy; null plays them all."""
 
     @property
@@ -241,20 +253,20 @@ class SelectionConfig(_Section):
 class LmEvalConfig(_Section):
     """Benchmarks of lm-evaluation-harness for every policy; needs the extra `eval`."""
 
-    leaderboard: Literal["v1", "tspin"] | None = None
-    """`v1`: Open LLM Leaderboard v1, as SPIN reports. `tspin`: the ten tasks of T-SPIN. Both
+    leaderboard: Start[Literal["v1", "tspin"] | None] = None
+    """`v1`: Open LLM Leaderboard v1, as reported for SPIN. `tspin`: the ten tasks of T-SPIN. Both
     with their few-shot counts."""
-    tasks: list[str] | None = None
+    tasks: Start[list[str] | None] = None
     """Tasks or groups by their names in lm-eval, instead of a leaderboard."""
-    num_fewshot: int | None = Field(default=None, ge=0)
+    num_fewshot: Start[int | None] = Field(default=None, ge=0)
     """Examples before each question of `tasks`; null is each task's own number."""
-    limit: float | None = Field(default=None, gt=0)
+    limit: Start[float | None] = Field(default=None, gt=0)
     """Questions of each task: a number from 1 on, a fraction below; null is all."""
-    include_path: str | None = None
-    """Directory with task files (YAML) of your own."""
-    batch_size: int = Field(default=8, ge=1)
-    """Questions through the model at once."""
-    chat_template: bool = False
+    include_path: Start[str | None] = None
+    """Directory with your own task files (YAML)."""
+    batch_size: Free[int] = Field(default=8, ge=1)
+    """Questions taken through the model at once."""
+    chat_template: Start[bool] = False
     """Put each question into the tokenizer's chat template."""
 
     @model_validator(mode="after")
@@ -267,64 +279,64 @@ class LmEvalConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """What is measured of every policy beside its held-out numbers."""
+    """What is measured of every policy in addition to its held-out numbers."""
 
-    lm_eval: LmEvalConfig | None = None
+    lm_eval: Free[LmEvalConfig | None] = None
     """Benchmarks of lm-eval; null runs none."""
 
 
 class Config(_Section):
-    """A whole run."""
+    """The configuration of a whole run."""
 
-    model: str
+    model: Start[str]
     """Causal language model to start from: a directory or a hub name."""
-    model_revision: str | None = None
+    model_revision: Start[str | None] = None
     """Commit or tag of a hub model."""
-    trust_remote_code: bool = False
+    trust_remote_code: Start[bool] = False
     """Run code that comes with a hub model. Off unless asked for."""
-    template: str | None = None
+    template: Start[str | None] = None
     """Prompt template with one `{prompt}`, or a published one by name: `spin-official`, `tspin`,
     `zephyr`; null takes the tokenizer's chat template."""
-    data: DataConfig
-    output_dir: str
-    """Directory of the run; made, or resumed."""
-    seed: int = Field(default=42, ge=0)
-    """Of everything random."""
-    algorithm: Literal["spin", "tspin", "tspin_ref"] = "spin"
+    data: Start[DataConfig]
+    output_dir: Free[str]
+    """Directory of the run; a run that is there already is resumed."""
+    seed: Start[int] = Field(default=42, ge=0)
+    """Seed of everything that is random: split, samples, order of the rows."""
+    algorithm: Play[Literal["spin", "tspin", "tspin_ref"]] = "spin"
     """`spin`: pairs, log-ratios to the opponent (with `generation.engine: given` and one iteration
     that is DPO). `tspin`: triplets, no reference. `tspin_ref`: triplets, log-ratios to p_0."""
-    loss_type: LossType = "logistic"
+    loss_type: Loss[LossType] = "logistic"
     """Penalty of the loss."""
-    iterations: int = Field(default=3, ge=1)
+    iterations: Free[int] = Field(default=3, ge=1)
     """Self-play iterations."""
-    beta: Schedule = 0.1
+    beta: Loss[Schedule] = 0.1
     """Scale on log-prob differences: SPIN's lambda, T-SPIN's alpha. Scalar or one per iteration."""
-    history_weight: Schedule | None = None
+    history_weight: Loss[Schedule | None] = None
     """T-SPIN's beta. Scalar or one per iteration; null is the published 0 at first, 0.1 after."""
-    learning_rate: Schedule = 5e-7
+    learning_rate: Loss[Schedule] = 5e-7
     """Peak learning rate. Scalar or one per iteration."""
-    epochs: Schedule = 2.0
+    epochs: Loss[Schedule] = 2.0
     """Passes over the pairs. Scalar or one per iteration."""
-    mixing: int = Field(default=0, ge=0)
-    """How many earlier iterations' samples are added to an iteration's own (official SPIN: 1)."""
-    sft: SftConfig | None = None
+    mixing: Play[int] = Field(default=0, ge=0)
+    """Earlier iterations whose samples are added to an iteration's own (official SPIN: 1)."""
+    sft: Start[SftConfig | None] = None
     """Supervised stage before self-play; null starts from `model` as it is."""
-    control: bool = False
-    """Train continued SFT beside every iteration: same rows, steps, optimiser, learning rate."""
-    adapter: AdapterConfig | None = None
+    control: OfControl[bool] = False
+    """Train continued SFT next to every iteration: same rows, steps, optimiser, learning rate."""
+    adapter: Start[AdapterConfig | None] = None
     """Train LoRA adapters; null trains all weights."""
-    selection: SelectionConfig = SelectionConfig()
-    generation: GenerationConfig = GenerationConfig()
-    training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    selection: Free[SelectionConfig] = SelectionConfig()
+    generation: Play[GenerationConfig] = GenerationConfig()
+    training: Training[TrainingConfig] = TrainingConfig()
+    evaluation: Free[EvaluationConfig] = EvaluationConfig()
+    zero_stage: Free[Literal[0, 1, 2, 3]] = 2
     """DeepSpeed ZeRO stage."""
-    ranks: int = Field(default=1, ge=1)
+    ranks: Free[int] = Field(default=1, ge=1)
     """Worker processes, one per device."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in ("beta", "history_weight", "learning_rate", "epochs"):
+        for name in SCHEDULES:
             value = getattr(self, name)
             if isinstance(value, list) and len(value) != self.iterations:
                 raise ValueError(
@@ -357,20 +369,7 @@ class Config(_Section):
         return self
 
     def at(self, name: str, iteration: int) -> float:
-        """Value of a schedule (`beta`, `history_weight`, `learning_rate`, `epochs`).
-
-        Parameters
-        ----------
-        name : str
-            Key of the schedule.
-        iteration : int
-            Self-play iteration, from 0.
-
-        Returns
-        -------
-        float
-            The value that holds in this iteration.
-        """
+        """Value that a schedule (`SCHEDULES`) has in a self-play iteration, from 0."""
         value = getattr(self, name)
         if name == "history_weight" and value is None:
             return 0.0 if iteration == 0 or self.algorithm == "spin" else 0.1

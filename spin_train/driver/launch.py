@@ -22,18 +22,7 @@ __all__ = ["launch_workers", "worker_environment"]
 
 
 def worker_environment(ranks: int) -> dict[str, str]:
-    """Environment of the workers.
-
-    Parameters
-    ----------
-    ranks : int
-        Worker processes on this machine.
-
-    Returns
-    -------
-    dict
-        This process's environment, and the threads that fit `ranks` on the cores.
-    """
+    """Environment of the workers: this process's, with threads so that `ranks` fit the cores."""
     cores = len(os.sched_getaffinity(0))
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
@@ -51,19 +40,8 @@ def worker_environment(ranks: int) -> dict[str, str]:
 def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Popen[str]:
     """Start one worker per rank through DeepSpeed's launcher, in a session of their own.
 
-    Parameters
-    ----------
-    run_root : Path
-        Directory of the run; all that workers are told.
-    ranks : int
-        How many.
-    log : file
-        Takes all output of launcher and workers.
-
-    Returns
-    -------
-    subprocess.Popen
-        The launcher. It ends the other workers when one fails, and dies with this process.
+    The launcher ends the other workers when one fails, and dies with this process. The directory of
+    the run is all that the workers are told; their output goes to `log`.
     """
     # The launcher sets CUDA_VISIBLE_DEVICES from this, so it must name the user's devices.
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]

@@ -6,6 +6,22 @@ from typing import Any
 
 from spin_train.config.schema import Config, TrainingConfig
 from spin_train.errors import UserError
+from spin_train.model.adapters import require_adapters
+from spin_train.stages.leaderboards import require_benchmarks
+
+__all__ = ["refuse_early"]
+
+
+def refuse_early(config: Config) -> None:
+    """Raise `UserError` for whatever cannot work here, in seconds instead of after hours."""
+    _refuse_unknown_arguments(config)
+    if config.adapter:
+        require_adapters(config.adapter)
+    if config.generation.engine == "vllm":
+        from spin_train.sampling.vllm_engine import require_vllm
+
+        require_vllm()
+    require_benchmarks(config)
 
 
 def _refuse_unknown_arguments(config: Config) -> None:
@@ -38,7 +54,7 @@ def _refuse_unknown_names(training: TrainingConfig) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or known
             raise UserError(
-                f"training.{key}: transformers knows no {name!r}; it has {', '.join(near)}"
+                f"training.{key}: transformers has no {name!r}; it has {', '.join(near)}"
             )
 
 
@@ -51,5 +67,5 @@ def _require_reporters(report_to: Any) -> None:
         if name not in present:
             raise UserError(
                 f"training.report_to names {name!r}, which is not installed or not known to "
-                f"transformers: pip install {name}, or leave it out"
+                f"transformers: pip install {name}, or remove it"
             )

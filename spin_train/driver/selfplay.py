@@ -1,4 +1,4 @@
-"""The driver: which stages a run has, what is done, what is next, and who does it."""
+"""The driver: starts a run or goes on with it, and waits for its workers."""
 
 import json
 import os
@@ -14,24 +14,18 @@ from types import FrameType
 
 import yaml
 
-from spin_train.config.changes import changed_keys, is_of_training
+from spin_train.config.changes import refused_on_resuming
 from spin_train.config.files import load_config
-from spin_train.config.schema import Config
 from spin_train.driver.launch import launch_workers
-from spin_train.driver.preflight import _refuse_unknown_arguments
-from spin_train.errors import DivergedError, StoppedError, UserError
-from spin_train.model.adapters import require_adapters
+from spin_train.driver.preflight import refuse_early
+from spin_train.errors import DivergedError, StoppedError, UserError, WorkerError
 from spin_train.run.directory import RunDirectory, remove_partial
-from spin_train.run.graph import plan
-from spin_train.run.manifest import Manifest
-from spin_train.run.policies import write_results
-from spin_train.run.selection import iterations_wanted, write_best
-from spin_train.stages.benchmark import require_benchmarks
+from spin_train.run.run import Run
 from spin_train.system.files import write_atomically
 from spin_train.system.locks import FileLock
 from spin_train.system.processes import build_communication_op, require_shared_memory
 
-__all__ = ["WorkerError", "run"]
+__all__ = ["Watcher", "play"]
 
 _GLANCE_SECONDS = 0.5  # `spin-train status` touches the lock for an instant
 _ORPHAN_SECONDS = 30.0
@@ -40,20 +34,16 @@ _POLL_SECONDS = 0.1
 _FULL_BYTES = 2**20
 
 
-class WorkerError(Exception):
-    """A fault in a worker; its traceback is in the log."""
-
-
 Watcher = Callable[[str, int, int, str], None]
 
 
-def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | None = None) -> None:
+def play(run: Run, *, restart_iteration: bool = False, watch: Watcher | None = None) -> None:
     """Start a run, or go on with it from what is complete.
 
     Parameters
     ----------
-    config : Config
-        What to do.
+    run : Run
+        What to do, and where.
     restart_iteration : bool, default False
         Forget the checkpoints of training stages that are not complete.
     watch : callable, optional
@@ -62,46 +52,45 @@ def run(config: Config, *, restart_iteration: bool = False, watch: Watcher | Non
     Raises
     ------
     UserError
-        If something the user can mend stands in the way.
+        If something that the user can fix stands in the way.
     StoppedError
         If SIGTERM or SIGINT came; its argument is the signal's number.
     WorkerError
         If a worker failed through no fault of the user's.
     """
-    _refuse_unknown_arguments(config)
-    if config.adapter:
-        require_adapters(config.adapter)
-    require_benchmarks(config)
-    directory = RunDirectory(config.output_dir)
+    refuse_early(run.config)
+    directory = run.directory
     try:
-        directory.root.mkdir(parents=True, exist_ok=True)
+        run.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output_dir {directory.root} cannot be made: {error}") from None
+        raise UserError(f"cannot create output_dir {run.root}: {error}") from None
     lock = FileLock(directory.lock)
     if not lock.acquire(wait_s=_GLANCE_SECONDS):
-        raise UserError(f"another run is working in {directory.root}; wait for it, or stop it")
+        raise UserError(f"another process is working on {run.root}; wait for it, or stop it")
     try:
         if not FileLock(directory.worker_lock).acquire(wait_s=_ORPHAN_SECONDS):
-            raise UserError(f"workers of an earlier run still work in {directory.root}; end them")
-        remove_partial(directory.root)
-        _adopt_config(config, directory)
-        _record_versions(directory)
+            raise UserError(
+                f"workers of an earlier start are still working in {run.root}; stop them"
+            )
+        remove_partial(run.root)
+        _adopt_config(run)
+        _record_versions(run)
         if restart_iteration:
-            _forget_checkpoints(config, directory)
-        manifest = Manifest(directory)
-        if not _all_complete(manifest, config):
+            _forget_checkpoints(run)
+        if not _all_complete(run):
             build_communication_op()
-            require_shared_memory(config.ranks)
-            _work(config, directory, watch)
-        write_results(config)
-        write_best(config)
+            require_shared_memory(run.config.ranks)
+            _work(run, watch)
+        run.write_results()
+        run.write_best()
     finally:
         lock.release()
 
 
-def _all_complete(manifest: Manifest, config: Config) -> bool:
+def _all_complete(run: Run) -> bool:
     """Say whether nothing is left to do; refuse to redo what later stages were made from."""
-    stages = [stage for stage in plan(config) if stage.kind not in ("evaluate", "benchmark")]
+    manifest = run.manifest()
+    stages = [stage for stage in run.stages if stage.kind not in ("evaluate", "benchmark")]
     complete = [manifest.is_complete(stage.name) for stage in stages]
     first = complete.index(False) if False in complete else len(stages)
     if any(complete[first:]):
@@ -109,59 +98,57 @@ def _all_complete(manifest: Manifest, config: Config) -> bool:
             f"files of {stages[first].name} are gone, but later stages were made from them: "
             "restore them, or start in a new output_dir"
         )
-    wanted = iterations_wanted(config)
-    return all(
-        manifest.is_complete(stage.name) for stage in plan(config) if stage.iteration < wanted
-    )
+    wanted = run.iterations_wanted
+    return all(manifest.is_complete(stage.name) for stage in run.stages if stage.iteration < wanted)
 
 
-def _adopt_config(config: Config, directory: RunDirectory) -> None:
-    # Until a stage is complete nothing rests on the old configuration, be it a mistake.
-    if directory.config.is_file() and Manifest(directory).content["stages"]:
-        changes = changed_keys(load_config(directory.config), config)
-        if not _has_trained(directory):
-            changes = [change for change in changes if not is_of_training(change.partition(":")[0])]
+def _adopt_config(run: Run) -> None:
+    """Save the configuration, unless what is done already rests on another one."""
+    saved = run.directory.config_file
+    # Until a stage is complete nothing rests on the old configuration, even if it was a mistake.
+    if saved.is_file() and run.manifest().content["stages"]:
+        changes = refused_on_resuming(load_config(saved), run.config, has_trained=_has_trained(run))
         if changes:
             raise UserError(
-                f"{directory.root} was begun with another configuration ({'; '.join(changes)}): "
-                "give the old values, or a new output_dir"
+                f"{run.root} was started with another configuration ({'; '.join(changes)}): "
+                "give the old values, or take a new output_dir"
             )
-    with write_atomically(directory.config) as partial:
-        text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    with write_atomically(saved) as partial:
+        text = yaml.safe_dump(run.config.model_dump(), sort_keys=False, allow_unicode=True)
         partial.write_text(text, encoding="utf-8")
 
 
-def _has_trained(directory: RunDirectory) -> bool:
+def _has_trained(run: Run) -> bool:
     """Say whether any training stage is complete, or has got as far as a checkpoint."""
-    stages = Manifest(directory).content["stages"]
-    return any(name.endswith("/train") for name in stages) or any(
-        directory.root.rglob("checkpoints/*/complete.json")
+    return any(name.endswith("/train") for name in run.manifest().content["stages"]) or any(
+        run.root.rglob("checkpoints/*/complete.json")
     )
 
 
-def _record_versions(directory: RunDirectory) -> None:
-    manifest = Manifest(directory)
+def _record_versions(run: Run) -> None:
+    manifest = run.manifest()
     packages = ("spin-toolkit", "torch", "transformers", "deepspeed", "accelerate", "numpy")
     manifest.content["versions"] = {package: version(package) for package in packages}
     manifest.save()
 
 
-def _forget_checkpoints(config: Config, directory: RunDirectory) -> None:
-    manifest = Manifest(directory)
-    for stage in plan(config):
+def _forget_checkpoints(run: Run) -> None:
+    manifest = run.manifest()
+    for stage in run.stages:
         if stage.kind == "train" and not manifest.is_complete(stage.name):
-            folder = directory.root / stage.name.rpartition("/")[0] / "checkpoints"
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(run.folder(stage) / "checkpoints", ignore_errors=True)
 
 
-def _work(config: Config, directory: RunDirectory, watch: Watcher | None) -> None:
+def _work(run: Run, watch: Watcher | None) -> None:
+    """Start the workers, and wait until they have ended or were told to stop."""
+    directory = run.directory
     for leftover in (directory.stop_request, directory.progress):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(directory.worker_errors, ignore_errors=True)
     directory.logs.mkdir(exist_ok=True)
     log_path = directory.logs / time.strftime("%Y%m%d-%H%M%S.log")
     with log_path.open("a", encoding="utf-8") as log, _stop_signals() as received:
-        launcher = launch_workers(directory.root.resolve(), ranks=config.ranks, log=log)
+        launcher = launch_workers(run.root.resolve(), ranks=run.config.ranks, log=log)
         try:
             _wait(launcher, directory, received, watch)
         finally:
@@ -196,15 +183,15 @@ def _wait(
 
 def _show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
     try:
-        word = json.loads(directory.progress.read_text(encoding="utf-8"))
+        report = json.loads(directory.progress.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    *over, current = word["stages"]
+    *over, current = report["stages"]
     for stage in over:
         if stage not in shown:
             watch(stage, 1, 1, "")
     shown.update(over)
-    watch(current, word["done"], word["total"], word["note"])
+    watch(current, report["done"], report["total"], report["note"])
 
 
 def _end(launcher: "subprocess.Popen[str]") -> None:
@@ -232,18 +219,18 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> None:
     errors = sorted(directory.worker_errors.glob("*.json"))
-    words = [json.loads(path.read_text(encoding="utf-8")) for path in errors]
-    mendable = [word for word in words if word["code"] == 2]
-    if mendable:
-        kind = DivergedError if mendable[0]["diverged"] else UserError
-        raise kind(mendable[0]["line"])
-    if words:
-        raise WorkerError(f"{words[0]['line']} (log: {log_path})")
-    if shutil.disk_usage(directory.root).free < _FULL_BYTES:  # no room for a word either
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in errors]
+    fixable = [report for report in reports if report["code"] == 2]
+    if fixable:
+        kind = DivergedError if fixable[0]["diverged"] else UserError
+        raise kind(fixable[0]["line"])
+    if reports:
+        raise WorkerError(f"{reports[0]['line']} (log: {log_path})")
+    if shutil.disk_usage(directory.root).free < _FULL_BYTES:  # no room for a message either
         raise UserError(
             f"the disk of {directory.root} is full: make room, then run the same command again"
         )
     raise WorkerError(
-        f"the workers ended with code {code} and no word; killed, or out of memory? "
+        f"the workers ended with code {code} and no message: were they killed, or out of memory? "
         f"The same command goes on from what is complete (log: {log_path})"
     )

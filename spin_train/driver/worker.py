@@ -7,10 +7,10 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from spin_train.errors import DivergedError, StoppedError, UserError, disk_full
 from spin_train.run.directory import RunDirectory
-from spin_train.run.manifest import Manifest
 from spin_train.system.files import write_json
 from spin_train.system.locks import FileLock
 from spin_train.system.processes import die_with_driver
@@ -21,64 +21,64 @@ __all__ = ["main"]
 def main() -> None:
     """Do every stage of the run directory named on the command line that is not complete."""
     die_with_driver()
-    run = RunDirectory(Path(sys.argv[1]))
-    # Held until death, so that no later driver starts beside a worker of this one.
-    lock = FileLock(run.worker_lock)
+    directory = RunDirectory(Path(sys.argv[1]))
+    # Held until death, so that no later driver starts while a worker of this one is alive.
+    lock = FileLock(directory.worker_lock)
     lock.acquire(shared=True)
     try:
-        _walk(run)
+        _walk(directory)
     except StoppedError:
         _leave(0)
     except UserError as error:
-        _fail(run, 2, str(error), diverged=isinstance(error, DivergedError))
+        _fail(directory, 2, str(error), diverged=isinstance(error, DivergedError))
     except Exception as error:
         traceback.print_exc()
         if disk_full(error):
             _fail(
-                run,
+                directory,
                 2,
-                f"the disk took no more ({error}): make room on the disk of {run.root}, "
+                f"the disk is full ({error}): make room on the disk of {directory.root}, "
                 "then run the same command again",
             )
-        _fail(run, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        _fail(directory, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
     _leave(0)
 
 
-def _walk(run: RunDirectory) -> None:
-    # Imported late: the locks stand before the seconds that these take.
-    from spin_train.config.files import load_config
-    from spin_train.run.graph import plan
-    from spin_train.run.selection import iterations_wanted, write_best
-    from spin_train.stages.work import StageRunner
+def _walk(directory: RunDirectory) -> None:
+    # Imported late: the locks are taken before the seconds that these imports need.
+    from spin_train.run.run import Run
+    from spin_train.stages.table import STAGES
+    from spin_train.stages.work import Work
     from spin_train.system.progress import Progress
     from spin_train.system.ranks import Ranks
     from spin_train.training.checkpoints import remove_checkpoints
 
     _quiet()
-    ranks = Ranks(run.stop_request)
-    progress = Progress(run.progress, enabled=ranks.is_first)
-    config = load_config(run.config)
-    runner = StageRunner(config, run, ranks, progress)
-    manifest = Manifest(run)
-    for stage in plan(config):
+    run = Run.open(directory.root)
+    ranks = Ranks(directory.stop_request)
+    progress = Progress(directory.progress, enabled=ranks.is_first)
+    work = Work(run, ranks, progress)
+    manifest = run.manifest()
+    for stage in run.stages:
         if stage.kind == "generate" and stage.iteration > 0:
             if ranks.is_first:
-                write_best(config)
-            if ranks.from_first(stage.iteration >= iterations_wanted(config)):
+                run.write_best()
+            if ranks.from_first(stage.iteration >= run.iterations_wanted):
                 break
+        checkpoints = run.folder(stage) / "checkpoints"
         if ranks.from_first(manifest.is_complete(stage.name)):
             if ranks.is_first and stage.kind == "train":  # left by a kill right after the stage
-                remove_checkpoints(runner.folder(stage) / "checkpoints")
+                remove_checkpoints(checkpoints)
             continue
         started = time.monotonic()
         progress.report(stage.name, 0, 1)
         ranks.raise_if_stopping()
-        files = runner.do(stage)
+        files = STAGES[stage.kind](work, stage)
         ranks.barrier()
         if ranks.is_first:
             manifest.complete(stage.name, files, seconds=time.monotonic() - started)
             if stage.kind == "train":
-                remove_checkpoints(runner.folder(stage) / "checkpoints")
+                remove_checkpoints(checkpoints)
         progress.report(stage.name, 1, 1)
 
 
@@ -94,22 +94,24 @@ def _quiet() -> None:
         warnings.simplefilter("ignore")
 
 
-def _fail(run: RunDirectory, code: int, line: str, *, diverged: bool = False) -> None:
-    """Leave word for the driver; launchers turn every code into 1."""
+def _fail(directory: RunDirectory, code: int, line: str, *, diverged: bool = False) -> NoReturn:
+    """Tell the driver in a file what went wrong: launchers turn every exit code into 1."""
     try:
-        run.worker_errors.mkdir(exist_ok=True)
+        directory.worker_errors.mkdir(exist_ok=True)
         name = f"{time.time_ns()}-{code}.json"
-        write_json(run.worker_errors / name, {"code": code, "line": line, "diverged": diverged})
+        write_json(
+            directory.worker_errors / name, {"code": code, "line": line, "diverged": diverged}
+        )
     except OSError:
         pass  # the disk is full: the line below is in the log
     print(f"spin-train: {line}", file=sys.stderr, flush=True)  # noqa: T201
     _leave(code)
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: waiting for the other ranks' connections can take for ever after a failure.
+    # Not sys.exit: after a failure, waiting for the other ranks' connections can take forever.
     os._exit(code)
 
 

@@ -10,9 +10,9 @@
     iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl evaluation.json
                          (reference/: scored by p_0, for T-SPIN_ref)
     control/iterK/       checkpoints/ policy/ metrics.jsonl evaluation.json
-                         where asked for, benchmark/ beside each evaluation.json
+                         where asked for, benchmark/ next to each evaluation.json
     results.json         all evaluations and benchmarks
-    logs/                one file a start, all output of the workers; tensorboard/, by stage
+    logs/                one file per start, all output of the workers; tensorboard/, by stage
 """
 
 import shutil
@@ -24,18 +24,12 @@ __all__ = ["RunDirectory", "remove_partial"]
 
 
 class RunDirectory:
-    """Paths of a run; knows names, not contents.
-
-    Parameters
-    ----------
-    root : str or Path
-        The run's `output_dir`.
-    """
+    """Paths of a run under its `output_dir`; it knows names, not contents."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.config = self.root / "config.yaml"
-        self.manifest = self.root / "manifest.json"
+        self.config_file = self.root / "config.yaml"
+        self.manifest_file = self.root / "manifest.json"
         self.lock = self.root / ".lock"
         self.worker_lock = self.root / ".workers.lock"
         self.stop_request = self.root / ".stop"
@@ -43,6 +37,7 @@ class RunDirectory:
         self.worker_errors = self.root / ".errors"
         self.logs = self.root / "logs"
         self.results = self.root / "results.json"
+        self.best = self.root / "best.json"
         self.data = self.root / "data"
         self.train_rows = self.data / "train.parquet"
         self.held_out_rows = self.data / "held_out.parquet"
@@ -51,44 +46,16 @@ class RunDirectory:
         self.initial = self.root / "initial"
 
     def iteration(self, iteration: int) -> Path:
-        """Directory of self-play iteration K.
-
-        Parameters
-        ----------
-        iteration : int
-            K, from 0.
-
-        Returns
-        -------
-        Path
-            ``iterK``.
-        """
+        """Directory of self-play iteration K, from 0."""
         return self.root / f"iter{iteration}"
 
     def control(self, iteration: int) -> Path:
-        """Directory of the control of self-play iteration K.
-
-        Parameters
-        ----------
-        iteration : int
-            K, from 0.
-
-        Returns
-        -------
-        Path
-            ``control/iterK``.
-        """
+        """Directory of the control of self-play iteration K, from 0."""
         return self.root / "control" / f"iter{iteration}"
 
 
 def remove_partial(root: Path) -> None:
-    """Delete what writers that were killed left half-written.
-
-    Parameters
-    ----------
-    root : Path
-        Directory of a run on which nobody works.
-    """
+    """Delete what killed writers left half-written in a run on which nothing works now."""
     ours = [root / name for name in ("data", "sft", "initial", "control")] + [*root.glob("iter*")]
     found = [partial for folder in ours for partial in folder.rglob(f"*{_PARTIAL}")]
     for name in ("config.yaml", "manifest.json", "results.json", ".progress.json"):

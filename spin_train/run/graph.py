@@ -5,51 +5,44 @@ from typing import Literal
 
 from spin_train.config.schema import Config
 
-__all__ = ["Stage", "plan"]
-
+__all__ = ["Kind", "Stage", "stages_of"]
 
 Kind = Literal["prepare", "train", "evaluate", "benchmark", "generate", "reference", "score"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A node of the run's graph; complete once its artefacts are in the manifest."""
+    """A node of the run's graph; complete once its files are in the manifest."""
 
-    name: str
-    """Folder under the run, and kind."""
+    folder: str
+    """Where it leaves its files, under the run's directory."""
     kind: Kind
     iteration: int = -1
     """Self-play iteration; -1 before the first."""
     control: bool = False
     """Whether it belongs to the control."""
 
+    @property
+    def name(self) -> str:
+        """Folder and kind, such as ``iter0/train``."""
+        return f"{self.folder}/{self.kind}"
 
-def plan(config: Config) -> list[Stage]:
-    """Stages of a run, in the order they are done.
 
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    list of Stage
-        Each needs nothing but what earlier ones left on disk.
-    """
-    stages = [Stage("data/prepare", "prepare")]
+def stages_of(config: Config) -> list[Stage]:
+    """List the stages of a run; each needs only what earlier ones left on disk."""
+    stages = [Stage("data", "prepare")]
     if config.sft:
-        stages.append(Stage("sft/train", "train"))
+        stages.append(Stage("sft", "train"))
     judge: tuple[Kind, ...] = ("evaluate",)
     if config.evaluation.lm_eval:
         judge = ("evaluate", "benchmark")
-    stages += [Stage(f"initial/{kind}", kind) for kind in judge]
+    stages += [Stage("initial", kind) for kind in judge]
     for k in range(config.iterations):
         kinds: tuple[Kind, ...] = ("generate", "score", "train", *judge)
         if config.algorithm == "tspin_ref":
             kinds = ("generate", "reference", "score", "train", *judge)
-        stages += [Stage(f"iter{k}/{kind}", kind, k) for kind in kinds]
+        stages += [Stage(f"iter{k}", kind, k) for kind in kinds]
         if config.control:
             kinds = ("train", *judge)
-            stages += [Stage(f"control/iter{k}/{kind}", kind, k, control=True) for kind in kinds]
+            stages += [Stage(f"control/iter{k}", kind, k, control=True) for kind in kinds]
     return stages

@@ -15,39 +15,19 @@ __all__ = ["Manifest"]
 
 
 class Manifest:
-    """Which stages are complete, and what they left on disk.
-
-    Written by rank 0 alone.
-
-    Parameters
-    ----------
-    run : RunDirectory
-        The run.
-    """
+    """Which stages are complete, and what they left on disk; only rank 0 writes it."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self.content: dict[str, Any] = {"stages": {}}
-        if run.manifest.is_file():
-            self.content = json.loads(run.manifest.read_text(encoding="utf-8"))
+        if run.manifest_file.is_file():
+            self.content = json.loads(run.manifest_file.read_text(encoding="utf-8"))
 
     def is_complete(self, stage: str) -> bool:
-        """Say whether a stage is done and what it left is still there.
+        """Say whether a stage is done and the files that it left are still there.
 
-        Parameters
-        ----------
-        stage : str
-            Its name.
-
-        Returns
-        -------
-        bool
-            False as well where a file is gone: the stage is then done again.
-
-        Raises
-        ------
-        UserError
-            If a file has another size than the stage recorded.
+        Where a file is gone, the stage is done again. A file of another size than recorded is a
+        `UserError`.
         """
         record = self.content["stages"].get(stage)
         if record is None:
@@ -65,17 +45,7 @@ class Manifest:
         return True
 
     def complete(self, stage: str, files: Iterable[Path], *, seconds: float) -> None:
-        """Record a stage as complete.
-
-        Parameters
-        ----------
-        stage : str
-            Its name.
-        files : iterable of Path
-            What it left, under the run's root.
-        seconds : float
-            Wall-clock time it took, in seconds.
-        """
+        """Record a stage as complete, with the files it left and the seconds it took."""
         left = {
             str(path.relative_to(self._run.root)): {
                 "bytes": path.stat().st_size,
@@ -92,7 +62,7 @@ class Manifest:
 
     def save(self) -> None:
         """Write the manifest."""
-        write_json(self._run.manifest, self.content)
+        write_json(self._run.manifest_file, self.content)
 
 
 def _sha256(path: Path) -> str:

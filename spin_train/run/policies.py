@@ -1,126 +1,94 @@
-"""The numbers of all policies of a run, gathered from its stages."""
+"""The policies of a run: who p_K is, where it lies, and what was measured of it."""
 
 import json
-import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import Config
 from spin_train.run.directory import RunDirectory
-from spin_train.system.files import write_json
 
-__all__ = ["benchmarks", "evaluations", "or_null", "policy_folders", "write_results"]
+__all__ = ["Policy", "control_of", "listed_policies", "policy_of"]
 
 
-def policy_folders(config: Config) -> list[tuple[str, Path]]:
-    """Where the numbers of each policy lie.
+@dataclass(frozen=True)
+class Policy:
+    """One policy of a run; works wherever a path to a model does.
 
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    list of tuple
-        Name of the policy and its directory: p_0, then policy and control by iteration.
+    Examples
+    --------
+    >>> policy = Policy("p_1", 1, False, Path("iter0/policy"), Path("iter0/evaluation.json"))
+    >>> Path(policy), str(policy)
+    (PosixPath('iter0/policy'), 'iter0/policy')
     """
-    directory = RunDirectory(config.output_dir)
-    folders = [("p_0", directory.initial)]
-    for k in range(config.iterations):
-        folders.append((f"p_{k + 1}", directory.iteration(k)))
+
+    name: str
+    """``p_0``, ``p_1``, ..., ``control 1``, ..."""
+    iteration: int
+    """K of p_K; control K has trained for as many iterations as p_K."""
+    control: bool
+    """Whether it is continued SFT, the control, and not self-play."""
+    source: str | Path
+    """Directory of the model; for p_0 without `sft`, `config.model`, which may be a hub name."""
+    evaluation: Path
+    """File with its held-out numbers, once it is evaluated; ``benchmark/`` lies next to it."""
+    revision: str | None = None
+    """Commit or tag, where `source` is a hub name."""
+
+    def __fspath__(self) -> str:
+        return str(self.source)
+
+    def __str__(self) -> str:  # transformers takes str(...) of what it is given
+        return str(self.source)
+
+    @property
+    def numbers(self) -> dict[str, Any] | None:
+        """Held-out numbers (docs/metrics.md); None before the evaluation."""
+        return _read(self.evaluation) if self.evaluation.is_file() else None
+
+    @property
+    def benchmarks(self) -> dict[str, dict[str, Any]]:
+        """What lm-eval found, by task; empty without benchmarks."""
+        files = sorted((self.evaluation.parent / "benchmark").glob("*.json"))
+        return {path.stem: _read(path) for path in files}
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can be loaded: its directory is whole, or it is what the run started from."""
+        return not isinstance(self.source, Path) or self.source.is_dir()
+
+
+def policy_of(config: Config, directory: RunDirectory, iteration: int) -> Policy:
+    """p_K of a run, whether it is there yet or not."""
+    name = f"p_{iteration}"
+    if iteration > 0:
+        folder = directory.iteration(iteration - 1)
+        return Policy(name, iteration, False, folder / "policy", folder / "evaluation.json")
+    evaluation = directory.initial / "evaluation.json"
+    if config.sft:
+        return Policy(name, 0, False, directory.sft / "policy", evaluation)
+    return Policy(name, 0, False, config.model, evaluation, config.model_revision)
+
+
+def control_of(config: Config, directory: RunDirectory, iteration: int) -> Policy:
+    """Continued SFT after as many iterations as p_K; before the first it is p_0."""
+    if iteration == 0:
+        return policy_of(config, directory, 0)
+    folder = directory.control(iteration - 1)
+    name = f"control {iteration}"
+    return Policy(name, iteration, True, folder / "policy", folder / "evaluation.json")
+
+
+def listed_policies(config: Config, directory: RunDirectory) -> list[Policy]:
+    """List every policy that a run makes: p_0, then p_K and control K by iteration."""
+    policies = [policy_of(config, directory, 0)]
+    for k in range(1, config.iterations + 1):
+        policies.append(policy_of(config, directory, k))
         if config.control:
-            folders.append((f"control {k + 1}", directory.control(k)))
-    return folders
-
-
-def evaluations(config: Config) -> list[tuple[str, dict[str, Any]]]:
-    """Read the evaluations of a run.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    list of tuple
-        Name of the policy and its held-out numbers, in the order of `policy_folders`; those not
-        evaluated yet are left out.
-    """
-    return [
-        (name, _read(folder / "evaluation.json"))
-        for name, folder in policy_folders(config)
-        if (folder / "evaluation.json").is_file()
-    ]
-
-
-def benchmarks(folder: Path) -> dict[str, dict[str, Any]]:
-    """Read the benchmarks of one policy.
-
-    Parameters
-    ----------
-    folder : Path
-        From `policy_folders`.
-
-    Returns
-    -------
-    dict
-        Task to what lm-eval found; empty without any.
-    """
-    return {path.stem: _read(path) for path in sorted((folder / "benchmark").glob("*.json"))}
-
-
-def write_results(config: Config) -> Path:
-    """Write the numbers of all policies into one file.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    Path
-        ``results.json``: a list with an object a policy: its name, its directory, the numbers of
-        its evaluation.json, and under ``benchmarks`` those of lm-eval. What is no number is null.
-    """
-    directory = RunDirectory(config.output_dir)
-    numbers = dict(evaluations(config))
-    rows = [
-        {
-            "policy": name,
-            "folder": str(folder.relative_to(directory.root)),
-            **numbers[name],
-            "benchmarks": benchmarks(folder),
-        }
-        for name, folder in policy_folders(config)
-        if name in numbers
-    ]
-    write_json(directory.results, or_null(rows))
-    return directory.results
+            policies.append(control_of(config, directory, k))
+    return policies
 
 
 def _read(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def or_null(content: Any) -> Any:
-    """Take null for what JSON has no number for.
-
-    Parameters
-    ----------
-    content : object
-        Lists, dictionaries, numbers, nested.
-
-    Returns
-    -------
-    object
-        The same, None in place of nan and infinities.
-    """
-    if isinstance(content, dict):
-        return {key: or_null(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [or_null(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

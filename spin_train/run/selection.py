@@ -1,141 +1,87 @@
-"""Which policy of a run is the best by a held-out number, and when to stop for want of a better."""
+"""Which policy of a run is the best by a held-out number, and when to stop looking."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from spin_train.config.schema import Config
+from spin_train.config.schema import SelectionConfig
 from spin_train.errors import UserError
-from spin_train.run.directory import RunDirectory
-from spin_train.run.policies import evaluations, policy_folders
-from spin_train.system.files import write_json
+from spin_train.run.policies import Policy
 
-__all__ = ["Judged", "best_policy", "iterations_wanted", "judged_policies", "write_best"]
+__all__ = ["Judged", "best_of", "iterations_wanted", "judged"]
+
+ROUNDING = 1e-6
+"""Relative: float32 rounds at 6e-8, so sums of log-probs in another order differ by a few 1e-7."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A policy with the number it is judged by."""
+    """A policy with the number that it is judged by."""
 
-    name: str
-    """p_0, p_1, ..."""
-    policy: str
-    """Where it is."""
+    policy: Policy
     value: float
     """Its `selection.metric`."""
 
+    @property
+    def name(self) -> str:
+        """Name of the policy: p_0, p_1, ..."""
+        return self.policy.name
 
-def judged_policies(config: Config) -> list[Judged]:
-    """Policies evaluated so far, in the order they were made.
 
-    Parameters
-    ----------
-    config : Config
-        The run's.
+def judged(policies: Sequence[Policy], selection: SelectionConfig) -> list[Judged]:
+    """Policies of self-play that are evaluated, in order, each with its number.
 
-    Returns
-    -------
-    list of Judged
-        Without p_0 where the metric takes an opponent.
-
-    Raises
-    ------
-    UserError
-        If a self-play evaluation knows no such number.
+    p_0 is left out where the metric takes an opponent, which p_0 has none of. A self-play
+    evaluation that lacks the metric is a `UserError`.
     """
-    start = RunDirectory(config.output_dir).sft / "policy" if config.sft else config.model
-    folders = dict(policy_folders(config))
-    judged = []
-    for name, numbers in evaluations(config):
-        if name.startswith("control"):
+    found = []
+    for policy in policies:
+        numbers = policy.numbers
+        if policy.control or numbers is None:
             continue
-        value = numbers.get(config.selection.metric)
-        if name == "p_0" and config.selection.metric == "loss":
-            continue  # of SFT: no number to compare with self-play's
+        if policy.iteration == 0 and selection.metric == "loss":
+            continue  # of SFT: not comparable with the loss of self-play
+        value = numbers.get(selection.metric)
         if isinstance(value, int | float):
-            policy = start if name == "p_0" else folders[name] / "policy"
-            judged.append(Judged(name, str(policy), value))
-        elif name != "p_0":
+            found.append(Judged(policy, value))
+        elif policy.iteration > 0:
             raise UserError(
-                f"selection.metric: no number {config.selection.metric!r} in {folders[name]}/"
-                f"evaluation.json; there are {', '.join(sorted(numbers))}"
+                f"selection.metric: {policy.evaluation} has no number {selection.metric!r}; "
+                f"choose one of {', '.join(sorted(numbers))}"
             )
-    return judged
+    return found
 
 
-def best_policy(config: Config) -> Judged | None:
-    """Best policy so far; of equals, the earliest.
+def best_of(policies: Sequence[Policy], selection: SelectionConfig) -> Judged | None:
+    """Best policy so far; of policies that differ by rounding alone, the earliest."""
+    best = None
+    for found in judged(policies, selection):
+        if best is None or _is_better(selection, found.value, best.value):
+            best = found
+    return best
 
-    Parameters
-    ----------
-    config : Config
-        The run's.
 
-    Returns
-    -------
-    Judged or None
-        None before the first evaluation.
+def iterations_wanted(
+    policies: Sequence[Policy], selection: SelectionConfig, iterations: int
+) -> int:
+    """How many iterations to play, given what is evaluated so far.
+
+    All `iterations`, or fewer if `selection.patience` iterations in a row brought no better policy.
     """
-    judged = judged_policies(config)
-    return min(judged, key=lambda policy: _cost(config, policy.value)) if judged else None
+    if selection.patience is None:
+        return iterations
+    best, since = math.nan, 0
+    for found in judged(policies, selection):
+        better = _is_better(selection, found.value, best)
+        best, since = (found.value, 0) if better else (best, since + 1)
+        if since >= selection.patience and found.policy.iteration > 0:
+            return found.policy.iteration
+    return iterations
 
 
-def iterations_wanted(config: Config) -> int:
-    """How many iterations to play, by what is evaluated so far.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    int
-        `iterations`, or fewer where `selection.patience` iterations in a row brought no better
-        policy.
-    """
-    patience = config.selection.patience
-    if patience is None:
-        return config.iterations
-    best, since = math.inf, 0
-    for judged in judged_policies(config):
-        cost = _cost(config, judged.value)
-        since = 0 if cost < best else since + 1
-        best = min(best, cost)
-        if since >= patience and judged.name != "p_0":
-            return int(judged.name.removeprefix("p_"))
-    return config.iterations
-
-
-def write_best(config: Config) -> Path | None:
-    """Write `best.json`: the best policy so far, and all values.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    Path or None
-        The file; None before the first evaluation.
-    """
-    best = best_policy(config)
-    if best is None:
-        return None
-    path = RunDirectory(config.output_dir).root / "best.json"
-    content = {
-        "metric": config.selection.metric,
-        "goal": config.selection.better,
-        "best": vars(best),
-        "values": {judged.name: judged.value for judged in judged_policies(config)},
-        "stopped_early": iterations_wanted(config) < config.iterations,
-    }
-    write_json(path, content)
-    return path
-
-
-def _cost(config: Config, value: float) -> float:
-    if math.isnan(value):
-        return math.inf
-    return value if config.selection.better == "min" else -value
+def _is_better(selection: SelectionConfig, value: float, best: float) -> bool:
+    """Whether a value is better by more than rounding; nan is never, and worse than any."""
+    if math.isnan(value) or math.isnan(best):
+        return not math.isnan(value)
+    differs = not math.isclose(value, best, rel_tol=ROUNDING)
+    return differs and (value < best) == (selection.better == "min")

@@ -1,8 +1,8 @@
-"""Shards of rows, the unit of sampling and scoring: the same rows each, whoever does them.
+"""Shards of rows, the unit of sampling and scoring: always the same rows, on any rank.
 
-A shard is done by one rank, written whole or not at all, and depends on data and configuration
-alone. Ranks take the next that nobody is at: the claim is a lock that the kernel drops when its
-holder dies, so none goes stale.
+One rank does a shard, and writes it whole or not at all. A shard depends on data and configuration
+alone. Each rank takes the next shard that no other works on: the claim is a lock that the kernel
+drops when its holder dies, so none goes stale.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from spin_train.system.locks import FileLock
 __all__ = ["Shard", "claimed", "forget_claims", "rows_per_shard", "shards_of"]
 
 _CLAIMS = ".claims"
-_MANY = 64  # shards of large data: a kill loses a 64th of the work, uneven ones differ by as much
+_MANY = 64  # shards of large data: a kill loses a 64th of the work
 _FEW = 8  # shards of small data, so that eight ranks have something to do
 _LEAST = 8  # rows, where there are so many
 
@@ -40,42 +40,20 @@ class Shard:
 
     @property
     def records(self) -> list[Record]:
-        """Rows, read from the file at each call.
-
-        Returns
-        -------
-        list of Record
-            In order.
-        """
+        """Rows in order, read from the file at each call."""
         return list(read_records(self.source, start=self.start, stop=self.stop))
 
     @property
     def name(self) -> str:
-        """File name.
-
-        Returns
-        -------
-        str
-            Of split and index.
-        """
+        """File name, from split and index."""
         return f"{self.split}-{self.index:05d}.parquet"
 
 
 def rows_per_shard(rows: int, generation: GenerationConfig) -> int:
-    """Say how many rows a shard has; neither ranks nor anything else of the machine enter.
+    """Say how many rows of a split one shard has; it depends on data and configuration alone.
 
-    Parameters
-    ----------
-    rows : int
-        Of the split.
-    generation : GenerationConfig
-        The run's.
-
-    Returns
-    -------
-    int
-        A 64th of the rows, but not less than one batch of responses and not more than 32; an
-        eighth, where a batch is more than that; at least 8 rows.
+    A 64th of the rows, but at least one batch of responses and at most 32. Where one batch is more
+    than an eighth of the rows, an eighth. At least 8 rows in any case.
 
     Examples
     --------
@@ -88,20 +66,7 @@ def rows_per_shard(rows: int, generation: GenerationConfig) -> int:
 
 
 def shards_of(run: RunDirectory, generation: GenerationConfig) -> list[Shard]:
-    """Cut the prepared rows of a run into shards.
-
-    Parameters
-    ----------
-    run : RunDirectory
-        With prepared rows.
-    generation : GenerationConfig
-        The run's.
-
-    Returns
-    -------
-    list of Shard
-        Those to train on first.
-    """
+    """Cut the prepared rows of a run into shards, those to train on first."""
     shards = []
     for split, path in (("train", run.train_rows), ("held_out", run.held_out_rows)):
         rows = count_records(path)
@@ -114,21 +79,10 @@ def shards_of(run: RunDirectory, generation: GenerationConfig) -> list[Shard]:
 
 
 def claimed(shards: Sequence[Shard], folder: Path) -> Iterator[tuple[int, Shard]]:
-    """Go through the shards that are not in a folder yet and that nobody else is at.
+    """Claim, one by one, the shards that are not in a folder yet and that no rank works on.
 
-    Parameters
-    ----------
-    shards : sequence of Shard
-        All of them.
-    folder : Path
-        Where they go.
-
-    Yields
-    ------
-    number : int
-        Place of the shard among all.
-    shard : Shard
-        This process's until the next is taken; by then it must be in the folder.
+    Yields the shard's place among all, and the shard. It belongs to this process until the next one
+    is taken, and by then it must be in the folder.
     """
     for number, shard in enumerate(shards):
         path = folder / shard.name
@@ -142,11 +96,5 @@ def claimed(shards: Sequence[Shard], folder: Path) -> Iterator[tuple[int, Shard]
 
 
 def forget_claims(folder: Path) -> None:
-    """Remove the files of claims, once every shard is there.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the shards are.
-    """
+    """Remove the lock files of claims, once every shard is there."""
     shutil.rmtree(folder / _CLAIMS, ignore_errors=True)

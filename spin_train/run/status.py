@@ -1,4 +1,4 @@
-"""How far a run is, from its files alone: alive, dead or done, from any process."""
+"""How far a run is, read from its files alone, by any process."""
 
 import fcntl
 import json
@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from spin_train.config.files import load_config
 from spin_train.config.schema import Config
 from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
-from spin_train.run.graph import Stage, plan
+from spin_train.run.graph import Stage
 from spin_train.run.manifest import Manifest
-from spin_train.run.selection import iterations_wanted
+from spin_train.run.run import Run
 
 __all__ = ["RunStatus", "StageStatus", "read_status"]
 
@@ -27,14 +26,14 @@ class StageStatus:
 
     name: str
     state: State
-    """`stopped`: begun, and nobody works on it now."""
+    """`stopped`: begun, and no process works on it now."""
     done: int | None = None
     total: int | None = None
     """Steps, shards or tasks; None where the stage does not count."""
     seconds: float | None = None
-    """It took, or has taken since it was last begun; None while it waits."""
+    """Seconds it took, or has taken since it was last started; None while it waits."""
     eta_seconds: float | None = None
-    """It will take from now on, or once the run goes on; None where nothing tells."""
+    """Seconds it will take from now on, or once the run goes on; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -58,34 +57,15 @@ class RunStatus:
 
 
 def read_status(root: str | Path) -> RunStatus:
-    """Read how far a run is.
+    """Read how far a run is from its files, without writing anything.
 
-    Parameters
-    ----------
-    root : str or Path
-        The run's `output_dir`, or the directory of a demo.
-
-    Returns
-    -------
-    RunStatus
-        As its files say now; nothing is written.
-
-    Raises
-    ------
-    UserError
-        If there is no run.
+    `root` is the `output_dir` of a run, or the directory of a demo.
     """
-    directory = RunDirectory(root)
-    of_demo = RunDirectory(directory.root / "run")
-    if of_demo.config.is_file() and not directory.config.is_file():
-        directory = of_demo
-    if not directory.config.is_file():
-        raise UserError(f"no run at {directory.root}: there is no config.yaml in it")
-    config = load_config(directory.config)
-    manifest = Manifest(directory)
+    run = Run.open(root)
+    config, directory, manifest = run.config, run.directory, run.manifest()
     working = _is_locked(directory.lock)
-    wanted = iterations_wanted(config)
-    stages = [stage for stage in plan(config) if stage.iteration < wanted]
+    wanted = run.iterations_wanted
+    stages = [stage for stage in run.stages if stage.iteration < wanted]
     done = {stage.name for stage in stages if _is_done(manifest, stage.name)}
     word = _json_or_none(directory.progress)
     current = word["stages"][-1] if word and word["stages"][-1] not in done else None
@@ -194,7 +174,7 @@ def _work(config: Config, stage: Stage) -> float:
 
 def _last_loss(directory: RunDirectory, stages: list[Stage]) -> tuple[float | None, str | None]:
     for stage in reversed(stages):
-        path = directory.root / stage.name.rpartition("/")[0] / "metrics.jsonl"
+        path = directory.root / stage.folder / "metrics.jsonl"
         if stage.kind == "train" and path.is_file():
             rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
             logged = [row for row in rows if "loss" in row]
@@ -204,7 +184,7 @@ def _last_loss(directory: RunDirectory, stages: list[Stage]) -> tuple[float | No
 
 
 def _last_error(directory: RunDirectory) -> str | None:
-    """Find what the first rank to fail said; one the user can mend comes first."""
+    """Find what the first rank to fail said; one that the user can fix comes first."""
     words = [_json_or_none(path) for path in sorted(directory.worker_errors.glob("*.json"))]
     told = sorted((word for word in words if word), key=lambda word: word["code"] != 2)
     return str(told[0]["line"]) if told else None

@@ -23,7 +23,7 @@ from spin_train.sampling.vllm_engine import load_engine, require_vllm, sample
 from spin_train.system.files import write_json
 from spin_train.system.processes import die_with_driver
 
-__all__ = ["process_environment", "run"]
+__all__ = ["process_environment", "run_process"]
 
 
 _POLL_SECONDS = 0.2
@@ -36,7 +36,9 @@ _OF_THE_LAUNCHER = (
 )
 
 
-def run(root: Path, iteration: int, opponent: str | Path, *, visit: Callable[[], None]) -> None:
+def run_process(
+    root: Path, iteration: int, opponent: str | Path, *, visit: Callable[[], None]
+) -> None:
     """Sample the shards of an iteration in a process of its own, and wait for it.
 
     Parameters
@@ -114,7 +116,7 @@ def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _fill(root: Path, iteration: int, opponent: str) -> None:
     run = RunDirectory(root)
-    config = load_config(run.config)
+    config = load_config(run.config_file)
 
     def visit(number: int, total: int) -> None:
         if run.stop_request.exists():
@@ -130,7 +132,7 @@ def _fill(root: Path, iteration: int, opponent: str) -> None:
 
 
 def main() -> None:
-    """Sample; arguments as `run` gives them, the last a file for what went wrong."""
+    """Sample; arguments as `run_process` gives them, the last a file for what went wrong."""
     die_with_driver()
     root, iteration, opponent, answer = sys.argv[1:]
     try:

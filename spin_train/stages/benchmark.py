@@ -1,143 +1,46 @@
-"""Benchmarks of lm-evaluation-harness: which tasks, how many examples before a question."""
+"""Benchmark: lm-eval's tasks, asked of the policy of a stage."""
 
-import difflib
-import functools
-import importlib.util
 import logging
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spin_train.errors import UserError, disk_full
+from spin_train.config.schema import Config
+from spin_train.errors import StoppedError, UserError, disk_full
+from spin_train.model.loading import load_tokenizer
+from spin_train.run.graph import Stage
+from spin_train.stages.leaderboards import BenchmarkTask, benchmark_tasks, task_manager
+from spin_train.stages.work import Work
+from spin_train.system.files import write_json
 
-if TYPE_CHECKING:
-    from spin_train.config.schema import Config
+__all__ = ["benchmark", "run_task", "wrapped"]
 
-__all__ = [
-    "LEADERBOARDS",
-    "BenchmarkTask",
-    "benchmark_tasks",
-    "require_benchmarks",
-    "run_task",
-    "wrapped",
-]
-
-
-@dataclass(frozen=True)
-class BenchmarkTask:
-    """One column of a leaderboard."""
-
-    name: str
-    """In lm-eval; a task or a group."""
-    num_fewshot: int | None = None
-    """Examples before each question; None is the task's own number."""
-    metric: str | None = None
-    """Metric and filter, as lm-eval names them; None is the first of those usual."""
-
-
-LEADERBOARDS = {
-    # Open LLM Leaderboard v1, as in Table 1 of SPIN (arXiv:2401.01335).
-    "v1": (
-        BenchmarkTask("arc_challenge", 25, "acc_norm,none"),
-        BenchmarkTask("truthfulqa_mc2", 0, "acc,none"),
-        BenchmarkTask("winogrande", 5, "acc,none"),
-        BenchmarkTask("gsm8k", 5, "exact_match,strict-match"),
-        BenchmarkTask("hellaswag", 10, "acc_norm,none"),
-        BenchmarkTask("mmlu", 5, "acc,none"),
-    ),
-    # The ten tasks of T-SPIN (arXiv:2601.08198); where Open LLM Leaderboard v2 has one of that
-    # name and that count, its version is taken.
-    "tspin": (
-        BenchmarkTask("gsm8k", 5, "exact_match,strict-match"),
-        BenchmarkTask("leaderboard_math_hard", 4, "exact_match,none"),
-        BenchmarkTask("leaderboard_musr", 0, "acc_norm,none"),
-        BenchmarkTask("mmlu", 5, "acc,none"),
-        BenchmarkTask("leaderboard_mmlu_pro", 5, "acc,none"),
-        BenchmarkTask("leaderboard_gpqa", 0, "acc_norm,none"),
-        BenchmarkTask("hellaswag", 10, "acc_norm,none"),
-        BenchmarkTask("winogrande", 5, "acc,none"),
-        BenchmarkTask("leaderboard_bbh", 3, "acc_norm,none"),
-        BenchmarkTask("leaderboard_ifeval", 0, "prompt_level_strict_acc,none"),
-    ),
-}
 _USUAL_METRICS = ("acc_norm", "exact_match", "prompt_level_strict_acc", "acc")
 
 
-def benchmark_tasks(config: "Config") -> tuple[BenchmarkTask, ...]:
-    """Tasks that a run asks for.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    tuple of BenchmarkTask
-        In the order they are run; empty without `evaluation.lm_eval`.
-    """
-    settings = config.evaluation.lm_eval
-    if settings is None:
-        return ()
-    if settings.leaderboard:
-        return LEADERBOARDS[settings.leaderboard]
-    names = dict.fromkeys(settings.tasks or ())
-    return tuple(BenchmarkTask(name, settings.num_fewshot) for name in names)
+def benchmark(work: Work, stage: Stage) -> list[Path]:
+    """Run the tasks that have no file yet on rank 0; the others wait, task by task."""
+    run, k = work.run, stage.iteration
+    policy = run.control(k + 1) if stage.control else run.policy(k + 1)
+    folder = policy.evaluation.parent / "benchmark"
+    tasks = benchmark_tasks(work.config)
+    judge: Any = None
+    for number, task in enumerate(tasks):
+        if work.ranks.stop_requested():  # the same answer on all, who meet again below
+            raise StoppedError
+        work.progress.report(stage.name, number, len(tasks), task.name)
+        path = folder / f"{task.name}.json"
+        if work.ranks.is_first and not path.exists():
+            judge = judge or wrapped(work.load(policy), load_tokenizer(work.config), work.config)
+            write_json(path, run_task(judge, task, work.config))
+        work.ranks.barrier()
+    return sorted(folder.glob("*.json"))
 
 
-def require_benchmarks(config: "Config") -> None:
-    """Check, before anything is trained, that the benchmarks can be run.
+def wrapped(model: Any, tokenizer: Any, config: Config) -> Any:
+    """Wrap a policy for lm-eval, on this rank alone whatever the number of ranks.
 
-    Parameters
-    ----------
-    config : Config
-        The run's; without `evaluation.lm_eval` nothing is imported.
-
-    Raises
-    ------
-    UserError
-        If lm-eval is not installed, `include_path` is no directory, or a task is unknown.
-    """
-    settings = config.evaluation.lm_eval
-    if settings is None:
-        return
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UserError(
-            "evaluation.lm_eval needs lm-eval, which is not installed: "
-            "pip install -e '.[eval]', or leave evaluation.lm_eval out"
-        )
-    if settings.include_path and not Path(settings.include_path).is_dir():
-        raise UserError(f"evaluation.lm_eval.include_path: no directory {settings.include_path}")
-    known = _task_manager(settings.include_path).task_index
-    for task in benchmark_tasks(config):
-        if task.name not in known:
-            close = difflib.get_close_matches(task.name, known, n=1)
-            hint = f"; {close[0]}?" if close else ""
-            raise UserError(f"evaluation.lm_eval: lm-eval knows no task {task.name!r}{hint}")
-
-
-def wrapped(model: Any, tokenizer: Any, config: "Config") -> Any:
-    """Make a policy something that lm-eval can question.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The policy, on its device.
-    tokenizer : PreTrainedTokenizerBase
-        The run's.
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    lm_eval.models.huggingface.HFLM
-        For `run_task`; on this rank alone, whatever the number of ranks.
-
-    Raises
-    ------
-    UserError
-        If a chat template is asked for and the tokenizer has none.
+    A chat template that is asked for where the tokenizer has none is a `UserError`.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -152,28 +55,12 @@ def wrapped(model: Any, tokenizer: Any, config: "Config") -> Any:
     return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
 
 
-def run_task(judged: Any, task: BenchmarkTask, config: "Config") -> dict[str, Any]:
-    """Ask a policy the questions of one task.
+def run_task(judged: Any, task: BenchmarkTask, config: Config) -> dict[str, Any]:
+    """Ask a policy, from `wrapped`, the questions of one task.
 
-    Parameters
-    ----------
-    judged : lm_eval.models.huggingface.HFLM
-        From `wrapped`.
-    task : BenchmarkTask
-        Which.
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    dict
-        Value of the task's metric and its standard error, all other metrics, and what they rest
-        on: examples before a question, questions, template, versions of task and lm-eval.
-
-    Raises
-    ------
-    UserError
-        If the task's data cannot be had.
+    Returns the value of the task's metric with its standard error, all other metrics, and what
+    they rest on: examples before a question, number of questions, template, versions
+    of task and lm-eval. Data of the task that cannot be reached are a `UserError`.
     """
     from lm_eval import simple_evaluate
 
@@ -187,7 +74,7 @@ def run_task(judged: Any, task: BenchmarkTask, config: "Config") -> dict[str, An
             num_fewshot=task.num_fewshot,
             limit=limit if limit is None or limit < 1 else int(limit),
             apply_chat_template=settings.chat_template,
-            task_manager=_task_manager(settings.include_path),
+            task_manager=task_manager(settings.include_path),
             log_samples=False,
         )
     except OSError as error:
@@ -195,8 +82,8 @@ def run_task(judged: Any, task: BenchmarkTask, config: "Config") -> dict[str, An
             raise
         line = " ".join(str(error).split())
         raise UserError(
-            f"lm-eval cannot have the data of {task.name} ({line}): make them reachable, or leave "
-            "the task out; then the same command goes on"
+            f"the data of lm-eval's task {task.name} are not available ({line}): make them "
+            "reachable, or leave the task out; then the same command goes on"
         ) from None
     numbers = {
         name: value for name, value in found["results"][task.name].items() if _is_number(value)
@@ -215,14 +102,6 @@ def run_task(judged: Any, task: BenchmarkTask, config: "Config") -> dict[str, An
         "lm_eval_version": version("lm_eval"),
         "metrics": numbers,
     }
-
-
-@functools.cache
-def _task_manager(include_path: str | None) -> Any:
-    """All tasks there are: seconds for their files, once a process."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=include_path)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,44 +1,62 @@
-"""Held-out numbers of a policy, on prompts no stage of the run trained on."""
+"""Evaluate: held-out numbers of a policy, on prompts that no stage of the run trained on."""
 
 import hashlib
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
-from spin_train.data.records import Record
+from spin_train.data.records import Record, read_records
 from spin_train.model.logps import response_logps
 from spin_train.model.packing import token_runs
+from spin_train.run.graph import Stage
+from spin_train.stages.work import Work
+from spin_train.system.files import write_json
 from spin_train.training.examples import examples_of
-from spin_train.training.objective import Objective
+from spin_train.training.objective import Objective, selfplay_objective, sft_objective
 
-__all__ = ["held_out_sums", "summarise"]
+__all__ = ["evaluate", "held_out_sums", "summarise"]
+
+
+def evaluate(work: Work, stage: Stage) -> list[Path]:
+    """Measure the policy of a stage on the held-out prompts, shared out over the ranks."""
+    run, k = work.run, stage.iteration
+    policy = run.control(k + 1) if stage.control else run.policy(k + 1)
+    if k < 0:  # p_0 has no opponent yet
+        objective = sft_objective()
+        records = read_records(run.directory.held_out_rows)
+    else:
+        objective = selfplay_objective(work.config, k)
+        shards = (run.directory.iteration(k) / "scored").glob("held_out-*.parquet")
+        records = read_records(*sorted(shards))
+    mine = records[work.ranks.rank :: work.ranks.size]
+    model = work.load(policy)
+    sums = held_out_sums(model, mine, objective, tokens=work.scoring_tokens) if mine else {}
+    gathered = work.ranks.gather(sums)
+    if work.ranks.is_first:
+        names = {name: None for part in gathered for name in part}
+        values = {name: [v for part in gathered for v in part.get(name, [])] for name in names}
+        generation = work.config.generation
+        summary = summarise(
+            values,
+            temperature=generation.temperature,
+            given=generation.engine == "given",
+        )
+        write_json(policy.evaluation, summary)
+    return [policy.evaluation]
 
 
 @torch.inference_mode()
 def held_out_sums(
     model: Any, records: Sequence[Record], objective: Objective, *, tokens: int
 ) -> dict[str, list[float]]:
-    """Values of each held-out example, for one rank's share of them.
+    """Measure each held-out example of one rank's share: one value per example, by name.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The policy to judge.
-    records : sequence of Record
-        Scored by the opponent, unless the objective is SFT.
-    objective : Objective
-        What it was trained on.
-    tokens : int
-        Taken through the model at once, a prompt counted once.
-
-    Returns
-    -------
-    dict
-        Name of the number to one value an example; ``prompt`` is a number that equal prompts
-        share, whatever the rank.
+    The records are scored by the opponent, unless the objective is SFT. At most `tokens` go through
+    the model at once. ``prompt`` is a number that equal prompts share, on every rank.
     """
     values: dict[str, list[float]] = {}
     examples = examples_of(records, objective)
@@ -71,22 +89,11 @@ def held_out_sums(
 def summarise(
     values: dict[str, list[float]], *, temperature: float = 1.0, given: bool = False
 ) -> dict[str, Any]:
-    """Means with their standard errors, and what follows from them.
+    """Summarise the values of `held_out_sums` of all ranks: means, errors, and what follows.
 
-    Parameters
-    ----------
-    values : dict
-        As from `held_out_sums`, of all ranks.
-    temperature : float, default 1
-        The opponent sampled at.
-    given : bool, default False
-        Whether the data's own other responses stand for the opponent's samples.
-
-    Returns
-    -------
-    dict
-        ``name`` and ``name_standard_error`` (nan for one value), and more that `docs/metrics.md`
-        defines. ``notes`` says in words what is not what its name says.
+    Returns ``name`` and ``name_standard_error`` (nan for one value), and more that
+    `docs/metrics.md` defines. ``notes`` says in words where a number is not what its
+    name says, because samples were drawn at another temperature, given with the data, or cut.
     """
     columns = {name: column for name, column in values.items() if name != "prompt"}
     summary: dict[str, Any] = {"examples": len(columns["loss"])}

@@ -1,4 +1,4 @@
-"""Rows to prepared records on disk, and which prompts are held out; never all rows in memory."""
+"""Prepare: rows to records on disk, split by prompt; never all rows in memory."""
 
 import hashlib
 import json
@@ -19,8 +19,12 @@ from spin_train.data.records import Record, Response, share_out, write_records
 from spin_train.data.rendering import Renderer
 from spin_train.data.sources import drop_or_raise, read_rows, source_of
 from spin_train.errors import UserError
+from spin_train.model.loading import load_tokenizer, model_limits
+from spin_train.run.graph import Stage
+from spin_train.stages.work import Work
+from spin_train.system.files import write_json
 
-__all__ = ["Limits", "prepare", "split_prompts"]
+__all__ = ["Limits", "prepare", "prepare_rows", "split_prompts"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,33 +44,12 @@ class Limits:
 def split_prompts(
     prompts: Sequence[bytes], *, held_out: float, rows: int | None, seed: int
 ) -> tuple[set[bytes], set[bytes]]:
-    """Choose the prompts kept out of training, and those trained on.
+    """Choose the prompts to train on and those held out, from the digest of each row's prompt.
 
-    Parameters
-    ----------
-    prompts : sequence of bytes
-        Digest of each row's prompt.
-    held_out : float
-        Fraction of the distinct prompts below 1, their number from 1 on.
-    rows : int or None
-        How many of the others are trained on; None takes all.
-    seed : int
-        Of the choice.
-
-    Returns
-    -------
-    train, held_out : set of bytes
-        Prompts of either side.
-
-    Raises
-    ------
-    UserError
-        If either side would be empty, or fewer than `rows` are left.
-
-    Notes
-    -----
-    Prompts stand in the order of a digest of seed and prompt: the first are held out, the next are
-    trained on. So nothing depends on the order of rows, and a smaller `rows` gives a subset.
+    Prompts are put in the order of a digest of seed and prompt: the first are held out, the next
+    are trained on. So nothing depends on the order of the rows, and a smaller `rows` gives a
+    subset. `held_out` is a fraction of the distinct prompts below 1, and their number from 1 on.
+    Raises `UserError` if either side would be empty, or fewer than `rows` prompts are left.
     """
     key = hashlib.sha256(repr(seed).encode()).digest()
     order = sorted(set(prompts), key=lambda prompt: hashlib.sha256(key + prompt).digest())
@@ -85,7 +68,37 @@ def split_prompts(
     return set(train[:rows]), set(order[:wanted])
 
 
-def prepare(
+def prepare(work: Work, stage: Stage) -> list[Path]:
+    """Render the rows of the data on rank 0; the other ranks wait at the end of the stage."""
+    directory = work.run.directory
+    if work.ranks.is_first:
+        _prepare(work, stage)
+    return [directory.train_rows, directory.held_out_rows, directory.data_summary]
+
+
+def _prepare(work: Work, stage: Stage) -> None:
+    config, directory = work.config, work.run.directory
+    renderer = Renderer(load_tokenizer(config), config.template)
+    context, vocabulary = model_limits(config)
+    summary = prepare_rows(
+        config.data,
+        renderer,
+        Limits(context, config.generation.max_new_tokens, vocabulary),
+        train=directory.train_rows,
+        held_out=directory.held_out_rows,
+        seed=config.seed,
+        watch=lambda rows: work.progress.report(stage.name, 0, 1, f"{rows} rows"),
+    )
+    bare = summary["train"] + summary["held_out"] - summary["given"]
+    if config.generation.engine == "given" and bare:
+        raise UserError(
+            f"generation.engine: given, but {bare} rows of {config.data.path} have no other "
+            "response (generated, rejected)"
+        )
+    write_json(directory.data_summary, {**summary, "stop_id": renderer.stop_id})
+
+
+def prepare_rows(
     data: DataConfig,
     renderer: Renderer,
     limits: Limits,
@@ -95,34 +108,11 @@ def prepare(
     seed: int,
     watch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Any]:
-    """Render all rows and write those trained on and those held out.
+    """Render all rows, write the records to train on and those held out, and return counts.
 
-    Parameters
-    ----------
-    data : DataConfig
-        Where the rows are, and what is done with them.
-    renderer : Renderer
-        Text to token ids.
-    limits : Limits
-        The model's and the sampler's.
-    train, held_out : Path
-        Files of records to write; each record with its real response, and the given one if its
-        row has one.
-    seed : int
-        Of the split.
-    watch : callable, optional
-        Told now and then how many rows are done.
-
-    Returns
-    -------
-    dict
-        Source, counts and lengths.
-
-    Raises
-    ------
-    UserError
-        If a row is malformed or beyond a limit, there are too few rows, or tokenizer and model do
-        not belong together.
+    Each record holds its real response, and the given one if its row has one. Raises `UserError`
+    if a row is malformed or beyond a limit, there are too few rows, or tokenizer and model do
+    not belong together.
     """
     if limits.max_new_tokens >= limits.context:
         raise UserError(
@@ -271,7 +261,7 @@ class _Pass:
         return ""
 
     def _cut(self, prompt_ids: list[int]) -> tuple[list[int], int]:
-        """End of the prompt, and how many tokens of a response are left beside it."""
+        """End of the prompt, and how many tokens of a response are left next to it."""
         room = self.limits.context - self.limits.max_new_tokens
         kept = prompt_ids[-min(self.data.max_prompt_tokens, room) :]
         return kept, min(self.data.max_response_tokens, self.limits.context - len(kept))

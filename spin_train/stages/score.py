@@ -1,12 +1,25 @@
-"""Score: the log-probs of all responses under the opponent, and whether engines agree."""
+"""Score: log-probs of all responses under the opponent, and whether the engine agrees."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
 
 from spin_train.config.schema import Config
-from spin_train.data.records import Record
+from spin_train.data.records import Record, Response, read_records, write_records
+from spin_train.errors import UserError
+from spin_train.model.logps import Group, response_logps
+from spin_train.model.packing import token_runs
+from spin_train.run.graph import Stage
+from spin_train.run.shards import Shard, claimed, shards_of
+from spin_train.stages.work import Work
 
-__all__ = ["PARITY_TOLERANCE", "parity_problem"]
+__all__ = ["PARITY_TOLERANCE", "parity_problem", "score", "score_by_reference"]
 
+_LOG = logging.getLogger(__name__)
 
 # Nats between an engine's log-prob of its own sample and the trainer's: a constant, and a part per
 # token. Seen with the hf engine, at most, on models of 5 and 12 layers: float32 5e-5 for 56 tokens
@@ -15,27 +28,86 @@ __all__ = ["PARITY_TOLERANCE", "parity_problem"]
 PARITY_TOLERANCE = {"float32": (1e-3, 2e-5), "bfloat16": (1.5, 0.02)}
 
 
+def score(work: Work, stage: Stage) -> list[Path]:
+    """Store what the opponent of this iteration gives each response."""
+    config, iteration = work.config, stage.iteration
+    folder = work.run.folder(stage) / "scored"
+    shards = shards_of(work.run.directory, config.generation)
+    model: Any = None
+    for number, shard in claimed(shards, folder):
+        work.visit(stage, number, len(shards))
+        model = model or work.load(work.run.policy(iteration))
+        scored = _scored(work, model, _to_score(work, shard, iteration), by="opponent")
+        problem = parity_problem(scored, config, iteration)
+        if problem and config.generation.parity == "refuse":
+            raise UserError(problem)
+        if problem:
+            _LOG.warning("%s", problem)
+        write_records(folder / shard.name, scored)
+    return work.finished_shards(folder)
+
+
+def score_by_reference(work: Work, stage: Stage) -> list[Path]:
+    """Store what p_0 gives each response: a stage of its own, so that one model is in memory."""
+    folder = work.run.folder(stage) / "reference"
+    shards = shards_of(work.run.directory, work.config.generation)
+    model: Any = None
+    for number, shard in claimed(shards, folder):
+        work.visit(stage, number, len(shards))
+        model = model or work.load(work.run.policy(0))
+        records = _with_samples(work, shard, stage.iteration)
+        write_records(folder / shard.name, _scored(work, model, records, by="reference"))
+    return work.finished_shards(folder)
+
+
+def _to_score(work: Work, shard: Shard, iteration: int) -> Sequence[Record]:
+    if work.config.algorithm == "tspin_ref":
+        return read_records(work.run.directory.iteration(iteration) / "reference" / shard.name)
+    return _with_samples(work, shard, iteration)
+
+
+@torch.inference_mode()
+def _scored(
+    work: Work, model: Any, records: Sequence[Record], *, by: Literal["opponent", "reference"]
+) -> list[Record]:
+    groups = [
+        Group(record.prompt_ids, [response.ids for response in record.responses])
+        for record in records
+    ]
+    parts = [response_logps(model, part) for part in token_runs(groups, work.scoring_tokens)]
+    logps = iter(torch.cat(parts).tolist())
+    return [record.with_logps([next(logps) for _ in record.responses], by=by) for record in records]
+
+
+def _with_samples(work: Work, shard: Shard, iteration: int) -> list[Record]:
+    """Add to each record this iteration's samples, the mixed-in earlier ones, and proto."""
+    # Held-out numbers are about the opponent itself, so nothing is mixed in there.
+    mixing = 0 if shard.split == "held_out" else work.config.mixing
+    records = shard.records
+    responses = [record.of_role("real") for record in records]
+    for source in range(iteration, max(0, iteration - mixing) - 1, -1):
+        for row, samples in zip(responses, _samples(work, source, shard), strict=True):
+            row += samples
+    if work.config.algorithm != "spin":
+        for row, samples in zip(responses, _samples(work, 0, shard), strict=True):
+            row += [replace(sample, role="proto") for sample in samples]
+    return [
+        Record(record.prompt_id, record.prompt_ids, row)
+        for record, row in zip(records, responses, strict=True)
+    ]
+
+
+def _samples(work: Work, iteration: int, shard: Shard) -> list[list[Response]]:
+    path = work.run.directory.iteration(iteration) / "generations" / shard.name
+    return [record.responses for record in read_records(path)]
+
+
 def parity_problem(records: Sequence[Record], config: Config, iteration: int) -> str:
     """Compare the engine's log-probs of its samples with the trainer's.
 
-    Parameters
-    ----------
-    records : sequence of Record
-        Scored.
-    config : Config
-        The run's.
-    iteration : int
-        Whose samples are compared: those whose opponent both numbers belong to.
-
-    Returns
-    -------
-    str
-        One line on what is wrong and what to do; empty where both agree.
-
-    Notes
-    -----
-    Both numbers are taken at temperature 1 whatever the samples were drawn at, so they are
-    comparable at any temperature.
+    Returns one line on what is wrong and what to do, empty where both agree. Both numbers are taken
+    at temperature 1 whatever the samples were drawn at, so they are comparable at any temperature.
+    Only the samples of `iteration` are compared: both numbers are about its opponent.
     """
     constant, per_token = PARITY_TOLERANCE[config.training.dtype]
     worst, beyond, compared = 0.0, 0, 0
@@ -53,8 +125,8 @@ def parity_problem(records: Sequence[Record], config: Config, iteration: int) ->
         return ""
     return (
         f"generation parity: engine {config.generation.engine} and the training forward pass "
-        f"differ on the log-prob of {beyond} of {compared} samples by up to {worst:.3g} nats a "
-        f"token (tolerance {constant:g} nats + {per_token:g} a token): samples and scores do not "
-        "belong to one distribution; use generation.engine=hf in a new output_dir, or go on with "
+        f"differ on the log-prob of {beyond} of {compared} samples by up to {worst:.3g} nats per "
+        f"token (tolerance {constant:g} nats + {per_token:g} per token): samples and scores come "
+        "from different distributions; use generation.engine=hf in a new output_dir, or go on with "
         "generation.parity=warn"
     )

@@ -1,4 +1,4 @@
-"""One training stage: transformers' Trainer under DeepSpeed, from a start to a saved policy."""
+"""Train: transformers' Trainer under DeepSpeed, from a start to a saved policy."""
 
 import gc
 import importlib.resources
@@ -17,20 +17,26 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from spin_train.config.schema import Config
-from spin_train.data.records import Record
+from spin_train.data.records import Record, count_records, read_records
 from spin_train.errors import StoppedError, UserError
 from spin_train.model.adapters import attach, is_adapter, write_learnt
 from spin_train.model.loading import load_policy, load_tokenizer, save_policy
-from spin_train.run.directory import RunDirectory
-from spin_train.system.progress import Progress
+from spin_train.run.graph import Stage
+from spin_train.seeds import seed_of
+from spin_train.stages.work import Work
 from spin_train.system.ranks import Ranks
 from spin_train.training.batching import MicroBatches
 from spin_train.training.checkpoints import RunCallback, latest_complete, remove_checkpoints
 from spin_train.training.examples import examples_of
-from spin_train.training.objective import Objective
+from spin_train.training.objective import (
+    Objective,
+    control_objective,
+    selfplay_objective,
+    sft_objective,
+)
 from spin_train.training.trainer import SpinTrainer, collate
 
-__all__ = ["TrainingTask", "fit"]
+__all__ = ["TrainingTask", "fit", "train", "training_task"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,42 +59,55 @@ class TrainingTask:
     """Of the order of the examples."""
 
 
-def fit(
-    task: TrainingTask,
-    *,
-    config: Config,
-    ranks: Ranks,
-    progress: Progress,
-    stage: str,
-    folder: Path,
-) -> None:
+def train(work: Work, stage: Stage) -> list[Path]:
+    """Train the policy of a stage together with the other ranks."""
+    folder = work.run.folder(stage)
+    fit(training_task(work, stage), work=work, stage=stage)
+    policy = [path for path in (folder / "policy").iterdir() if path.is_file()]
+    return [*policy, folder / "metrics.jsonl"]
+
+
+def training_task(work: Work, stage: Stage) -> TrainingTask:
+    """Say where a training stage starts, on what, for which loss, and for how long."""
+    config, run, k = work.config, work.run, stage.iteration
+    seed = seed_of(config.seed, "train", k)  # the control's order too
+    if k < 0:
+        assert config.sft is not None
+        return TrainingTask(
+            start=config.model,
+            records=read_records(run.directory.train_rows),
+            objective=sft_objective(),
+            learning_rate=config.sft.learning_rate,
+            epochs=config.sft.epochs,
+            seed=seed,
+        )
+    scored = run.directory.iteration(k) / "scored"
+    records = read_records(*sorted(scored.glob("train-*.parquet")))
+    expected = count_records(run.directory.train_rows)
+    if len(records) != expected:
+        raise UserError(
+            f"{scored} holds {len(records)} training rows of {expected}: "
+            "restore its shards, or start in a new output_dir"
+        )
+    return TrainingTask(
+        start=(run.control(k) if stage.control else run.policy(k)).source,
+        records=records,
+        objective=(control_objective if stage.control else selfplay_objective)(config, k),
+        learning_rate=config.at("learning_rate", k),
+        epochs=config.at("epochs", k),
+        seed=seed,
+    )
+
+
+def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
     """Train, together with the other ranks, and save the policy.
 
-    Parameters
-    ----------
-    task : TrainingTask
-        What to do.
-    config : Config
-        The run's.
-    ranks : Ranks
-        All that work on it.
-    progress : Progress
-        Where to say how far it is.
-    stage : str
-        Name of the stage.
-    folder : Path
-        Where `policy`, `metrics.jsonl` and, meanwhile, `checkpoints` go.
-
-    Raises
-    ------
-    UserError
-        If there would be one step with a learning rate of 0, a TrainingArguments value is refused,
-        or the scores are not the opponent's.
-    DivergedError
-        If the loss or a weight is not finite.
-    StoppedError
-        If the driver asked to stop; a checkpoint is on disk.
+    Raises `UserError` for one step with a learning rate of 0, a refused value of TrainingArguments
+    or scores that are not the opponent's, `DivergedError` if the loss or a weight is not finite,
+    and `StoppedError` if the driver asked to stop; a checkpoint is then on disk.
     """
+    config, ranks = work.config, work.ranks
+    folder = work.run.folder(stage)
     batches = MicroBatches(
         examples_of(task.records, task.objective),
         batch_size=config.training.batch_size,
@@ -100,7 +119,7 @@ def fit(
     )
     if batches.steps == 1 and config.training.warmup_steps > 0:
         raise UserError(
-            f"{stage} would be one optimiser step, and warm-up gives the first a learning "
+            f"{stage.name} would be one optimiser step, and warm-up gives the first a learning "
             "rate of 0: lower training.batch_size, raise epochs, or set training.warmup_steps=0"
         )
     checkpoints = folder / "checkpoints"
@@ -118,9 +137,9 @@ def fit(
         on_cpu=ranks.device.type == "cpu",
     )
     callback = RunCallback(
-        ranks, progress, stage=stage, folder=folder, zero_stage=config.zero_stage
+        ranks, work.progress, stage=stage.name, folder=folder, zero_stage=config.zero_stage
     )
-    events = RunDirectory(config.output_dir).logs / "tensorboard" / stage.rpartition("/")[0]
+    events = work.run.directory.logs / "tensorboard" / stage.folder
     writers = _event_writers(arguments, ranks, events, resume)
     with _released_afterwards():
         _fit(task, config, ranks, arguments, batches, callback, writers, resume, folder / "policy")

@@ -1,6 +1,7 @@
 """Files and directories that are written whole or not at all."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_atomically", "write_directory", "write_json"]
+__all__ = ["or_null", "write_atomically", "write_directory", "write_json"]
 
 
 _PARTIAL = ".partial"
@@ -80,3 +81,18 @@ def write_json(path: Path, content: Any) -> None:
     """
     with write_atomically(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def or_null(content: Any) -> Any:
+    """Replace nan and infinities in nested lists and dictionaries by None: JSON has none of them.
+
+    Examples
+    --------
+    >>> or_null({"loss": [0.5, float("nan")]})
+    {'loss': [0.5, None]}
+    """
+    if isinstance(content, dict):
+        return {key: or_null(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [or_null(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

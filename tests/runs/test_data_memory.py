@@ -11,7 +11,7 @@ from benchmarks import data_memory
 from spin_train.config.schema import DataConfig
 from spin_train.data.records import Record, Response, read_records, write_records
 from spin_train.data.rendering import Renderer
-from spin_train.stages.prepare import Limits, prepare
+from spin_train.stages.prepare import Limits, prepare_rows
 from spin_train.training.batching import MicroBatches
 from spin_train.training.examples import examples_of
 from spin_train.training.objective import Objective
@@ -41,7 +41,7 @@ def test_preparing_keeps_digests_of_rows_not_rows(tmp_path, traced):
             row = {"prompt": f"{LETTERS} {number}", "response": LETTERS}
             file.write(json.dumps(row) + "\n")
     sizes = {}
-    prepare(
+    prepare_rows(
         DataConfig(path=str(path)),
         Renderer(byte_level(), "{prompt}\n"),
         Limits(context=4096, max_new_tokens=4, vocabulary=300),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from spin_theory.languages import NoisySort
 from spin_train import demo
 from spin_train.config.files import load_config
 from spin_train.model.loading import load_model
-from spin_train.run.directory import RunDirectory
 from tests.train.runs import succeed, weights
 
 
@@ -21,13 +21,13 @@ def small_demo(tmp_path_factory):
         patch.setattr(demo, "LANGUAGE", NoisySort(alphabet="abcd", length=3, sharpness=0.7))
         patch.setattr(demo, "PROMPTS", 40)
         patch.setattr(demo, "HELD_OUT", 8)
-        config, measurements = demo.run_demo(out, ranks=1)
-        yield out, config, measurements
+        run, measurements = demo.run_demo(out, ranks=1)
+        yield out, run, measurements
 
 
 def test_a_demo_measures_every_policy_and_its_control(small_demo):
-    _, config, measurements = small_demo
-    assert config.iterations >= 3
+    _, run, measurements = small_demo
+    assert run.config.iterations >= 3
     names = ["p_0", "p_1", "control 1", "p_2", "control 2", "p_3", "control 3"]
     assert [row.policy for row in measurements] == names
     for row in measurements:
@@ -37,25 +37,24 @@ def test_a_demo_measures_every_policy_and_its_control(small_demo):
 
 
 def test_a_demos_saved_config_reproduces_it_bit_for_bit(small_demo):
-    out, config, _ = small_demo
+    out, run, _ = small_demo
     again = out / "again"
     succeed("run", out / "demo.yaml", f"output_dir={again}")
-    assert weights(again) == weights(config.output_dir)
+    assert weights(again) == weights(run.root)
 
 
 def test_kl_is_that_of_a_uniform_model_when_all_weights_are_zero(small_demo, tmp_path):
     """A uniform model gives every response 4 tokens of 1/V: KL = 4 log V - H(p_data)."""
-    _, config, measurements = small_demo
-    model = load_model(RunDirectory(config.output_dir).sft / "policy", dtype="float32")
+    _, run, measurements = small_demo
+    model = load_model(run.policy(0).source, dtype="float32")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
     model.save_pretrained(tmp_path / "policy")
-    evaluation = RunDirectory(config.output_dir).initial / "evaluation.json"
-    uniform = demo.measure(config, "uniform", tmp_path / "policy", evaluation)
+    uniform = demo.measure(run, replace(run.policy(0), source=tmp_path / "policy"))
     vocabulary = model.config.vocab_size
     entropies = []
-    for record in demo.read_records(RunDirectory(config.output_dir).held_out_rows):
+    for record in demo.read_records(run.directory.held_out_rows):
         prompt = "".join("...abcd"[i] for i in record.prompt_ids[:-1])
         _, log_probs = demo.LANGUAGE.enumerate(prompt)
         entropies.append(-(log_probs.exp() * log_probs).sum().item())
@@ -65,6 +64,6 @@ def test_kl_is_that_of_a_uniform_model_when_all_weights_are_zero(small_demo, tmp
 
 
 def test_the_saved_config_is_a_plain_run(small_demo):
-    out, config, _ = small_demo
-    assert load_config(out / "demo.yaml") == config
+    out, run, _ = small_demo
+    assert load_config(out / "demo.yaml") == run.config
     assert json.loads((out / "demo.json").read_text())[0]["policy"] == "p_0"

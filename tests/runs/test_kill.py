@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spin_train.config.files import load_config
-from spin_train.run.graph import plan
+from spin_train.run.graph import stages_of
 from tests.train.runs import logs_of, make_config, run, start, succeed, weights
 
 SETTINGS = {
@@ -111,7 +111,7 @@ def test_kills_in_the_stages_and_in_a_save_change_no_bit(uninterrupted, tmp_path
     clock = random.Random(seed)
     config = fresh_copy(uninterrupted, tmp_path)
     folder = tmp_path / "run"
-    order = [stage.name for stage in plan(load_config(config))]
+    order = [stage.name for stage in stages_of(load_config(config))]
     for moment in MOMENTS[who]:
         begun = time.time()
         process = start("run", config)

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from spin_train.config.files import load_config, parse_config
+from spin_train.config.files import parse_config
 from spin_train.data.records import read_records
-from spin_train.display import benchmark_table, results_table
-from spin_train.run.policies import write_results
+from spin_train.run.run import Run
+from spin_train.run.tables import benchmark_table
 from spin_train.system.files import write_json
 from tests.train.runs import make_config, run, start, succeed
 
@@ -116,7 +116,7 @@ def test_another_temperature_is_named_in_file_and_table(tspin):
     numbers = evaluation_of(tspin[0] / "iter0")
     assert "opponent_kl" not in numbers
     assert any("temperature 0.5" in note for note in numbers["notes"])
-    assert "temperature 0.5" in rendered(results_table(load_config(tspin[1])))
+    assert "temperature 0.5" in rendered(Run.open(tspin[0]).table())
 
 
 def test_the_kl_of_the_policy_to_its_opponent_is_that_of_the_samples(spin):
@@ -140,7 +140,7 @@ def test_results_have_null_for_what_is_no_number_and_each_policys_benchmarks(tmp
         write_json(tmp_path / place / "evaluation.json", {"real_logps": value})
         benchmark = {"value": len(place), "error": math.nan}
         write_json(tmp_path / place / "benchmark" / "task.json", benchmark)
-    path = write_results(parse_config(content))
+    path = Run.of(parse_config(content)).write_results()
     rows = json.loads(path.read_text(), parse_constant=pytest.fail)
     expected = {
         "p_0": ("initial", 1.5),
@@ -176,7 +176,7 @@ def test_the_table_of_results_needs_no_more_than_140_columns(spin, tmp_path):
     text = (tmp_path / "run" / "config.yaml").read_text()
     content = yaml.safe_load(text) | {"output_dir": str(tmp_path / "run")}
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(content))
-    table = rendered(results_table(load_config(tmp_path / "run" / "config.yaml")))
+    table = rendered(Run.open(tmp_path / "run").table())
     (row,) = [line for line in table.splitlines() if "│ p_1 " in line]
     for cell in ("-1235 ± 12", "-123 ± 12", "-1234.57", "1023.5", "123.457"):
         assert f" {cell} " in row
@@ -184,7 +184,7 @@ def test_the_table_of_results_needs_no_more_than_140_columns(spin, tmp_path):
 
 
 def test_a_run_without_benchmarks_has_no_table_of_them(spin):
-    assert benchmark_table(load_config(spin[1])) is None
+    assert benchmark_table(Run.open(spin[0]).listed) is None
 
 
 def events_of(folder):

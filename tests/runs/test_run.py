@@ -17,6 +17,7 @@ from spin_train.data.records import read_records, write_records
 from spin_train.driver import selfplay
 from spin_train.errors import UserError
 from spin_train.model.logps import Group, response_logps
+from spin_train.run.run import Run
 from tests.train.runs import losses, make_config, make_model, run, start, succeed, weights
 
 # One iteration, no SFT: what little a test of messages needs.
@@ -329,10 +330,10 @@ def test_unknown_training_arguments_are_refused_before_anything_is_loaded(tmp_pa
 def test_an_optimiser_or_schedule_that_is_not_known_is_refused_at_once(tmp_path):
     config = load_config(make_config(tmp_path, **SHORT), ["training.optim=adamw_torc"])
     with pytest.raises(UserError, match=r"training.optim: .* no 'adamw_torc'; it has adamw_torch"):
-        selfplay.run(config)
+        selfplay.play(Run.of(config))
     config = load_config(make_config(tmp_path, **SHORT), ["training.lr_scheduler_type=cosinus"])
     with pytest.raises(UserError, match=r"lr_scheduler_type: .*cosine"):
-        selfplay.run(config)
+        selfplay.play(Run.of(config))
     assert not (tmp_path / "run").exists()
 
 

@@ -123,7 +123,8 @@ def test_exponential_loss_times_its_mirror_is_one(margin):
 @given(low=MARGINS, rise=st.floats(0.0, 100.0))
 def test_penalties_decrease(loss_type, low, rise):
     losses = PENALTIES[loss_type](float64(low, low + rise))
-    assert losses[1] <= losses[0]
+    # exp and log1p are right to a few units in the last place, and rise and fall within these
+    assert losses[1] <= losses[0] + ROUNDING * losses[0].abs()
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)

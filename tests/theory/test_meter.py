@@ -123,7 +123,7 @@ def test_estimate_by_hand():
     meter = convergence_meter(torch.ones(100), prompts=torch.arange(100))
     expected = math.log(2) - math.log1p(math.exp(-min(meter.scale, meter.clip)))
     assert meter.estimate == pytest.approx(expected, abs=1e-12)
-    assert meter.standard_error == 0.0
+    assert meter.standard_error == pytest.approx(0, abs=1e-15)  # the mean of 50 equal values rounds
     assert meter.prompts == 50
     # Every factor of the capital is 1 + s (v - m): the bound solves 50 log(1 + s (v - m)) = log 20.
     stake = (20 ** (1 / 50) - 1) / (meter.estimate - meter.lower_bound)
@@ -134,7 +134,7 @@ def test_estimate_by_hand():
 @pytest.mark.parametrize("value", [0.0, -1.0, -1e4])
 def test_margins_that_do_not_tell_the_two_apart_prove_nothing(value):
     meter = convergence_meter(torch.full((100,), value), prompts=torch.arange(100))
-    assert meter.estimate <= 0
+    assert meter.estimate <= 1e-15  # at margin 0 torch's log 2 less Python's
     assert meter.lower_bound == 0.0
 
 

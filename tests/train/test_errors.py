@@ -45,7 +45,7 @@ def test_a_full_disk_is_found_behind_the_errors_it_caused(explicit):
 WRITERS = """
 import json, pathlib, resource, sys
 import pyarrow, pyarrow.parquet, tokenizers, torch, safetensors.torch
-from spin_train.run.directory import write_json
+from spin_train.system.files import write_json
 from spin_train.errors import disk_full
 from spin_train.data.records import Record, write_records
 

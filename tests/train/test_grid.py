@@ -4,12 +4,12 @@ import math
 import pytest
 
 from spin_train import grid
-from spin_train.api import Run, run
+from spin_train.api import run
 from spin_train.config.files import parse_config
 from spin_train.driver import selfplay
 from spin_train.errors import DivergedError, UserError
 from spin_train.grid import Cell, best_cells, cells, grid_table, play_grid
-from spin_train.run.directory import RunDirectory
+from spin_train.run.run import Run
 from tests.runs.test_run import refused
 from tests.train.runs import make_config, succeed, weights
 
@@ -70,13 +70,13 @@ def test_a_grid_shares_p_0_and_goes_on_and_equals_single_runs(tmp_path):
 
 
 def played_or(error, diverging):
-    """Stand-in for `selfplay.run`: `error` at the learning rate `diverging`."""
+    """Stand-in for `selfplay.play`: `error` at the learning rate `diverging`."""
 
-    def play(config, watch=None):
-        if config.learning_rate == diverging:
+    def play(run, watch=None):
+        if run.config.learning_rate == diverging:
             raise error
         for place, value in (("initial", 2.0), ("iter0", 1.0), ("control/iter0", 1.5)):
-            folder = RunDirectory(config.output_dir).root / place
+            folder = run.root / place
             folder.mkdir(parents=True)
             (folder / "evaluation.json").write_text(json.dumps({"real_nll_per_token": value}))
 
@@ -85,7 +85,7 @@ def played_or(error, diverging):
 
 def test_a_rate_that_diverges_is_noted_and_the_others_are_played(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "branch", lambda *arguments, **options: None)
-    monkeypatch.setattr(selfplay, "run", played_or(DivergedError("the loss is nan"), 10.0))
+    monkeypatch.setattr(selfplay, "play", played_or(DivergedError("the loss is nan"), 10.0))
     config = make_config(tmp_path, iterations=1)
     cells, failures = play_grid(
         config, tmp_path / "grid", learning_rates=[0.1, 10.0, 0.2], seeds=[0]
@@ -102,7 +102,7 @@ def test_a_rate_that_diverged_is_no_beginning_for_another(tmp_path, monkeypatch)
     """Its SFT may be what diverged."""
     begun = []
     monkeypatch.setattr(grid, "branch", lambda source, target, **options: begun.append(source.name))
-    monkeypatch.setattr(selfplay, "run", played_or(DivergedError("the loss is nan"), 0.1))
+    monkeypatch.setattr(selfplay, "play", played_or(DivergedError("the loss is nan"), 0.1))
     config = make_config(tmp_path, iterations=1)
     play_grid(config, tmp_path / "grid", learning_rates=[0.1, 0.2, 0.3], seeds=[0])
     assert begun == ["0.2"]
@@ -167,7 +167,7 @@ def a_run(folder, values, **changes):
         numbers = json.dumps({"real_nll_per_token": value})
         (folder / place / "evaluation.json").write_text(numbers)
     content = {"model": "m", "data": {"path": "d"}, "output_dir": str(folder), "control": True}
-    return parse_config(content | changes)
+    return Run.of(parse_config(content | changes))
 
 
 def test_losses_of_sft_and_of_self_play_are_not_compared(tmp_path):
@@ -205,7 +205,7 @@ def test_a_rate_that_diverged_with_one_seed_has_no_cell_of_the_others(tmp_path):
 
 
 def test_any_other_error_ends_a_grid(tmp_path, monkeypatch):
-    monkeypatch.setattr(selfplay, "run", played_or(UserError("the disk is full"), 0.1))
+    monkeypatch.setattr(selfplay, "play", played_or(UserError("the disk is full"), 0.1))
     with pytest.raises(UserError, match="disk"):
         play_grid(make_config(tmp_path), tmp_path / "grid", learning_rates=[0.1], seeds=[0])
 
@@ -224,26 +224,29 @@ def test_from_python_a_run_is_what_the_command_line_makes(tmp_path):
     result = run(from_python, ["beta=0.7"], progress=False)
     succeed("run", make_config(tmp_path / "line", iterations=1, sft=None), "beta=0.7")
     assert weights(tmp_path / "python" / "run") == weights(tmp_path / "line" / "run")
-    assert list(result.policies) == ["p_1"]
+    assert list(result.policies) == ["p_0", "p_1"]
     assert result.best.name in ("p_0", "p_1")
     assert set(result.evaluations) == {"p_0", "p_1"}
     assert result.table().row_count == 2
     assert result.config.beta == 0.7
-    assert RunDirectory(result.config.output_dir).manifest.is_file()
+    assert result.directory.manifest_file.is_file()
 
 
 def test_policies_are_those_made_so_far_each_under_its_name(tmp_path):
     for place in ("iter0", "iter1", "control/iter0"):
         (tmp_path / place / "policy").mkdir(parents=True)
-    assert Run(a_run(tmp_path, {}, iterations=3)).policies == {
+    run = a_run(tmp_path, {}, iterations=3, control=True)
+    assert {name: policy.source for name, policy in run.policies.items()} == {
+        "p_0": "m",
         "p_1": tmp_path / "iter0" / "policy",
+        "control 1": tmp_path / "control" / "iter0" / "policy",
         "p_2": tmp_path / "iter1" / "policy",
     }
 
 
 def test_a_mapping_is_run_with_its_overrides_and_quietly_where_asked(monkeypatch):
     seen = []
-    monkeypatch.setattr(selfplay, "run", lambda config, watch=None: seen.append((config, watch)))
+    monkeypatch.setattr(selfplay, "play", lambda run, watch=None: seen.append((run.config, watch)))
     content = {"model": "m", "data": {"path": "d"}, "output_dir": "o", "beta": 0.1}
     quiet, shown = run(content, ["beta=0.7"], progress=False), run(content, ["beta=0.7"])
     assert [config for config, _ in seen] == [quiet.config, shown.config]

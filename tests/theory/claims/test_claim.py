@@ -1,14 +1,15 @@
 import pytest
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import ROUNDING, Evidence
+from spin_theory.claims.evidence import Evidence
+from spin_theory.tolerances import ROUNDING
 
 SEEN = []
 
 
 def check_nothing(*, loss_type):
     SEEN.append(loss_type)
-    return Evidence(0.0, ROUNDING.value)
+    return Evidence(0.0, ROUNDING)
 
 
 CLAIM = Claim(

@@ -91,8 +91,9 @@ def test_log_linear_necessity_says_no_to_data_outside_the_class(monkeypatch):
 
 def test_log_linear_necessity_is_refused_where_the_opponent_is_the_data():
     family, real, _ = members_of_a_class()
-    with pytest.raises(ValueError, match="different policies"):
-        check_log_linear_necessity(family, real, real)
+    for start in (real, real * (1 + 1e-15)):
+        with pytest.raises(ValueError, match="different policies"):
+            check_log_linear_necessity(family, real, start)
 
 
 def test_log_linear_necessity_says_no_to_a_wrong_slope(monkeypatch):
@@ -204,6 +205,9 @@ def test_a_grid_that_is_none_is_refused(parts, message):
 
 
 def test_two_grid_points_of_one_policy_are_refused():
-    flat = LogLinearClass(torch.ones(1, 2, 1, dtype=torch.float64))
-    with pytest.raises(ValueError, match="every grid point a policy of its own"):
-        check_quantised_necessity(flat, spacing=1.0)
+    flat = torch.ones(1, 2, 1, dtype=torch.float64)
+    # two steps along the first feature are one along the second, but for rounding
+    twice = torch.tensor([[[0.1, 0.2], [0.7, 1.4 * (1 + 1e-15)]]], dtype=torch.float64)
+    for features in (flat, twice):
+        with pytest.raises(ValueError, match="every grid point a policy of its own"):
+            check_quantised_necessity(LogLinearClass(features), spacing=1.0)

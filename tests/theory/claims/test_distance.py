@@ -14,6 +14,7 @@ NEARLY_EQUAL = (
     TabularPolicy.from_probs([[0.5, 0.5]]),
     TabularPolicy.from_probs([[0.5 + 1e-12, 0.5 - 1e-12]]),
 )
+LAST_BIT = (NEARLY_EQUAL[0], TabularPolicy(NEARLY_EQUAL[0].log_probs * (1 + 1e-15)))
 
 
 def tables_of(count):
@@ -96,6 +97,7 @@ def test_the_bounds_say_no_to_another_divergence(other, monkeypatch):
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 @example(tables=ONE_RESPONSE[:2], beta=1.0)
 @example(tables=NEARLY_EQUAL, beta=1.0)
+@example(tables=LAST_BIT, beta=1.0).via("all log-ratios are equal: no gap, but a distance")
 @given(tables=log_policies(count=2), beta=BETAS)
 def test_where_the_opponent_is_the_data(loss_type, tables, beta):
     data, other = tables

@@ -90,6 +90,14 @@ def test_geometric_distributions_that_are_none_are_refused(parts, message):
         update_exists(**{"data_ratio": 0.5, "opponent_ratio": 0.5, "beta": 1.0} | parts)
 
 
+@given(data_ratio=RATIOS, beta=st.floats(0.1, 0.9))
+def test_where_all_terms_are_one_no_rounding_makes_the_update_exist(data_ratio, beta):
+    # b^(beta - 1) a = 1: the sum is infinite, and either sign of its last bit was an answer
+    opponent_ratio = data_ratio ** (1 / (1 - beta))
+    assume(opponent_ratio > 0)
+    assert not update_exists(data_ratio=data_ratio, opponent_ratio=opponent_ratio, beta=beta)
+
+
 def test_bad_arguments_are_refused():
     two, three = TabularPolicy.random(1, 2, seed=0), TabularPolicy.random(1, 3, seed=0)
     with pytest.raises(ValueError, match="order must be finite"):

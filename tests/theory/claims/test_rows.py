@@ -58,7 +58,7 @@ def test_statements_are_one_paragraph_per_claim_without_markdown():
     assert max(map(len, text.splitlines())) <= 100
     for claim, paragraph in zip(CLAIMS, paragraphs, strict=True):
         assert claim.function.__name__ in paragraph
-        assert f"{claim.tolerance.value:.0e}" in paragraph
+        assert f"{claim.tolerance:.0e}" in paragraph
 
 
 @pytest.mark.parametrize("flags", [["--list"], ["--list", "--markdown"], ["--list", "--json"]])

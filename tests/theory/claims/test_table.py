@@ -71,7 +71,7 @@ def test_a_claim_is_checked_by_the_function_it_names(claim, monkeypatch):
 @each_claim
 def test_a_claims_tolerance_is_its_evidences(claim):
     for case in claim.cases.values():
-        assert case(random_instance(0), closed_form_update).tolerance == claim.tolerance.value
+        assert case(random_instance(0), closed_form_update).tolerance == claim.tolerance
 
 
 @each_claim

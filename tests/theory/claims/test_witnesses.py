@@ -157,6 +157,16 @@ def test_a_policy_on_the_other_side_is_no_witness_at_any_beta(loss_type):
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@given(tables=log_policies(count=2, min_responses=2), share=st.floats(1e-6, 3.0))
+def test_no_rounding_makes_a_witness_of_a_policy_on_the_other_side(loss_type, tables, share):
+    # at a tiny beta the objective was below l(0) by its last bit
+    data, opponent = tables
+    log_ratio = data.log_probs - opponent.log_probs
+    behind = TabularPolicy.from_logits(opponent.log_probs - share * log_ratio)
+    assert witness_limit(opponent, data, loss_type=loss_type, policy=behind) == 0.0
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_where_the_opponent_is_the_data_there_is_no_witness(loss_type):
     (data,) = tables_of(1)
     assert witness_limit(data, data, loss_type=loss_type) == 0.0
@@ -306,7 +316,9 @@ def test_bad_arguments_are_refused():
         penalty_slope("square")
     with pytest.raises(ValueError, match="one shape"):
         check_witness_interval(HALF, three)
-    with pytest.raises(ValueError, match="must differ from data"):
-        check_witness_interval(HALF, HALF)
+    last_bit = TabularPolicy(HALF.log_probs * (1 + 1e-15))
+    for equal in (HALF, last_bit):
+        with pytest.raises(ValueError, match="must differ from data"):
+            check_witness_interval(HALF, equal)
     with pytest.raises(ValueError, match="loss_type must be"):
         check_witness_interval(HALF, TabularPolicy.random(1, 2, seed=0), loss_type="square")

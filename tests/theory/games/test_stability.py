@@ -24,6 +24,7 @@ from spin_theory import (
 )
 from spin_theory.games.iterates import observed_multipliers
 from spin_theory.games.rates import iterations_to, mixing_multipliers
+from spin_theory.tolerances import EQUAL_TV
 from tests.strategies import BETAS, log_policies, log_probs
 
 START, DATA = (TabularPolicy.random(1, 5, seed=seed, smallest=0.05) for seed in (0, 1))
@@ -365,6 +366,33 @@ def test_the_effective_beta_of_no_move_is_infinite_and_of_a_retreat_negative():
     assert effective_beta(START, START, DATA).item() == math.inf
     away = near(START, START.log_probs - DATA.log_probs, 0.5)
     assert effective_beta(START, away, DATA).item() == pytest.approx(-2.0)
+
+
+def test_what_is_at_the_data_but_for_rounding_has_no_effective_beta():
+    # one step at beta = 1 reaches the data; the next moved by rounding alone: beta was -0.6 or so
+    arrived = play(START, DATA, beta=1.0, iterations=2).policies
+    last_bit = TabularPolicy(DATA.log_probs * (1 + 1e-15))
+    for policy in (arrived[2], DATA, last_bit):
+        assert math.isnan(effective_beta(last_bit, policy, DATA).item())
+    moved = TabularPolicy(START.log_probs * (1 + 1e-15))
+    assert effective_beta(START, moved, DATA).item() == math.inf
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_iterates_that_differ_by_rounding_say_nothing_of_the_multipliers(order):
+    # at beta = 1 all iterates after the first are the data: the ratio of their last bits was fitted
+    game = play(START, DATA, beta=1.0, iterations=8)
+    found = observed_multipliers(game.policies, DATA, order=order)
+    assert max(map(abs, found)) <= 1e-6
+    last_bits = [TabularPolicy(DATA.log_probs * (1 + k * 1e-15)) for k in range(5)]
+    with pytest.raises(ValueError, match="must deviate from the limit by more than rounding"):
+        observed_multipliers(last_bits, DATA, order=order)
+
+
+def test_no_distance_below_rounding_is_waited_for():
+    # total variation stops falling at some 1e-17: the search went on for ever
+    needed = iterations_to(START, DATA, beta=2.0, epsilon=1e-300)
+    assert needed == iterations_to(START, DATA, beta=2.0, epsilon=EQUAL_TV)
 
 
 def test_bad_arguments_are_refused():

@@ -261,8 +261,10 @@ def test_prompts_are_certified_one_by_one():
     together = certify(log_weights, scores)
     for row in range(3):
         alone = certify(log_weights[row : row + 1], scores[row : row + 1])
-        assert torch.equal(together.lower_bound[row : row + 1], alone.lower_bound)
-        assert torch.equal(together.gap[row : row + 1], alone.gap)
+        # sums of 16 pairs, which a vector unit may add in another order in a batch
+        for name in ("lower_bound", "gap"):
+            found, expected = getattr(together, name)[row : row + 1], getattr(alone, name)
+            torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-16)
 
 
 def test_certify_refuses_what_has_no_bound():
@@ -334,4 +336,5 @@ def test_a_ray_needs_tables_of_one_shape():
 
 def test_a_ray_has_mean_zero():
     ray = descending_ray(TabularPolicy.random(3, 5, seed=0), TabularPolicy.random(3, 5, seed=1))
-    assert np.abs(ray.direction.mean(dim=-1).numpy()).max() <= 1e-16
+    # each of two tables of 5 sums to 1 within a few units in the last place
+    assert np.abs(ray.direction.mean(dim=-1).numpy()).max() <= 1e-15

@@ -205,6 +205,8 @@ def test_the_correlation_objective_has_no_lower_bound_unless_the_opponent_is_the
     opponent, data = TabularPolicy.random(1, 5, seed=0), TabularPolicy.random(1, 5, seed=1)
     assert optimal_value(opponent, data, loss_type="correlation").item() == -math.inf
     assert optimal_value(data, data, loss_type="correlation").item() == 1.0
+    last_bit = TabularPolicy(data.log_probs * (1 + 1e-15))  # what rests is normalised again
+    assert optimal_value(last_bit, data, loss_type="correlation").item() == 1.0
 
 
 @pytest.mark.parametrize("loss_type", ["logistic", "exponential", "hinge"])

@@ -1,8 +1,14 @@
 import pytest
 import yaml
 
-from spin_train.config.changes import changed_keys
-from spin_train.config.files import load_config, parse_config
+from spin_train.config.changes import (
+    changes_of,
+    first_read,
+    refused_on_branching,
+    refused_on_resuming,
+)
+from spin_train.config.files import known_keys, load_config, parse_config
+from spin_train.config.keys import FirstRead
 from spin_train.errors import UserError
 from spin_train.model.loading import load_tokenizer, model_limits
 
@@ -114,7 +120,7 @@ def test_history_weight_belongs_to_tspin():
 
 def test_managed_training_arguments_are_contradictions():
     assert "training.dtype" in refusal({"training": {"bf16": True}})
-    assert "measurement" in refusal({"training": {"torch_compile": True}})
+    assert "docs/benchmarks.md" in refusal({"training": {"torch_compile": True}})
 
 
 @pytest.mark.parametrize("template", ["spin-official", "tspin", "zephyr", None])
@@ -198,7 +204,7 @@ def test_resuming_may_add_iterations_and_change_logging():
         SMALLEST
         | {"iterations": 3, "beta": [0.1, 0.2, 5.0], "training": {"logging_steps": 1}, "ranks": 2}
     )
-    assert changed_keys(old, new) == []
+    assert refused_on_resuming(old, new, has_trained=True) == []
 
 
 @pytest.mark.parametrize(
@@ -213,7 +219,7 @@ def test_resuming_may_add_iterations_and_change_logging():
 )
 def test_resuming_names_the_keys_that_may_not_change(change, named):
     old, new = parse_config(SMALLEST), parse_config(SMALLEST | change)
-    assert any(named in line for line in changed_keys(old, new))
+    assert any(named in line for line in refused_on_resuming(old, new, has_trained=True))
 
 
 @pytest.mark.parametrize(("name", "says"), [("none", "no directory"), ("empty", "holds no model")])
@@ -223,3 +229,39 @@ def test_a_local_model_that_is_not_there_is_said_to_be_missing(tmp_path, name, s
     for load in (load_tokenizer, model_limits):
         with pytest.raises(UserError, match=says):
             load(config)
+
+
+def test_every_key_says_which_stage_first_reads_it():
+    for key in known_keys():
+        assert isinstance(first_read(key), FirstRead), key
+
+
+def test_a_key_that_passes_through_is_read_by_training_but_reporters_change_nothing():
+    old, new = parse_config(SMALLEST), parse_config(SMALLEST | {"training": {"report_to": "none"}})
+    assert changes_of(old, new) == []
+    assert first_read("training.adam_beta1") is FirstRead.TRAINING
+
+
+def test_until_something_is_trained_what_only_training_reads_may_change():
+    old = parse_config(SMALLEST | {"sft": {"learning_rate": 1e-3}})
+    new = parse_config(
+        SMALLEST | {"sft": {"learning_rate": 1e-4}, "beta": 2.0, "training": {"optim": "sgd"}}
+    )
+    assert refused_on_resuming(old, new, has_trained=False) == []
+    refused = [line.partition(":")[0] for line in refused_on_resuming(old, new, has_trained=True)]
+    assert refused == ["beta", "sft.learning_rate", "training.optim"]
+
+
+@pytest.mark.parametrize(("section", "refused"), [("sft", True), ("adapter", True)])
+def test_a_section_that_comes_in_counts_as_a_whole(section, refused):
+    values = {"sft": {"learning_rate": 1e-3}, "adapter": {"rank": 4}}
+    old, new = parse_config(SMALLEST), parse_config(SMALLEST | {section: values[section]})
+    assert bool(refused_on_resuming(old, new, has_trained=False)) is refused
+
+
+def test_a_branch_may_change_the_control_and_before_iteration_0_all_of_self_play():
+    old = parse_config(SMALLEST | {"sft": {"learning_rate": 1e-3}})
+    new = parse_config(old.model_dump() | {"control": True, "beta": 2.0, "mixing": 1})
+    assert refused_on_branching(old, new, at=0) == []
+    refused = [line.partition(":")[0] for line in refused_on_branching(old, new, at=1)]
+    assert refused == ["beta", "mixing"]

@@ -10,7 +10,7 @@ from spin_train.data.records import read_records
 from spin_train.data.rendering import Renderer
 from spin_train.data.sources import read_rows
 from spin_train.errors import UserError
-from spin_train.stages.prepare import Limits, prepare
+from spin_train.stages.prepare import Limits, prepare_rows
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_real_data_of_another_shape_is_refused_by_its_first_row(data_folder, fil
 
 
 def real(tokenizer, template, data, tmp_path):
-    return prepare(
+    return prepare_rows(
         data,
         Renderer(tokenizer, template),
         Limits(512, 64, 512),

@@ -1,4 +1,4 @@
-"""The loop over stages, with hands that only leave files."""
+"""The loop over stages, with stand-ins that only leave files."""
 
 import itertools
 import json
@@ -6,14 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-import spin_train.stages.work
 import spin_train.system.ranks
-from spin_train.config.files import load_config
 from spin_train.driver import worker
 from spin_train.errors import StoppedError
-from spin_train.run.directory import RunDirectory
-from spin_train.run.graph import plan
 from spin_train.run.manifest import Manifest
+from spin_train.run.run import Run
+from spin_train.stages.table import STAGES
 from spin_train.system.files import write_json
 from tests.train.runs import make_config
 
@@ -23,8 +21,8 @@ class OneRank:
 
     is_first = True
 
-    def __init__(self, run):
-        self._run = run
+    def __init__(self, stop_request):
+        self._stop_request = stop_request
 
     def barrier(self):
         pass
@@ -33,46 +31,41 @@ class OneRank:
         return value
 
     def raise_if_stopping(self):
-        if self._run.stop_request.exists():
+        if self._stop_request.exists():
             raise StoppedError
 
 
-class Hands:
-    """Stand-in for `StageRunner`: p_0 is the best policy, and training leaves a checkpoint."""
-
-    def __init__(self, config, run, ranks, progress):
-        self._run = run
-
-    def folder(self, stage):
-        return self._run.root / stage.name.rpartition("/")[0]
-
-    def do(self, stage):
-        with (self._run.root / "done").open("a") as file:
-            file.write(f"{stage.name}\n")
-        if stage.name == (self._run.root / "fails").read_text():
-            raise RuntimeError(stage.name)
-        if stage.kind == "train":
-            (self.folder(stage) / "checkpoints" / "checkpoint-3").mkdir(parents=True)
-        if stage.kind == "evaluate":
-            path = self.folder(stage) / "evaluation.json"
-            write_json(path, {"real_nll_per_token": 2.0 + stage.iteration})
-            return [path]
-        path = self.folder(stage) / f"{stage.kind}.json"
-        write_json(path, stage.name)
+def do(work, stage):
+    """Stand-in for every stage: p_0 is the best policy, and training leaves a checkpoint."""
+    root, folder = work.run.root, work.run.folder(stage)
+    with (root / "done").open("a") as file:
+        file.write(f"{stage.name}\n")
+    if stage.name == (root / "fails").read_text():
+        raise RuntimeError(stage.name)
+    if stage.kind == "train":
+        (folder / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    if stage.kind == "evaluate":
+        path = folder / "evaluation.json"
+        write_json(path, {"real_nll_per_token": 2.0 + stage.iteration})
         return [path]
+    path = folder / f"{stage.kind}.json"
+    write_json(path, stage.name)
+    return [path]
 
 
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
     """A run directory with nothing in it but a configuration, and its walk."""
     monkeypatch.setattr(spin_train.system.ranks, "Ranks", OneRank)
-    monkeypatch.setattr(spin_train.stages.work, "StageRunner", Hands)
+    for kind in STAGES:
+        monkeypatch.setitem(STAGES, kind, do)
     monkeypatch.setattr(worker, "_quiet", lambda: None)
 
     def begin(*, fails="", **changes):
-        config = make_config(tmp_path, output_dir=str(tmp_path), **changes)
+        make_config(tmp_path, output_dir=str(tmp_path), **changes)
         (tmp_path / "fails").write_text(fails)
-        return RunDirectory(tmp_path), [stage.name for stage in plan(load_config(config))]
+        run = Run.open(tmp_path)
+        return run.directory, [stage.name for stage in run.stages]
 
     return begin
 

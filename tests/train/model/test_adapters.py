@@ -15,6 +15,7 @@ from spin_train.errors import UserError
 from spin_train.model.adapters import attach, is_adapter, with_adapter, write_learnt
 from spin_train.model.loading import load_model, load_policy
 from spin_train.model.logps import Group, response_logps
+from spin_train.run.run import Run
 from tests.train.models import tiny_model
 from tests.train.runs import logs_of, make_config, run, succeed
 
@@ -148,7 +149,7 @@ def test_contradictions_are_refused(keys, word):
 def test_without_a_gpu_quantised_names_the_way_out(tmp_path):
     config = make_config(tmp_path, adapter={"quantised": True, "between": "stack"})
     with pytest.raises(UserError, match="bitsandbytes"):
-        selfplay.run(load_config(config))
+        selfplay.play(Run.of(load_config(config)))
     assert not (tmp_path / "run").exists()
 
 

@@ -9,8 +9,8 @@ from spin_train.driver import selfplay
 from spin_train.errors import UserError
 from spin_train.run.branching import branch
 from spin_train.run.directory import RunDirectory
-from spin_train.run.graph import plan
 from spin_train.run.manifest import Manifest
+from spin_train.run.run import Run
 from spin_train.run.status import read_status
 from tests.train.runs import make_config, succeed, weights
 
@@ -93,7 +93,7 @@ def test_what_is_kept_cannot_be_otherwise(source, tmp_path, at, override, word):
 
 @pytest.mark.slow
 def test_no_run_and_a_target_that_exists_are_one_line(source, tmp_path):
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="no run at"):
         branch(tmp_path, tmp_path / "new", at=0)
     with pytest.raises(UserError, match="exists"):
         branch(source, tmp_path, at=0)
@@ -101,7 +101,7 @@ def test_no_run_and_a_target_that_exists_are_one_line(source, tmp_path):
 
 @pytest.mark.slow
 def test_one_number_for_a_schedule_holds_from_iteration_k_on(source, tmp_path):
-    config = branch(source, tmp_path / "new", at=1, overrides=["beta=1.0", "iterations=3"])
+    config = branch(source, tmp_path / "new", at=1, overrides=["beta=1.0", "iterations=3"]).config
     assert [config.at("beta", k) for k in range(3)] == [0.5, 1.0, 1.0]
     saved = load_config(tmp_path / "new" / "config.yaml")
     assert [saved.at("beta", k) for k in range(3)] == [0.5, 1.0, 1.0]
@@ -110,20 +110,20 @@ def test_one_number_for_a_schedule_holds_from_iteration_k_on(source, tmp_path):
 
 @pytest.mark.slow
 def test_a_control_and_benchmarks_may_be_added_at_the_start(source, tmp_path):
-    assert branch(source, tmp_path / "control", at=0, overrides=["control=true"]).control
+    assert branch(source, tmp_path / "control", at=0, overrides=["control=true"]).config.control
     overrides = ["evaluation.lm_eval.tasks=[a]"]
-    assert branch(source, tmp_path / "benchmarks", at=1, overrides=overrides).evaluation.lm_eval
+    new = branch(source, tmp_path / "benchmarks", at=1, overrides=overrides)
+    assert new.config.evaluation.lm_eval
 
 
 def recorded(folder, *, until=None, **changes):
     """A run of which nothing was done: every stage left a file that holds its name."""
     path = make_config(folder, **changes)
-    config = load_config(path)
-    run = RunDirectory(config.output_dir)
+    run = Run.of(load_config(path))
     run.root.mkdir()
-    shutil.copy(path, run.config)
-    manifest = Manifest(run)
-    for stage in plan(config):
+    shutil.copy(path, run.directory.config_file)
+    manifest = run.manifest()
+    for stage in run.stages:
         if stage.name == until:
             break
         file = run.root / stage.name
@@ -131,6 +131,10 @@ def recorded(folder, *, until=None, **changes):
         file.write_text(stage.name)
         manifest.complete(stage.name, [file], seconds=1.0)
     return run.root
+
+
+def with_overrides(run, *overrides):
+    return Run.of(load_config(run.directory.config_file, overrides))
 
 
 def files_of(root):
@@ -156,7 +160,7 @@ def test_one_number_for_any_schedule_of_tspin_holds_from_iteration_k_on(tmp_path
     source = recorded(tmp_path, algorithm="tspin", history_weight=[0.0, 0.1])
     given = {"beta": 2.0, "history_weight": 0.3, "learning_rate": 0.5, "epochs": 3.0}
     overrides = [f"{name}={value}" for name, value in given.items()]
-    config = branch(source, tmp_path / "new", at=1, overrides=overrides)
+    config = branch(source, tmp_path / "new", at=1, overrides=overrides).config
     before = load_config(source / "config.yaml")
     for name, value in given.items():
         assert [config.at(name, 0), config.at(name, 1)] == [before.at(name, 0), value]
@@ -180,33 +184,41 @@ def test_what_self_play_alone_knows_of_may_change_at_0_only(tmp_path, override):
 def test_at_0_without_sft_the_training_may_change(tmp_path):
     override = "training.batch_size=9"
     branch(recorded(tmp_path / "bare", sft=None), tmp_path / "new", at=0, overrides=[override])
-    with pytest.raises(UserError, match=r"the data, SFT or p_0 were made otherwise .* a new run"):
+    with pytest.raises(
+        UserError, match=r"the data, SFT or p_0 were made with other settings .* a new run"
+    ):
         branch(recorded(tmp_path / "sft"), tmp_path / "other", at=0, overrides=[override])
 
 
 @pytest.mark.parametrize("override", ["training.optim=sgd", "learning_rate=1", "beta=2"])
-def test_until_something_is_trained_its_settings_can_be_mended(tmp_path, override):
+def test_until_something_is_trained_its_settings_can_be_fixed(tmp_path, override):
     """What refuses them may come after hours of sampling."""
-    run = RunDirectory(recorded(tmp_path, until="iter0/train", sft=None))
-    mended = load_config(run.config, [override])
+    run = Run.open(recorded(tmp_path, until="iter0/train", sft=None))
+    fixed = with_overrides(run, override)
     (run.root / "iter0" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
-    selfplay._adopt_config(mended, run)
-    assert load_config(run.config) == mended
+    selfplay._adopt_config(fixed)
+    assert Run.open(run.root).config == fixed.config
     (run.root / "iter0" / "checkpoints" / "checkpoint-3" / "complete.json").touch()
     with pytest.raises(UserError, match=override.partition("=")[0]):
         selfplay._adopt_config(
-            load_config(run.config, ["training.optim=adafactor", "beta=3", "learning_rate=2"]), run
+            with_overrides(run, "training.optim=adafactor", "beta=3", "learning_rate=2")
         )
 
 
-def test_what_was_sampled_is_not_mended_so(tmp_path):
-    run = RunDirectory(recorded(tmp_path, until="iter0/train", sft=None))
+def test_what_was_sampled_is_not_fixed_so(tmp_path):
+    run = Run.open(recorded(tmp_path, until="iter0/train", sft=None))
     for override in ("training.dtype=bfloat16", "seed=1", "generation.temperature=0.5"):
         with pytest.raises(UserError, match=override.partition("=")[0]):
-            selfplay._adopt_config(load_config(run.config, [override]), run)
-    trained = RunDirectory(recorded(tmp_path / "sft", until="initial/evaluate"))
+            selfplay._adopt_config(with_overrides(run, override))
+    trained = Run.open(recorded(tmp_path / "sft", until="initial/evaluate"))
     with pytest.raises(UserError, match="beta"):
-        selfplay._adopt_config(load_config(trained.config, ["beta=2"]), trained)
+        selfplay._adopt_config(with_overrides(trained, "beta=2"))
+
+
+def test_sft_cannot_come_in_once_p_0_is_evaluated(tmp_path):
+    run = Run.open(recorded(tmp_path, until="iter0/generate", sft=None))
+    with pytest.raises(UserError, match="sft"):
+        selfplay._adopt_config(with_overrides(run, "sft.learning_rate=1e-3"))
 
 
 def test_a_source_that_is_not_that_far_names_what_it_lacks(tmp_path):

@@ -79,7 +79,7 @@ def test_what_a_killed_writer_left_does_not_get_into_the_directory(tmp_path):
 
 KILLED = """
 import os, pathlib, signal, sys
-from spin_train.run.directory import write_atomically, write_directory
+from spin_train.system.files import write_atomically, write_directory
 path = pathlib.Path(sys.argv[2])
 if sys.argv[1] == "file":
     with write_atomically(path) as partial:
@@ -116,7 +116,7 @@ def test_a_stage_is_complete_once_recorded_also_for_a_later_process(run):
 
 def test_the_manifest_names_files_relative_to_the_run(run):
     # So that a run directory can be moved. The digest is that of: printf 12345 | sha256sum
-    content = json.loads(run.manifest.read_text())
+    content = json.loads(run.manifest_file.read_text())
     digest = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
     expected = {"data/train.parquet": {"bytes": 5, "sha256": digest}}
     assert content["stages"]["data/prepare"]["files"] == expected
@@ -142,7 +142,7 @@ def test_two_processes_may_write_the_same_file(tmp_path):
     path = tmp_path / "file"
     with write_atomically(path) as partial:
         partial.write_text("ours")
-        code = "import pathlib,sys; from spin_train.run.directory import write_json;"
+        code = "import pathlib,sys; from spin_train.system.files import write_json;"
         code += "write_json(pathlib.Path(sys.argv[1]), 'theirs')"
         subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=dict(os.environ))
         assert json.loads(path.read_text()) == "theirs"

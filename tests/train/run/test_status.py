@@ -10,7 +10,7 @@ import pytest
 from spin_train.config.files import load_config
 from spin_train.display import duration, status_table
 from spin_train.errors import UserError
-from spin_train.run.graph import plan
+from spin_train.run.graph import stages_of
 from spin_train.run.status import read_status
 from spin_train.system.progress import Progress
 from tests.train.runs import make_config, run, start, succeed
@@ -150,7 +150,7 @@ def test_what_nothing_tells_is_not_invented(tmp_path):
 
 
 def test_a_finished_run_has_nothing_left(tmp_path):
-    stages = [stage.name for stage in plan(load_config(make_config(tmp_path)))]
+    stages = [stage.name for stage in stages_of(load_config(make_config(tmp_path)))]
     status = read_status(make_run(tmp_path, took=dict.fromkeys(stages, 1.0)))
     assert {stage.state for stage in status.stages} == {"done"}
     assert status.eta_seconds == 0
@@ -293,6 +293,6 @@ def test_status_of_a_run_in_work_dead_and_done(tmp_path):
     assert [stage["state"] for stage in dead["stages"]][-2:] == ["stopped", "waiting"]
     succeed("run", config)
     out = succeed("status", root)
-    assert "no process works on it" in out
+    assert "no process is working on it" in out
     assert "waiting" not in out
     assert "last loss" in out

@@ -7,20 +7,20 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spin_train.config.changes import changed_keys
+from spin_train.config.changes import changes_of
 from spin_train.config.files import load_config, parse_config
-from spin_train.display import benchmark_table
 from spin_train.driver import selfplay
 from spin_train.errors import UserError
 from spin_train.model.logps import Group, response_logps
-from spin_train.stages import benchmark
-from spin_train.stages.benchmark import (
+from spin_train.run.run import Run
+from spin_train.run.tables import benchmark_table
+from spin_train.stages import benchmark, leaderboards
+from spin_train.stages.benchmark import run_task, wrapped
+from spin_train.stages.leaderboards import (
     LEADERBOARDS,
     BenchmarkTask,
     benchmark_tasks,
     require_benchmarks,
-    run_task,
-    wrapped,
 )
 from tests.runs.test_metrics import glossary
 from tests.train.runs import make_config, make_model, succeed
@@ -91,7 +91,7 @@ def test_lm_eval_reports_the_metric_of_every_column(lm_eval):
     """It is looked up by that name in what was found, hours later."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    index = benchmark._task_manager(None).task_index
+    index = leaderboards.task_manager(None).task_index
     for task in (*LEADERBOARDS["v1"], *LEADERBOARDS["tspin"]):
         content = load_yaml(index[task.name].yaml_path, resolve_func=False)
         listed = content.get("aggregate_metric_list") or content["metric_list"]
@@ -137,7 +137,7 @@ def test_without_lm_eval_the_extra_is_named_before_anything_starts(tmp_path, mon
         importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name)
     )
     with pytest.raises(UserError, match=r"pip install -e '\.\[eval\]'"):
-        selfplay.run(load_config(path))
+        selfplay.play(Run.of(load_config(path)))
     assert not (tmp_path / "run").exists()
 
 
@@ -158,10 +158,10 @@ def test_a_missing_include_path_is_named(lm_eval, tmp_path):
 
 def test_benchmarks_may_be_added_and_left_out_but_not_changed():
     without, some = parse_config(SMALLEST), config_with(tasks=["mmlu"])
-    assert changed_keys(without, some) == changed_keys(some, without) == []
-    assert changed_keys(some, config_with(tasks=["mmlu"], batch_size=1)) == []
-    (change,) = changed_keys(some, config_with(tasks=["gsm8k"]))
-    assert change.startswith("evaluation.lm_eval.tasks")
+    assert changes_of(without, some) == changes_of(some, without) == []
+    assert changes_of(some, config_with(tasks=["mmlu"], batch_size=1)) == []
+    (change,) = changes_of(some, config_with(tasks=["gsm8k"]))
+    assert change.key == "evaluation.lm_eval.tasks"
 
 
 def test_a_task_named_twice_is_run_once():
@@ -207,7 +207,7 @@ def asked(lm_eval, monkeypatch):
         return {"results": {task: numbers}, "n-shot": {}, "n-samples": {}, "versions": {}}
 
     monkeypatch.setattr(lm_eval, "simple_evaluate", evaluate)
-    monkeypatch.setattr(benchmark, "_task_manager", lambda include_path: include_path)
+    monkeypatch.setattr(benchmark, "task_manager", lambda include_path: include_path)
     return asked
 
 
@@ -270,7 +270,7 @@ def test_every_policy_of_a_run_is_benchmarked_task_by_task(lm_eval, tmp_path):
         found = json.loads((root / folder / "benchmark" / "sorted_pair.json").read_text())
         assert found.keys() <= glossary()
         values[folder] = 100 * found["value"]
-    table = benchmark_table(load_config(config))
+    table = benchmark_table(Run.of(load_config(config)).listed)
     assert list(table.columns[1].cells) == [f"{value:.2f}" for value in values.values()]
     assert "lm-eval 0.4" in out
     rows = json.loads((root / "results.json").read_text())

@@ -13,8 +13,8 @@ from spin_train.data.records import read_records
 from spin_train.data.rendering import Renderer
 from spin_train.errors import UserError
 from spin_train.run.directory import remove_partial
-from spin_train.stages.prepare import Limits, prepare, split_prompts
-from spin_train.stages.work import prepare as data_module
+from spin_train.stages import prepare as data_module
+from spin_train.stages.prepare import Limits, prepare_rows, split_prompts
 from tests.train.tokenizers import CHATML, byte_level
 
 PAIR = {"prompt": "a b", "response": "ba"}
@@ -44,7 +44,7 @@ def prepared(
     """Records of both sides, and the summary."""
     folder = Path(data.path).parent / "data"
     files = [folder / f"{name}.parquet" for name in ("train", "held_out")]
-    summary = prepare(
+    summary = prepare_rows(
         data.model_copy(update=changes),
         renderer or Renderer(byte_level(), "{prompt}\n"),
         Limits(context, max_new_tokens, vocabulary),

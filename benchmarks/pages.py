@@ -1,0 +1,30 @@
+"""Tables that a program writes into the documentation, between two markers of a page."""
+
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def write_between(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the markers of a table.
+
+    Parameters
+    ----------
+    page : Path
+        Markdown file with the lines ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+    name : str
+        Name of the table.
+    text : str
+        Markdown.
+
+    Raises
+    ------
+    SystemExit
+        If the page lacks one of the markers.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"{page} has no place for {name}: put {begin} and {end} where it belongs")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

@@ -1,0 +1,88 @@
+"""What rounding may make of a number: one table, with the reason for each entry.
+
+All numbers are float64, whose unit in the last place is 2.2e-16 of a number's size. A vector unit
+sums in another order, so results differ by a few such units between processors: nothing may be
+decided on less than what stands here. "Seen" is the largest error met when an entry was chosen.
+"""
+
+__all__ = [
+    "CYCLE_TV",
+    "EQUAL_TV",
+    "FIXED_POINT",
+    "FIXED_POINT_STEP",
+    "LIMIT",
+    "LINEAR_RATE",
+    "NEWTON_STALL",
+    "NEWTON_STEP",
+    "NORMALISED",
+    "PROGRAMME",
+    "ROUNDING",
+    "STATIONARY",
+    "TRUST_GRADIENT",
+    "Tolerance",
+]
+
+
+class Tolerance(float):
+    """A tolerance of claims, which says why to those who list them."""
+
+    reason: str
+
+    def __new__(cls, value: float, reason: str = "") -> "Tolerance":
+        """Make the number; `reason` is one line for `spin-theory verify --list`."""
+        made = super().__new__(cls, value)
+        made.reason = reason
+        return made
+
+
+ROUNDING = Tolerance(1e-12, "rounding, relative to the terms compared; seen: below 2e-13")
+"""Of two ways to one number, relative to their terms, or in total variation. Seen: below 1e-14 in
+most checks, 3e-15 in the sums of an objective at 256 responses, 2e-14 in an exact update at
+beta = 0.1, which multiplies a log-ratio of 27 nats by 10, and 1.3e-13 after 400 iterations at
+beta = 1/2, whose errors add up. It grows like 1/beta below 0.1."""
+
+EQUAL_TV = 1e-13
+"""Two policies closer than this, in total variation, are the same table but for rounding."""
+
+NORMALISED = 1e-10
+"""How far the logarithm of a row's sum may be from 0: rounding passes, a float32 table not."""
+
+NEWTON_STEP = 1e-10
+"""Of a margin, in nats: Newton's method stops here, as it converges quadratically and the next
+step is rounding."""
+
+NEWTON_STALL = 1e-3
+"""Of a margin, in nats: a step below it that does not halve the last one is rounding alone."""
+
+TRUST_GRADIENT = 1e-13
+"""Norm of the gradient at which scipy's trust-exact may stop; Newton steps follow it."""
+
+STATIONARY = Tolerance(
+    1e-10, "relative: Newton's method brings the gradient only near zero; seen: 5e-15"
+)
+"""Of a gradient that Newton's method brought to zero, relative to its terms; seen: 1e-15."""
+
+FIXED_POINT_STEP = 1e-14
+"""Total variation that an iteration still moves where the search for a fixed point stops."""
+
+FIXED_POINT = Tolerance(
+    1e-10, "total variation: the search stops when a step is below 1e-14, and steps add up"
+)
+"""Of a fixed point in total variation: its search stops at `FIXED_POINT_STEP`, and steps add up."""
+
+CYCLE_TV = 1e-9
+"""Two iterates closer than this, in total variation, are the same state of a cycle. A game whose
+steps are smaller counts as settled."""
+
+LINEAR_RATE = Tolerance(
+    1e-6, "relative: near the data the map is linear only up to the deviation; seen: 2e-7"
+)
+"""Of observed against predicted rates: the map is linear only up to the deviation."""
+
+LIMIT = Tolerance(
+    1e-6, "relative: near the end the two objectives differ by rounding alone; seen: 2e-9"
+)
+"""Relative, of an end found by bracketing: near it the drop vanishes within rounding."""
+
+PROGRAMME = Tolerance(1e-9, "HiGHS's own, on tables of moderate probabilities; seen: 1e-15")
+"""Of HiGHS on tables of moderate probabilities; seen: 1e-15."""

@@ -1,0 +1,43 @@
+"""SFT rows given as Python objects: written to a file, so that a resumed run reads the same."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spin_train.errors import UserError
+from spin_train.system.files import write_atomically
+
+__all__ = ["write_rows"]
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, *, replace: bool) -> None:
+    """Write rows as JSON lines; where the file is there already, it must hold the same rows.
+
+    Raises `UserError` if a row is not a mapping of JSON values, there is none, or the file holds
+    other rows and `replace` is false.
+    """
+    with write_atomically(path.with_suffix(".new")) as partial:
+        with partial.open("w", encoding="utf-8") as file:
+            count = 0
+            for count, row in enumerate(rows, start=1):
+                file.write(_line(row, count))
+        if not count:
+            raise UserError("rows is empty: give at least two rows")
+    new = path.with_suffix(".new")
+    if path.is_file() and not replace and path.read_bytes() != new.read_bytes():
+        new.unlink()
+        raise UserError(
+            f"the run in {path.parent} was begun with other rows: give the same ones, leave rows "
+            "out to go on with what is there, or take a new output_dir"
+        )
+    new.replace(path)
+
+
+def _line(row: Mapping[str, Any], number: int) -> str:
+    if not isinstance(row, Mapping):
+        raise UserError(f"rows: row {number} is {type(row).__name__}, not a dict")
+    try:
+        return json.dumps(dict(row), ensure_ascii=True) + "\n"
+    except (TypeError, ValueError) as error:
+        raise UserError(f"rows: row {number} cannot be written as JSON: {error}") from None

@@ -1,0 +1,96 @@
+"""Tables of a run's numbers, for the terminal and for notebooks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from spin_train.run.policies import Policy
+
+__all__ = ["benchmark_table", "results_table"]
+
+_LEGEND = (
+    "y: real; y': of the opponent p_t; meter, TV: how far p_t was from the data, an estimate and "
+    "what it exceeds\nwith 95 % confidence, 0 proves nothing (docs/metrics.md)"
+)
+
+
+def results_table(algorithm: str, evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Held-out numbers by policy, within 140 columns; docs/metrics.md defines them.
+
+    Margin, loss, KL and meter are against the opponent p_t of that iteration, y' its samples.
+    """
+    notes = list(
+        dict.fromkeys(note for numbers in evaluations.values() for note in numbers.get("notes", ()))
+    )
+    table = Table(
+        "policy",
+        "loss",
+        "margin (nats)",
+        "accu-\nracy",
+        "log p(y) (nats)",
+        "log p(y')",
+        "NLL/\ntoken",
+        "y' to-\nkens",
+        "y'\nstops",
+        "KL(p_t||p)\n(nats)",
+        "meter, and\nat least",
+        "TV ≥",
+        title=f"{algorithm}, held-out prompts (± standard error)",
+        caption="\n".join([_LEGEND, *notes]),
+    )
+    for name, numbers in evaluations.items():
+        table.add_row(
+            name,
+            _number(numbers, "loss", 4) if "margin" in numbers else "",
+            _with_error(numbers, "margin"),
+            _number(numbers, "accuracy", 3),
+            _with_error(numbers, "real_logps"),
+            _number(numbers, "generated_logps", 2),
+            _number(numbers, "real_nll_per_token", 4),
+            _number(numbers, "generated_tokens", 1),
+            _number(numbers, "generated_stopped", 3),
+            _number(numbers, "opponent_kl", 3),
+            f"{numbers['meter']:.3f}, {numbers['meter_lower_bound']:.3f}"
+            if "meter" in numbers
+            else "",
+            _number(numbers, "tv_lower_bound", 3),
+        )
+    return table
+
+
+def benchmark_table(policies: Sequence[Policy]) -> Table | None:
+    """Results of lm-eval by policy and task, in per cent, and their mean where all are there."""
+    found = {policy.name: policy.benchmarks for policy in policies}
+    tasks = list(dict.fromkeys(task for results in found.values() for task in results))
+    if not tasks:
+        return None
+    versions = {
+        result["lm_eval_version"] for results in found.values() for result in results.values()
+    }
+    title = f"lm-eval {', '.join(sorted(versions))} (per cent)"
+    table = Table("policy", *(task.replace("_", "_\u200b") for task in tasks), "mean", title=title)
+    for name, results in found.items():
+        values = [results[task]["value"] if task in results else None for task in tasks]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if len(known) == len(tasks) else None
+        table.add_row(name, *map(_per_cent, [*values, mean]))
+    return table
+
+
+def _per_cent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _number(numbers: Mapping[str, Any], name: str, digits: int) -> str:
+    return f"{numbers[name]:.{digits}f}" if name in numbers else ""
+
+
+def _with_error(numbers: Mapping[str, Any], name: str) -> str:
+    """Write a mean to the second digit of its standard error."""
+    if name not in numbers:
+        return ""
+    error = numbers[f"{name}_standard_error"]
+    digits = min(4, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 3
+    return f"{numbers[name]:.{digits}f} ± {error:.{digits}f}"
