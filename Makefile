@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What users import of spin_train has its docstrings checked; spin_theory has all of them checked.
-DOCUMENTED := spin_train/api.py spin_train/config/schema.py spin_train/model/logps.py \
-	spin_train/run/run.py spin_train/training/objective.py spin_train/training/trainer.py
+DOCUMENTED := spin_train/api.py $(addprefix spin_train/config/,files.py schema.py templates.py yaml12.py) \
+	spin_train/model/logps.py spin_train/run/run.py spin_train/training/objective.py \
+	spin_train/training/trainer.py
 
 .PHONY: help setup demo test lint types verify lab figures mutants processors gpu clean
 

@@ -20,6 +20,7 @@ from benchmarks.pages import DOCS, write_between
 from benchmarks.stories import markdown_table, story_rows
 from spin_train.api import Run, run
 from spin_train.data.records import read_records
+from spin_train.system.files import read_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,7 +58,7 @@ def stories(source: Path, out: Path) -> dict[str, Any]:
     dict
         Keys of a run on them.
     """
-    texts = json.loads((source / "tinystories" / "tinystories_1000.json").read_text())
+    texts = read_json(source / "tinystories" / "tinystories_1000.json")
     path = out / "stories.jsonl"
     path.write_text("\n".join(map(json.dumps, story_rows(texts))) + "\n", encoding="utf-8")
     return {"template": "{prompt}", "data": {**DATA, "path": str(path)}}
@@ -224,7 +225,7 @@ def _pair(prompt: str, answer: str) -> list[dict[str, str]]:
 
 def _report(played: Run, seconds: float) -> str:
     directory = played.directory
-    summary = json.loads(directory.data_summary.read_text(encoding="utf-8"))
+    summary = read_json(directory.data_summary)
     counts = ", ".join(
         f"{summary[key]} {name}"
         for key, name in (

@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.pages import DOCS, write_between
 from spin_train.config.files import parse_config
 from spin_train.config.schema import Config
+from spin_train.config.yaml12 import yaml_text
 from spin_train.display import watching
 from spin_train.driver import selfplay
 from spin_train.run.run import Run
+from spin_train.system.files import read_json
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
@@ -87,7 +87,7 @@ def write_run(source: Path, out: Path, *, rows: int | None = None, **changes: An
         As saved in ``stories.yaml``.
     """
     out.mkdir(parents=True, exist_ok=True)
-    stories = json.loads((source / "tinystories" / "tinystories_1000.json").read_text())
+    stories = read_json(source / "tinystories" / "tinystories_1000.json")
     lines = [json.dumps(row) for row in story_rows(stories)[:rows]]
     (out / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     content = {
@@ -97,7 +97,7 @@ def write_run(source: Path, out: Path, *, rows: int | None = None, **changes: An
         **changes,
     }
     content["data"] = {"path": str(out / "rows.jsonl"), **content["data"]}
-    (out / "stories.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    (out / "stories.yaml").write_text(yaml_text(content), encoding="utf-8")
     return parse_config(content)
 
 
@@ -141,7 +141,7 @@ def main() -> None:
     with watching() as watch:
         selfplay.play(run, watch=watch)
     seconds = time.monotonic() - started
-    summary = json.loads(run.directory.data_summary.read_text())
+    summary = read_json(run.directory.data_summary)
     text = (
         f"{summary['train']} prompts to train on, {summary['held_out']} held out; "
         f"{seconds:.0f} s on {len(os.sched_getaffinity(0))} cores, {run.config.ranks} ranks, "

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-import yaml
 from rich.table import Table
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -23,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from spin_theory.languages import NoisySort
 from spin_train.config.files import override, parse_config
 from spin_train.config.schema import Config
+from spin_train.config.yaml12 import yaml_text
 from spin_train.data.records import read_records
 from spin_train.model.loading import load_model
 from spin_train.model.logps import Group, response_logps
@@ -31,7 +31,7 @@ from spin_train.run.run import Run
 from spin_train.sampling.engine import SamplingSettings
 from spin_train.sampling.transformers_engine import sample
 from spin_train.seeds import seed_of
-from spin_train.system.files import write_directory, write_json
+from spin_train.system.files import read_json, write_directory, write_json
 
 __all__ = ["Measurement", "build", "demo_table", "measure", "run_demo"]
 
@@ -81,7 +81,7 @@ def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
     }
     override(content, overrides)
     config = parse_config(content, source="demo")
-    (out / "demo.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    (out / "demo.yaml").write_text(yaml_text(content), encoding="utf-8")
     return config
 
 
@@ -134,7 +134,7 @@ def measure(run: Run, policy: Policy) -> Measurement:
     """
     model = load_model(policy.source, dtype="float32").eval()
     records = read_records(run.directory.held_out_rows)
-    stop_id = json.loads(run.directory.data_summary.read_text(encoding="utf-8"))["stop_id"]
+    stop_id = read_json(run.directory.data_summary)["stop_id"]
     samples = sample(
         model,
         [record.prompt_ids for record in records],

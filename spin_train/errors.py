@@ -2,7 +2,7 @@
 
 import errno
 
-__all__ = ["DivergedError", "StoppedError", "UserError", "WorkerError", "disk_full"]
+__all__ = ["DivergedError", "StoppedError", "UserError", "WorkerError", "disk_full", "one_line"]
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 # Writers in C++ and Rust wrap the OS error in a message of their own.
@@ -29,6 +29,17 @@ class StoppedError(Exception):
 
 class WorkerError(Exception):
     """A fault of ours in a worker; its traceback is in the log."""
+
+
+def one_line(error: object, most: int | None = None) -> str:
+    r"""Put a message of several lines on one, cut to at most so many characters.
+
+    Examples
+    --------
+    >>> one_line(ValueError("two\n   lines"))
+    'two lines'
+    """
+    return " ".join(str(error).split())[:most]
 
 
 def disk_full(error: BaseException) -> bool:

@@ -1,40 +1,25 @@
-"""Configurations as they come: YAML, presets, ``key=value`` overrides; and what may change."""
+"""Configurations as they come: YAML files, presets and ``key=value`` overrides."""
 
 import difflib
 import importlib.resources
-import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from spin_train.config.schema import Config
+from spin_train.config.yaml12 import read_yaml
 from spin_train.errors import UserError
 
 __all__ = ["known_keys", "load_config", "override", "parse_config", "presets", "section_of"]
 
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key given twice; YAML itself keeps the last, silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise UserError(f"key {key!r} is given twice (line {line}); keep one")
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-# YAML 1.1, as PyYAML reads it, takes 1e-8 for a word: its numbers need a point.
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+# YAML 1.1 took these for two values of which YAML 1.2 has only the last.
+_WORDS = {
+    **dict.fromkeys(("yes", "on", "y"), "true"),
+    **dict.fromkeys(("no", "off", "n"), "false"),
+}
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -43,7 +28,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Parameters
     ----------
     path : str or Path
-        YAML file with the keys of `Config`, or the name of one of `presets`.
+        YAML 1.2 file with the keys of `Config`, or the name of one of `presets`.
     overrides : iterable of str, optional
         Such as ``training.batch_size=8``; the value is YAML.
 
@@ -55,8 +40,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises
     ------
     UserError
-        If the file is missing or no YAML, or a key is unknown, given twice, of the wrong type
-        or contradicts another; the message names the key.
+        If the file is missing or not valid YAML, or a key is unknown, given twice, of the wrong
+        type, or contradicts another; the message names the key.
     """
     path = Path(path)
     source = str(path)
@@ -68,11 +53,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         names = ", ".join(presets())
         raise UserError(f"no config file at {path}; give a YAML file, or a preset ({names})")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold key: value lines, got {type(content).__name__}")
     overrides = list(overrides)
@@ -122,9 +107,13 @@ def parse_config(
         line = "no key alpha: T-SPIN's alpha is beta here, its beta is history_weight"
     else:
         try:
-            return Config.model_validate(content)
+            config = Config.model_validate(content)
         except ValidationError as error:
             key, line = _first_problem(error)
+        else:
+            key, line = _word_for_a_bool(config)
+            if not key:
+                return config
     near = (f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for name in overridden)
     raise UserError(line if any(near) else f"{source}: {line}")
 
@@ -189,7 +178,7 @@ def override(content: dict[str, Any], overrides: Iterable[str]) -> None:
     Raises
     ------
     UserError
-        If one is not key=value, or its value is no YAML.
+        If one is not key=value, or its value is not valid YAML.
 
     Examples
     --------
@@ -209,9 +198,9 @@ def override(content: dict[str, Any], overrides: Iterable[str]) -> None:
                 section[parent] = {}
             section = section[parent]
         try:
-            section[last] = yaml.load(value, Loader=_UniqueKeyLoader)
-        except yaml.YAMLError:
-            raise UserError(f"the value of override {text!r} is no YAML") from None
+            section[last] = read_yaml(value)
+        except UserError as error:
+            raise UserError(f"override {text!r}: {error}") from None
 
 
 def _first_problem(error: ValidationError) -> tuple[str, str]:
@@ -232,11 +221,29 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
     if first["type"] == "missing":
         return key, f"key {key} is missing: give {_example(key)}"
     got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    if first["type"] in ("bool_parsing", "bool_type"):
+        got += "; write true or false"
+    if first["type"] == "string_type" and not isinstance(first["input"], list | dict | None):
+        got += "; put text that looks like a number or a date in quotes"
     if first["type"] == "model_type":
         return key, f"{key} takes keys of its own, such as {_example(key)}{got}"
     if not key:  # a contradiction: it begins with the key
         return message.split()[0].rstrip(":"), f"{message}{got}"
     return key, f"{key}: {message}{got}"
+
+
+def _word_for_a_bool(config: Config) -> tuple[str, str]:
+    """Key and line of a TrainingArguments key that was given ``no`` for false; empty if none was.
+
+    A key of the schema with two values takes such words itself. TrainingArguments would take the
+    text "no" as true.
+    """
+    for name, value in (config.training.model_extra or {}).items():
+        word = value.lower() if isinstance(value, str) else ""
+        if word in _WORDS and not (word == "no" and name.endswith("_strategy")):
+            key = f"training.{name}"
+            return key, f"{key}: write {_WORDS[word]}; {value} is text in YAML 1.2"
+    return "", ""
 
 
 def _example(key: str) -> str:

@@ -1,4 +1,4 @@
-"""The shapes SFT rows come in: a raw object to a `Row`, by its keys."""
+"""The formats that SFT rows come in: a raw object to an `SftRow`, by its keys."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from spin_train.errors import UserError
 
-__all__ = ["SHAPES", "Message", "Row", "RowError", "row_of"]
+__all__ = ["FORMATS", "Message", "RowError", "SftRow", "row_of"]
 
 Message = dict[str, str]
 
@@ -22,7 +22,7 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class SftRow:
     """One SFT example."""
 
     messages: list[Message]
@@ -40,49 +40,32 @@ class Row:
 
 
 class RowError(UserError):
-    """A row that cannot be used, whatever the others are; the message begins with its place."""
+    """A row that cannot be used, whatever the other rows are; the message begins with its place."""
 
 
 def row_of(
-    raw: Any, where: str, shape: str | None = None, *, turn: Literal["last", "first"] = "last"
-) -> Row:
-    """Read one raw row.
+    raw: Any, where: str, format_name: str | None = None, *, turn: Literal["last", "first"] = "last"
+) -> SftRow:
+    """Read one raw row in the format given, else in the one whose keys it has.
 
-    Parameters
-    ----------
-    raw : object
-        As parsed from a file; keys whose value is null count as absent.
-    where : str
-        File and line, for messages.
-    shape : str, optional
-        One of `SHAPES`; by default the one whose keys the row has.
-    turn : {"last", "first"}
-        Which turn of the assistant is the response.
-
-    Returns
-    -------
-    Row
-        Its prompt, its response, and a given other response if there is one.
-
-    Raises
-    ------
-    RowError
-        If no shape fits, or several do, or the row is malformed; the message begins with `where`.
+    Keys whose value is null count as absent. `where` is file and line; the RowError of a row that
+    is malformed, or that fits no format or several, begins with it. `turn` says which answer of a
+    chat is the response.
     """
     if not isinstance(raw, dict):
         raise RowError(f"{where}: a row must be an object, got {type(raw).__name__}")
     present = {key: value for key, value in raw.items() if value is not None}
-    fitting = [name for name, (keys, _) in SHAPES.items() if present.keys() >= set(keys)]
+    fitting = [name for name, (keys, _) in FORMATS.items() if present.keys() >= set(keys)]
     keys = ", ".join(map(str, present)) or "no keys"
-    if shape is not None and shape not in fitting:
-        raise RowError(f"{where}: data.shape is {shape}, and the row has {keys}")
+    if format_name is not None and format_name not in fitting:
+        raise RowError(f"{where}: data.shape is {format_name}, but the row has {keys}")
     if not fitting:
-        raise RowError(f"{where}: a row needs one of {'; '.join(SHAPES)}; got {keys}")
-    if shape is None and len(fitting) > 1:
-        raise RowError(f"{where}: the row could be {' or '.join(fitting)}; say which by data.shape")
-    name = shape or fitting[0]
+        raise RowError(f"{where}: a row needs one of {'; '.join(FORMATS)}; got {keys}")
+    if format_name is None and len(fitting) > 1:
+        raise RowError(f"{where}: the row could be {' or '.join(fitting)}; choose with data.shape")
+    name = format_name or fitting[0]
     try:
-        row = SHAPES[name][1](present, where)
+        row = FORMATS[name][1](present, where)
         return row if turn == "last" else _first_turn(row)
     except _MalformedError as error:
         raise RowError(f"{where}: {error}") from None
@@ -92,38 +75,38 @@ class _MalformedError(Exception):
     """What is wrong with a row, without where it is."""
 
 
-def _plain(prompt_key: str, response_key: str) -> Callable[[dict[str, Any], str], Row]:
-    """Shape of two keys; each a text, or the messages TRL has there."""
+def _plain(prompt_key: str, response_key: str) -> Callable[[dict[str, Any], str], SftRow]:
+    """Format of two keys; each holds text, or messages as TRL has them there."""
 
-    def read(raw: dict[str, Any], where: str) -> Row:
+    def read(raw: dict[str, Any], where: str) -> SftRow:
         prompt, response = raw[prompt_key], raw[response_key]
         return _chat(_joined(prompt, prompt_key, response, response_key), where)
 
     return read
 
 
-def _alpaca(raw: dict[str, Any], where: str) -> Row:
+def _alpaca(raw: dict[str, Any], where: str) -> SftRow:
     instruction = _text(raw["instruction"], "instruction")
     context = _text(raw.get("input", ""), "input", empty=True)
     prompt = f"{instruction}\n\n{context}" if context.strip() else instruction
     return _chat(_joined(prompt, "instruction", raw["output"], "output"), where)
 
 
-def _messages(key: str) -> Callable[[dict[str, Any], str], Row]:
+def _messages(key: str) -> Callable[[dict[str, Any], str], SftRow]:
     return lambda raw, where: _chat(_turns(raw[key], key), where)
 
 
-def _pair(better: str, worse: str) -> Callable[[dict[str, Any], str], Row]:
-    """Shape of a real and another response, with or without a prompt of their own."""
+def _pair(better: str, worse: str) -> Callable[[dict[str, Any], str], SftRow]:
+    """Format of a real and another response, with or without a prompt of their own."""
 
-    def read(raw: dict[str, Any], where: str) -> Row:
+    def read(raw: dict[str, Any], where: str) -> SftRow:
         real, other = (
             _chat(_joined(raw.get("prompt"), "prompt", raw[key], key, empty=empty), where)
             for key, empty in ((better, False), (worse, True))
         )
         if real.messages != other.messages:
             raise _MalformedError(f"{better} and {worse} answer different prompts")
-        return Row(
+        return SftRow(
             real.messages,
             real.response,
             where,
@@ -140,7 +123,7 @@ def _joined(
 ) -> list[Message]:
     """One chat of a prompt and a response, each text or messages.
 
-    A response that begins before the assistant's turn is a whole chat: its prompt is its own.
+    A response that begins before the assistant's turn is a whole chat with its own prompt.
     """
     if isinstance(response, list):
         after = _turns(response, response_key, empty=empty)
@@ -157,8 +140,7 @@ def _joined(
 def _turns(messages: Any, key: str, *, empty: bool = False) -> list[Message]:
     """Bring turns to one naming, from role and content or ShareGPT's from and value.
 
-    With `empty` an assistant's turn may be empty, as samples of a model can be; `key` is for
-    messages.
+    With `empty` an assistant's turn may be empty, as samples of a model can be.
     """
     if not isinstance(messages, list):
         raise _MalformedError(f"{key} must be a list of turns, got {messages!r:.60}")
@@ -180,16 +162,16 @@ def _turns(messages: Any, key: str, *, empty: bool = False) -> list[Message]:
     return turns
 
 
-def _chat(turns: list[Message], where: str) -> Row:
-    """Last assistant turn as the response; tool turns and what follows it left out."""
+def _chat(turns: list[Message], where: str) -> SftRow:
+    """Take the last assistant turn as the response; leave out tool turns and what follows it."""
     spoken = [turn for turn in turns if turn["role"] != "tool"]
     last = max((i for i, turn in enumerate(spoken) if turn["role"] == "assistant"), default=None)
     if last is None:
-        raise _MalformedError("no turn of the assistant, so no response")
+        raise _MalformedError("no turn of the assistant, so there is no response")
     first = next(turn["role"] for turn in spoken if turn["role"] != "system")
     if first != "user":
         raise _MalformedError("the assistant speaks before any user, so there is no prompt")
-    return Row(
+    return SftRow(
         spoken[:last],
         spoken[last]["content"],
         where,
@@ -198,13 +180,13 @@ def _chat(turns: list[Message], where: str) -> Row:
     )
 
 
-def _first_turn(row: Row) -> Row:
+def _first_turn(row: SftRow) -> SftRow:
     """Take the first answer of a chat, as the published runs did; the rest is left out."""
     first = next((i for i, t in enumerate(row.messages) if t["role"] == "assistant"), None)
     if first is None:
         return row
     if row.given is not None:
-        raise _MalformedError("data.turn is first, and the given response answers the last turn")
+        raise _MalformedError("data.turn is first, but the given response answers the last turn")
     return replace(
         row,
         messages=row.messages[:first],
@@ -215,18 +197,18 @@ def _first_turn(row: Row) -> Row:
 
 def _text(value: Any, name: str, *, empty: bool = False) -> str:
     if not isinstance(value, str) or not (empty or value.strip()):
-        raise _MalformedError(f"{name} must be text that is not empty, got {value!r:.60}")
+        raise _MalformedError(f"{name} must be text and not empty, got {value!r:.60}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         half = value[error.start]
         raise _MalformedError(
-            f"{name} holds half a character (surrogate {half!r}); mend or remove the row"
+            f"{name} contains an unpaired surrogate ({half!r}); fix or remove the row"
         ) from None
     return value
 
 
-SHAPES: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], str], Row]]] = {
+FORMATS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], str], SftRow]]] = {
     "messages": (("messages",), _messages("messages")),
     "conversations": (("conversations",), _messages("conversations")),
     "real/generated": (("real", "generated"), _pair("real", "generated")),
@@ -236,4 +218,4 @@ SHAPES: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], str], Row]]] 
     "instruction/output": (("instruction", "output"), _alpaca),
     "question/answer": (("question", "answer"), _plain("question", "answer")),
 }
-"""Name of each shape, the keys it is known by, and who reads it."""
+"""Name of each format, the keys it is known by, and who reads it."""

@@ -6,37 +6,22 @@ from typing import Any
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from spin_train.config.templates import CHAT_TEMPLATES, PLAIN_TEMPLATES
-from spin_train.data.formats import Message, Row, RowError
-from spin_train.errors import UserError
+from spin_train.data.formats import Message, RowError, SftRow
+from spin_train.errors import UserError, one_line
 
 __all__ = ["Renderer"]
 
-# Private characters that transformers puts around what looks like a special token and is text.
+# Private characters that transformers puts around text that looks like a special token.
 _MARKS = set(mark_control_tokens("x", re.compile("x"))) - {"x"}
 
 
 class Renderer:
-    """Text to token ids, for prompts and real responses.
+    """Text to token ids, by a `template` or, where that is None, by the tokenizer's chat template.
 
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        The model's.
-    template : str or None
-        Prompt template with one ``{prompt}``, the name of a published one, or None for the
-        tokenizer's chat template.
-
-    Raises
-    ------
-    UserError
-        If the tokenizer has no end-of-text token, or there is no template of either kind.
-
-    Notes
-    -----
     A response is tokenized as the continuation of its prompt where the prompt's ids stay the same,
-    else as that of a line's end; it ends with `stop_id` exactly once, and nothing after that is
-    kept. `stop_id` is the token that ends a turn in the chat template, or the tokenizer's end of
-    text. Special tokens written out in a row are text: only the template's own act.
+    else as the continuation of a line's end. It ends with `stop_id` exactly once, and nothing after
+    that is kept. `stop_id` is the token that ends a turn in the chat template, or the tokenizer's
+    end of text. Special tokens written out in a row are text: only those of the template act.
     """
 
     def __init__(self, tokenizer: Any, template: str | None) -> None:
@@ -63,48 +48,26 @@ class Renderer:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         self.stop_id: int = self._end_of_turn()
 
-    def render(self, row: Row) -> tuple[list[int], list[int]]:
-        """Token ids of a row.
+    def render(self, row: SftRow) -> tuple[list[int], list[int]]:
+        """Token ids of prompt and response; the response ends with its end-of-text token.
 
-        Parameters
-        ----------
-        row : Row
-            An SFT example.
-
-        Returns
-        -------
-        prompt_ids, response_ids : list of int
-            The response ends with its end-of-text token.
-
-        Raises
-        ------
-        RowError
-            If the row renders to nothing, or the chat template refuses it.
-        UserError
-            If the row has turns that a plain template cannot hold.
+        RowError: the row renders to nothing, or the chat template refuses it. UserError: it has
+        turns that a plain template cannot hold.
         """
         prompt_ids, response_ids = self._render(row, row.response)
         if not prompt_ids or len(response_ids) < 2:
             raise RowError(f"{row.where}: prompt or response renders to no tokens")
         return prompt_ids, response_ids
 
-    def render_given(self, row: Row) -> list[int]:
-        """Token ids of the other response that a row came with, as `render` makes the real one's.
+    def render_given(self, row: SftRow) -> list[int]:
+        """Token ids of the other response that a row came with, made as by `render`.
 
-        Parameters
-        ----------
-        row : Row
-            An SFT example with a given response.
-
-        Returns
-        -------
-        list of int
-            It ends with its end-of-text token: text does not say where a sample was cut.
+        It ends with an end-of-text token too: text does not say where a sample was cut.
         """
         assert row.given is not None
         return self._render(row, row.given)[1]
 
-    def _render(self, row: Row, response: str) -> tuple[list[int], list[int]]:
+    def _render(self, row: SftRow, response: str) -> tuple[list[int], list[int]]:
         messages = [*row.messages, {"role": "assistant", "content": response}]
         *before, answer = (
             turn | {"content": mark_control_tokens(turn["content"], self._special)}
@@ -116,7 +79,7 @@ class Renderer:
         else:
             if len(before) != 1 or before[0]["role"] != "user":
                 raise UserError(
-                    f"{row.where}: template: holds one user turn; rows with system or several "
+                    f"{row.where}: a plain template has room for one user turn; system or several "
                     "turns need a chat template: the tokenizer's (template: null), or "
                     "template: zephyr"
                 )
@@ -131,7 +94,9 @@ class Renderer:
             else:
                 response_ids = self._encode_continuation(full[len(prompt) :])
         except ValueError as error:
-            raise RowError(f"{row.where}: a special token is written out: {error}") from None
+            raise RowError(
+                f"{row.where}: a special token is written out: {one_line(error)}"
+            ) from None
         return prompt_ids, self._end_once(response_ids)
 
     def _render_chat(self, before: list[Message], answer: Message, where: str) -> tuple[str, str]:
@@ -141,7 +106,9 @@ class Renderer:
             prompt = apply(before, add_generation_prompt=True, **settings)
             full = apply([*before, answer], **settings)
         except Exception as error:  # jinja2's, raised by the template itself
-            raise RowError(f"{where}: the chat template refuses this row: {error}") from None
+            raise RowError(
+                f"{where}: the chat template refuses this row: {one_line(error)}"
+            ) from None
         if not full.startswith(prompt):
             raise UserError(
                 f"{where}: the chat template does not continue its own generation prompt; "
@@ -153,7 +120,7 @@ class Renderer:
         marked = bool(_MARKS & set(text))
         start = "" if marked else text
         ids: list[int] = self._tokenizer(start, add_special_tokens=special_tokens)["input_ids"]
-        # Some tokenizers close every text; a prompt is not at its end.
+        # Some tokenizers add an end of text to every text; a prompt goes on.
         while special_tokens and ids and ids[-1] == self._tokenizer.eos_token_id:
             ids = ids[:-1]
         return [*ids, *encode_marked_chat(self._tokenizer, text)] if marked else ids

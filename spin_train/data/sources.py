@@ -1,7 +1,6 @@
-"""SFT rows as they come: files, folders or a hub dataset, each mistake named by file and line."""
+"""SFT rows from files, folders or a hub dataset; each mistake is named by file and line."""
 
 import csv
-import hashlib
 import json
 import logging
 import sys
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import DataConfig
-from spin_train.data.formats import Row, RowError, row_of
-from spin_train.errors import UserError
+from spin_train.data.formats import RowError, SftRow, row_of
+from spin_train.errors import UserError, one_line
+from spin_train.system.files import sha256_of_file, sha256_of_text
 
 __all__ = ["drop_or_raise", "read_rows", "source_of"]
 
@@ -23,26 +23,12 @@ _SAVED = ("state.json", "dataset_dict.json")
 _BATCH_ROWS = 256
 
 
-def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[Row]:
-    """Read the SFT rows of a file, a folder or a hub dataset, a few at a time.
+def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[SftRow]:
+    """Read the SFT rows of a file, a folder or a hub dataset in their order, a few at a time.
 
-    Parameters
-    ----------
-    data : DataConfig
-        Where they are, of which shape, and what happens to malformed ones.
-    counts : Counter, optional
-        Counts ``rows`` read and ``dropped_malformed`` among them.
-
-    Yields
-    ------
-    Row
-        In the order of the source.
-
-    Raises
-    ------
-    UserError
-        If the source is missing or broken, or a row is malformed and they are not to be dropped;
-        the message names file and line.
+    `counts` counts the ``rows`` read and, among them, ``dropped_malformed``. A source that is
+    missing or broken, and a malformed row unless ``data.malformed`` drops it, raise a UserError
+    that names file and line.
     """
     counts = Counter() if counts is None else counts
     for where, raw in _read_source(data):
@@ -56,63 +42,34 @@ def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[
 
 
 def drop_or_raise(error: RowError, data: DataConfig, counts: Counter[str]) -> None:
-    """Do with a row that cannot be used what ``data.malformed`` says.
-
-    Parameters
-    ----------
-    error : RowError
-        What is wrong with it.
-    data : DataConfig
-        The run's.
-    counts : Counter
-        Counts it as ``dropped_malformed``.
-
-    Raises
-    ------
-    UserError
-        Unless such rows are dropped.
-    """
+    """Count a row that cannot be used as dropped, or raise, as ``data.malformed`` says."""
     if data.malformed != "drop":
-        raise UserError(f"{error}; or leave such rows out by data.malformed=drop") from None
+        raise UserError(f"{error}; or leave such rows out with data.malformed=drop") from None
     if not counts["dropped_malformed"]:
-        _LOG.warning("left out by data.malformed=drop, the first: %s", error)
+        _LOG.warning("left out because of data.malformed=drop, the first: %s", error)
     counts["dropped_malformed"] += 1
 
 
 def source_of(data: DataConfig) -> dict[str, Any]:
     """Say what the rows are read from, so that the same can be found again.
 
-    Parameters
-    ----------
-    data : DataConfig
-        Where they are.
-
-    Returns
-    -------
-    dict
-        Path, bytes and SHA-256 of a file; of a folder, over all its files by name. Name, subset,
-        split and commit of a hub dataset; the commit is None where the hub does not say.
+    A file: path, bytes and SHA-256; a folder: the same over all its files by name. A hub dataset:
+    name, subset, split and commit, which is None where the hub does not say.
     """
     path = Path(data.path)
     if path.is_file():
-        return {"path": data.path, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+        return {"path": data.path, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        names = "".join(f"{file.relative_to(path)} {_sha256(file)}\n" for file in files)
+        names = "".join(f"{file.relative_to(path)} {sha256_of_file(file)}\n" for file in files)
         size = sum(file.stat().st_size for file in files)
-        digest = hashlib.sha256(names.encode()).hexdigest()
-        return {"path": data.path, "bytes": size, "sha256": digest}
+        return {"path": data.path, "bytes": size, "sha256": sha256_of_text(names)}
     return {
         "hub": data.path,
         "subset": data.subset,
         "split": data.split,
         "commit": _hub_commit(data),
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
@@ -141,10 +98,10 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield where, json.loads(line)
             except UnicodeDecodeError:
-                raise UserError(f"{where}: not UTF-8; mend or remove the line") from None
+                raise UserError(f"{where}: not UTF-8; fix or remove the line") from None
             except ValueError as error:
                 reason = getattr(error, "msg", error)  # without json's own line number
-                raise UserError(f"{where}: no JSON ({reason}); mend or remove the line") from None
+                raise UserError(f"{where}: not valid JSON ({reason}); fix or remove it") from None
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
@@ -152,11 +109,13 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         with path.open(encoding="utf-8-sig") as file:
             content = json.load(file)
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; write the file again") from None
+        raise UserError(f"{path}: not UTF-8; save the file as UTF-8") from None
     except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error}); JSON lines belong in a .jsonl file") from None
+        raise UserError(
+            f"{path}: not valid JSON ({error}); put JSON lines into a .jsonl file"
+        ) from None
     if not isinstance(content, list):
-        raise UserError(f"{path}: must hold a list of rows, got {type(content).__name__}")
+        raise UserError(f"{path}: must be a list of rows, got {type(content).__name__}")
     for number, row in enumerate(content, 1):
         yield f"{path}, row {number}", row
 
@@ -167,12 +126,12 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.DictReader(file, strict=True), 1):
                 if None in row:
-                    raise UserError(f"{path}, row {number}: more fields than the header names")
+                    raise UserError(f"{path}, row {number}: more fields than header names; fix it")
                 yield f"{path}, row {number}", row
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8; write the file again") from None
+        raise UserError(f"{path}: not UTF-8; save the file as UTF-8") from None
     except csv.Error as error:
-        raise UserError(f"{path}: no CSV ({error}); write the file again") from None
+        raise UserError(f"{path}: not valid CSV ({error}); write the file again") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -187,8 +146,9 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
                     number += 1
                     yield f"{path}, row {number}", row
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: no Parquet ({reason}); write the file again") from None
+        raise UserError(
+            f"{path}: not valid Parquet ({one_line(error)}); write the file again"
+        ) from None
 
 
 def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
@@ -211,7 +171,7 @@ def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
         for number, row in enumerate(rows, 1):
             yield f"{data.path}[{data.split}], row {number}", row
     except Exception as error:  # of many libraries: datasets, huggingface_hub, fsspec, httpx
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         what = "the folder" if path.is_dir() else "no file here, and the hub"
         raise UserError(
             f"data.path {data.path!r}: {what} gave no rows (split {data.split!r}, subset "

@@ -1,6 +1,5 @@
 """The driver: starts a run or goes on with it, and waits for its workers."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,16 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-import yaml
-
 from spin_train.config.changes import refused_on_resuming
 from spin_train.config.files import load_config
+from spin_train.config.yaml12 import yaml_text
 from spin_train.driver.launch import launch_workers
 from spin_train.driver.preflight import refuse_early
 from spin_train.errors import DivergedError, StoppedError, UserError, WorkerError
 from spin_train.run.directory import RunDirectory, remove_partial
 from spin_train.run.run import Run
-from spin_train.system.files import write_atomically
+from spin_train.system.files import read_json, write_atomically
 from spin_train.system.locks import FileLock
 from spin_train.system.processes import build_communication_op, require_shared_memory
 
@@ -114,7 +112,7 @@ def _adopt_config(run: Run) -> None:
                 "give the old values, or take a new output_dir"
             )
     with write_atomically(saved) as partial:
-        text = yaml.safe_dump(run.config.model_dump(), sort_keys=False, allow_unicode=True)
+        text = yaml_text(run.config.model_dump())
         partial.write_text(text, encoding="utf-8")
 
 
@@ -183,7 +181,7 @@ def _wait(
 
 def _show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
     try:
-        report = json.loads(directory.progress.read_text(encoding="utf-8"))
+        report = read_json(directory.progress)
     except FileNotFoundError:
         return
     *over, current = report["stages"]
@@ -219,7 +217,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> None:
     errors = sorted(directory.worker_errors.glob("*.json"))
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in errors]
+    reports = [read_json(path) for path in errors]
     fixable = [report for report in reports if report["code"] == 2]
     if fixable:
         kind = DivergedError if fixable[0]["diverged"] else UserError

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from spin_train.errors import DivergedError, StoppedError, UserError, disk_full
+from spin_train.errors import DivergedError, StoppedError, UserError, disk_full, one_line
 from spin_train.run.directory import RunDirectory
 from spin_train.system.files import write_json
 from spin_train.system.locks import FileLock
@@ -40,7 +40,7 @@ def main() -> None:
                 f"the disk is full ({error}): make room on the disk of {directory.root}, "
                 "then run the same command again",
             )
-        _fail(directory, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        _fail(directory, 1, f"{type(error).__name__}: {one_line(error)}")
     _leave(0)
 
 

@@ -1,8 +1,8 @@
 """LoRA: low-rank adapters on a policy, merged into it or stacked after every iteration.
 
 Whatever is kept on disk, the model that plays iteration K is p_K with all it has learnt, and never
-the base: `load_policy` loads either kind of policy directory, and the step-0 check holds it to the
-stored scores.
+the base. `load_policy` loads either kind of policy directory, and the step-0 check compares it with
+the stored scores.
 """
 
 from importlib.util import find_spec
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spin_train.config.schema import AdapterConfig
-from spin_train.errors import UserError
+from spin_train.errors import UserError, one_line
 
 if TYPE_CHECKING:  # the driver asks for `require_adapters` alone, and starts without torch
     from torch import Tensor
@@ -25,27 +25,19 @@ __all__ = [
 ]
 
 _CONFIG = "adapter_config.json"
-# What a stacked policy had learnt, what it learns now, and both: peft's name for the only one.
+# Adapters of a stacked policy: learnt before, learnt now, both together (peft's default name).
 _BEFORE, _NEW, _BOTH = "before", "new", "default"
 
 
 def require_adapters(adapter: AdapterConfig) -> None:
-    """Refuse adapters that cannot be had here, before anything starts.
+    """Refuse (UserError) adapters that cannot work here, before anything starts.
 
-    Parameters
-    ----------
-    adapter : AdapterConfig
-        The run's.
-
-    Raises
-    ------
-    UserError
-        If peft is missing; for a quantised base, if bitsandbytes or a CUDA device is.
+    They need peft; on a quantised base also bitsandbytes and a CUDA device.
     """
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise UserError("adapter: needs peft; pip install -e '.[peft]'") from None
+        raise UserError("adapter needs peft: pip install -e '.[peft]'") from None
     if not adapter.quantised:
         return
     import torch
@@ -53,38 +45,19 @@ def require_adapters(adapter: AdapterConfig) -> None:
     if not (torch.cuda.is_available() and find_spec("bitsandbytes")):
         raise UserError(
             "adapter.quantised needs a CUDA device and bitsandbytes (pip install bitsandbytes); "
-            "leave it out for LoRA on whole weights"
+            "remove it to train LoRA on whole weights"
         )
 
 
 def is_adapter(path: str | Path) -> bool:
-    """Say whether a policy directory holds an adapter, not whole weights.
-
-    Parameters
-    ----------
-    path : str or Path
-        A policy directory, or a hub name.
-
-    Returns
-    -------
-    bool
-        Whether peft's configuration lies there.
-    """
+    """Say whether a policy directory holds an adapter, not whole weights."""
     return (Path(path) / _CONFIG).is_file()
 
 
 def quantisation(adapter: AdapterConfig | None) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained` that load the base in 4 bits. Not run here.
+    """Keyword arguments of `from_pretrained` that load a quantised base in 4 bits, else none.
 
-    Parameters
-    ----------
-    adapter : AdapterConfig or None
-        The run's.
-
-    Returns
-    -------
-    dict
-        Empty unless `quantised`.
+    Not run on a device yet.
     """
     if adapter is None or not adapter.quantised:
         return {}
@@ -104,21 +77,10 @@ def quantisation(adapter: AdapterConfig | None) -> dict[str, Any]:
 
 
 def with_adapter(base: Any, path: str | Path, *, merge: bool = True) -> Any:
-    """Model with what an adapter directory has learnt.
+    """Add what an adapter directory has learnt to the model it was trained on, which is used up.
 
-    Parameters
-    ----------
-    base : PreTrainedModel
-        The model the adapter was trained on; used up.
-    path : str or Path
-        The adapter.
-    merge : bool, default True
-        Add it to the weights; a quantised base keeps it beside them, frozen.
-
-    Returns
-    -------
-    PreTrainedModel
-        Computes the adapted policy.
+    With `merge` the weights change; a quantised base keeps the adapter apart from its weights,
+    frozen.
     """
     from peft import PeftModel
 
@@ -129,24 +91,14 @@ def with_adapter(base: Any, path: str | Path, *, merge: bool = True) -> Any:
 
 
 def attach(model: Any, adapter: AdapterConfig) -> None:
-    """Put a new adapter on a model, in place; nothing else is trained.
+    """Put a new adapter on a policy, in place, and train nothing else.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The policy at the start of a training stage.
-    adapter : AdapterConfig
-        Its rank, scale and places. A new adapter changes no log-prob: its B is zero.
-
-    Raises
-    ------
-    UserError
-        If the model has no module of that name.
+    It changes no log-prob yet: its B is zero. UserError if no module has the name asked for.
     """
     try:
         model.add_adapter(_lora(adapter), _NEW)
     except ValueError as error:
-        raise UserError(f"adapter.target_modules: {' '.join(str(error).split())}") from None
+        raise UserError(f"adapter.target_modules: {one_line(error)}") from None
     if _BEFORE in model.peft_config:
         model.set_adapter([_BEFORE, _NEW])
         for name, parameter in model.named_parameters():
@@ -161,21 +113,10 @@ def write_learnt(
 ) -> Any:
     """Put what a stage has learnt on the model it started from.
 
-    Parameters
-    ----------
-    start : PreTrainedModel
-        Merging: the policy at the start of the stage, merged. Stacking: the base of all; used up.
-    before : str, Path or None
-        Stacking: the adapter at the start of the stage, if there was one.
-    adapter : AdapterConfig
-        The run's.
-    state_dict : dict
-        Weights at the end of the stage, adapters among them.
-
-    Returns
-    -------
-    PreTrainedModel or PeftModel
-        Merging: whole weights. Stacking: one adapter, as wide as all stages so far together.
+    Merging: `start` is the policy at the start of the stage, and the result has whole weights.
+    Stacking: `start` is the base of all stages (used up), `before` the adapter at the start of the
+    stage if there was one, and the result has one adapter, as wide as those of all stages so far
+    together. `state_dict` holds the weights at the end of the stage, adapters among them.
     """
     from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 

@@ -1,8 +1,15 @@
-"""Attention within a packed row (`spin_train.model.packing`), responses blind to each other.
+"""Attention in a packed row (`spin_train.model.packing`): responses do not see each other.
 
 It enters models through transformers' own extension point, `AttentionInterface`, so any model whose
-layers ask there takes it. On CPUs the mask is never made: segments of the row attend one by one, to
-nothing but what they see. On GPUs it is FlexAttention (`spin_train.model.flex`).
+layers ask there can use it. On CPUs the (N, N) mask is never made: the segments of the row attend
+one by one, each to the tokens that it sees. On GPUs it is FlexAttention (`spin_train.model.flex`).
+
+A segment is a prompt or one response. Its last token sees K keys: its prompt (unless it is one) and
+itself. Two kinds of segments are treated apart:
+
+- small, K <= 64: padded to one batch (S, Q, K), because a call costs more than so few products;
+- large: one after the other, cut into blocks of 256 queries, of which each meets only the keys up
+  to its own end, so that little above the diagonal is computed in vain.
 """
 
 from dataclasses import dataclass
@@ -20,11 +27,11 @@ __all__ = ["ATTENTION", "packed_attention"]
 ATTENTION = "spin_train_packed"
 """Name among transformers' attention implementations."""
 
-# Segments of at most so many keys are padded to one batch: alone, their calls cost more than they.
+# Segments of at most so many keys are padded to one batch: one by one, the calls would cost most.
 _SMALL = 64
 # Queries taken at once, so that little above the diagonal is computed for nothing.
 _QUERY_BLOCK = 256
-# Attention probabilities are kept for the backward pass up to so many keys a head channel, where
+# Attention probabilities are kept for the backward pass up to so many keys per head channel, where
 # they take about a third of the other activations; beyond it they are computed again.
 _KEPT_KEYS = 16
 # What transformers passes along that changes nothing here.
@@ -47,38 +54,10 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention within a packed row, as transformers calls it in every layer.
 
-    Parameters
-    ----------
-    module : nn.Module
-        The layer's attention.
-    query, key, value : Tensor, shape (1, H, N, D)
-        Of the row's tokens; keys and values may have fewer heads.
-    attention_mask : None
-        The row says who sees whom.
-    row : PackedRow
-        Passed through the model's forward.
-    scaling : float, optional
-        Factor on query-key products.
-    dropout : float, optional
-        0.
-    sliding_window : int, optional
-        A token sees so many, itself included.
-    softcap : float, optional
-        Gemma 2's cap on the scaled products.
-    **others : object
-        Settings of other attention functions, all of them without effect.
-
-    Returns
-    -------
-    out : Tensor, shape (1, N, H, D)
-        The attended values.
-    weights : None
-        They are never all there.
-
-    Raises
-    ------
-    NotImplementedError
-        If the layer asks for something that is not done here.
+    `query` is (1, H, N, D); `key` and `value` may have fewer heads. `row` comes from the call of
+    the model and says who sees whom, so `attention_mask` is None. A token sees `sliding_window`
+    tokens, itself included. The output is (1, N, H, D); there are no weights to return.
+    NotImplementedError if the layer asks for anything that is not done here.
     """
     unknown = [name for name, given in others.items() if given is not None]
     unknown = [name for name in unknown if name not in _HARMLESS]
@@ -93,7 +72,7 @@ def packed_attention(
         return flex_attention(module, query, key, value, row, *settings), None
     queries, keys, values = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H, D)
     small, large = _split(row)
-    parts = []
+    parts = []  # (tokens, H, D) of each kind of segment
     if small:
         parts.append(_small_attention(queries, keys, values, row, *settings))
     if large:
@@ -102,7 +81,7 @@ def packed_attention(
     out = parts[0]
     if small:
         places = row.once("places", lambda: _places_after_split(row))
-        out = torch.cat([part.flatten(1) for part in parts])
+        out = torch.cat([part.flatten(1) for part in parts])  # padded queries among them
         out = functional.embedding(places, out).view(queries.shape)
     return out[None], None
 
@@ -114,7 +93,7 @@ def _split(row: PackedRow) -> tuple[list[Segment], list[Segment]]:
 
 
 def _places_after_split(row: PackedRow) -> Tensor:
-    """Where each token's attention is, (N,): the small segments' batch first, then the large."""
+    """Where each token's output is, (N,): first the small segments' batch, then the large ones."""
     small, _ = _split(row)
     width = max(segment.stop - segment.start for segment in small)
     boxed, behind = 0, len(small) * width
@@ -145,24 +124,26 @@ def _small_attention(
         functional.embedding(places, x.flatten(1)).view(*places.shape, *x.shape[1:]).transpose(1, 2)
         for places, x in ((of_queries, queries), (of_keys, keys), (of_keys, values))
     )
+    # q (S, H, Q, D), k and v (S, H', K, D); bias (S, 1, Q, K)
     bias = row.once(("box", window, q.dtype), lambda: _bias(distance, window, q.dtype)[:, None])
     if softcap is None:
         out = functional.scaled_dot_product_attention(q, k, v, bias, scale=scaling, enable_gqa=True)
     else:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+        # cap tanh(scaling q k^T / cap), (S, H, Q, K)
         scores = softcap * torch.tanh(q @ k.transpose(-1, -2) * (scaling / softcap))
         out = (scores + bias).softmax(-1) @ v
     return out.transpose(1, 2).flatten(0, 1)
 
 
 def _box(row: PackedRow) -> tuple[Tensor, Tensor, Tensor]:
-    """Places of queries (S, Q) and keys (S, K) of the small segments, and their distance."""
+    """Places of queries (S, Q) and keys (S, K) of small segments, and distances (S, Q, K)."""
     small, _ = _split(row)
     width, most = max(s.stop - s.start for s in small), max(s.keys for s in small)
-    # Padding repeats some token of the row: nobody looks at what comes of it.
+    # Padding repeats some token of the row; its output is never read.
     keys = [(s.places() + [s.start] * most)[:most] for s in small]
     queries = [([*range(s.start, s.stop)] + [s.start] * width)[:width] for s in small]
-    # A padded query has the last one's position, so that it sees some key: of none would come nan.
+    # A padded query gets the last position: it must see some key, or softmax gives nan.
     positions = row.tensor([[min(s.before + i, s.keys - 1) for i in range(width)] for s in small])
     distance = positions[:, :, None] - torch.arange(most, device=row.device)  # (S, Q, K)
     return row.tensor(queries), row.tensor(keys), distance
@@ -176,7 +157,7 @@ def _bias(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class _Block:
-    """Queries of a large segment, and the spans of the row that they see some of."""
+    """Queries [start, stop) of a large segment, and the spans of the row that they see."""
 
     start: int
     stop: int
@@ -206,6 +187,7 @@ def _blocks(row: PackedRow, window: int | None) -> list[_Block]:
         for start in range(segment.start, segment.stop, _QUERY_BLOCK):
             stop = min(start + _QUERY_BLOCK, segment.stop)
             position = segment.before + start - segment.start
+            # Position of the oldest key that the first query of the block sees.
             first = 0 if window is None else max(0, position - window + 1)
             spans = [
                 (prompt + min(first, segment.before), prompt + segment.before),
@@ -218,9 +200,16 @@ def _blocks(row: PackedRow, window: int | None) -> list[_Block]:
 class _LargeAttention(torch.autograd.Function):
     """Attention of the large segments one after another, (tokens, H, D).
 
-    By hand, for autograd would fill a gradient as long as the row for every slice of it; and by
-    matrix products: SDPA under the row's mask took 20 ms on a CPU thread where this took 13, in
-    bfloat16 22 and 9 (prompt 384, two responses of 128, 4 heads of 64, with the backward pass).
+    Per block of Q queries and K keys, with q, k, v of one key head:
+
+        P = softmax(scaling q k^T + bias)                       out = P v
+        grad v = P^T g      S = P * (g v^T - rowsum(P * g v^T))    grad q = scaling S k
+                                                                grad k = scaling S^T q
+
+    and S times the slope 1 - tanh^2 under a soft cap. Written by hand because autograd would fill a
+    gradient as long as the row for every slice of it, and with matrix products because SDPA under
+    the row's mask took 20 ms on a CPU thread where this took 13, in bfloat16 22 and 9 (prompt 384,
+    two responses of 128, 4 heads of 64, with the backward pass).
     """
 
     @staticmethod
@@ -238,13 +227,13 @@ class _LargeAttention(torch.autograd.Function):
         few = softcap is None and any(ctx.needs_input_grad)
         kept, parts = [], []
         for block in row.once(("blocks", window), lambda: _blocks(row, window)):
-            k, v = block.gather(keys), block.gather(values)
-            q = _fold(queries[block.start : block.stop], len(k))
+            k, v = block.gather(keys), block.gather(values)  # (H', K, D)
+            q = _fold(queries[block.start : block.stop], len(k))  # (H', H / H' * Q, D)
             probs, _ = _probs(block, q, k, *settings)
             parts.append(_unfold(probs @ v, queries.shape[1]))
             keep = few and block.keys <= _KEPT_KEYS * q.shape[-1]
             kept.append(probs if keep else None)
-        # Under activation checkpointing what is saved goes, and what hangs on ctx would stay.
+        # Saved tensors are freed under activation checkpointing; attributes of ctx would stay.
         ctx.save_for_backward(queries, keys, values, *kept)
         ctx.settings = settings
         return torch.cat(parts)
@@ -262,7 +251,8 @@ class _LargeAttention(torch.autograd.Function):
             k, v = block.gather(keys), block.gather(values)
             q, grad = (_fold(x, len(k)) for x in (queries[block.start : block.stop], grad))
             probs, slope = (kept, None) if kept is not None else _probs(block, q, k, *ctx.settings)
-            block.scatter(of_values, probs.transpose(1, 2) @ grad)
+            block.scatter(of_values, probs.transpose(1, 2) @ grad)  # P^T g
+            # S = P * (g v^T - rowsum(P * g v^T)), (H', H / H' * Q, K)
             of_scores = torch._softmax_backward_data(grad @ v.transpose(1, 2), probs, -1, q.dtype)
             if slope is not None:
                 of_scores *= slope
@@ -280,11 +270,12 @@ def _probs(
     scaling: float,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention probabilities (H', H / H' * Q, K), and the slope of a soft cap."""
+    """Attention probabilities (H', H / H' * Q, K) of a block, and the slope of its soft cap."""
     size = block.stop - block.start
 
     def make() -> Tensor:
         places = torch.arange(block.keys, device=q.device)
+        # The block's queries are its last keys, so distances are those of places. (Q, K)
         bias = _bias(places[block.keys - size :, None] - places, window, q.dtype)
         return bias if q.shape[1] == size else bias.repeat(q.shape[1] // size, 1)
 
@@ -297,7 +288,10 @@ def _probs(
 
 
 def _fold(queries: Tensor, key_heads: int) -> Tensor:
-    """Bring queries (Q, H, D) that share a key head together, (H', H / H' * Q, D)."""
+    """Bring queries (Q, H, D) that share a key head together, (H', H / H' * Q, D).
+
+    Query head i belongs to key head i // (H / H'), as in grouped-query attention.
+    """
     size, heads, channels = queries.shape
     shared = queries.reshape(size, key_heads, heads // key_heads, channels)
     return shared.permute(1, 2, 0, 3).flatten(1, 2)

@@ -1,6 +1,6 @@
 """FlexAttention over a packed row, for devices where it compiles to one kernel.
 
-The blocks of the mask that are empty are skipped, those that are full need no mask. Which are which
+Blocks of the mask that are empty are skipped, and those that are full need no mask. Which are which
 follows from the row's segments: the mask as a whole, 2 GB of distances between 16,384 tokens, is
 never made.
 """
@@ -31,27 +31,9 @@ def flex_attention(
     scaling: float,
     softcap: float | None,
 ) -> Tensor:
-    """Attention of all tokens of a row at once.
+    """Attention of all tokens of a row at once, from (1, H, N, D) to (1, N, H, D).
 
-    Parameters
-    ----------
-    module : nn.Module
-        The layer's attention.
-    query, key, value : Tensor, shape (1, H, N, D)
-        Of the row's tokens; keys and values may have fewer heads.
-    row : PackedRow
-        Says who sees whom.
-    window : int or None
-        A token sees so many, itself included.
-    scaling : float
-        Factor on query-key products.
-    softcap : float or None
-        Cap on the scaled products.
-
-    Returns
-    -------
-    Tensor, shape (1, N, H, D)
-        The attended values.
+    Keys and values may have fewer heads. A token sees `window` tokens, itself included.
     """
     mask = row.once(("block mask", window), lambda: block_mask(row, window))
     out, _ = flex_attention_forward(module, query, key, value, mask, scaling, softcap)
@@ -59,28 +41,22 @@ def flex_attention(
 
 
 def block_mask(row: PackedRow, window: int | None) -> BlockMask:
-    """Blocks of a row's mask, from its segments.
+    """Blocks of a row's mask, made from its segments; the same that `create_block_mask` finds.
 
-    Parameters
-    ----------
-    row : PackedRow
-        N tokens.
-    window : int or None
-        Sliding window, tokens.
-
-    Returns
-    -------
-    BlockMask
-        The one that `create_block_mask` makes of the mask as a whole, on the row's device.
+    For every token and every block of 128 keys: does the token see some of them, or all? Reduced
+    over the 128 queries of a block, "any sees some" makes the block present, "all see all" makes it
+    full.
     """
     tokens = row.input_ids.shape[1]
     blocks = -(-tokens // BLOCK)
-    first, stop = _spans(row, window)
+    first, stop = _spans(row, window)  # (2, N) each
     starts = np.arange(blocks) * BLOCK
-    # Of every token and every block of keys: is any seen, are all? (tokens up to blocks, blocks)
+    # For every token and block of keys: are some seen, are all? (tokens, padded to blocks; blocks)
     shape = (blocks * BLOCK, blocks)
     some, whole = np.zeros(shape, bool), np.zeros(shape, bool)
     for a, b in zip(first, stop, strict=True):
+        # Span [a, b) meets block [s, s + 128) if a < s + 128 and b > s, and holds it if a <= s and
+        # s + 128 <= b. (N, blocks)
         some[:tokens] |= (a[:, None] < np.minimum(b[:, None], starts + BLOCK)) & (
             b[:, None] > starts
         )
@@ -102,7 +78,7 @@ def block_mask(row: PackedRow, window: int | None) -> BlockMask:
 
 
 def _spans(row: PackedRow, window: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Keys each token sees, as two spans [first, stop) of the row, (2, N): prompt, own segment."""
+    """Keys each token sees, as spans [first, stop) of prompt and segment, each (2, N)."""
     first, stop = [], []
     for segment in row.segments:
         place = np.arange(segment.start, segment.stop)
@@ -112,7 +88,7 @@ def _spans(row: PackedRow, window: int | None) -> tuple[NDArray[np.int64], NDArr
         prompt = segment.prompt[0]
         own = segment.start + np.maximum(0, oldest - segment.before)
         of_prompt = prompt + np.minimum(oldest, segment.before)
-        # Side by side they are one: a block that lies in both is seen as a whole.
+        # Adjacent spans are joined: a block that lies across both is seen as a whole.
         joined = (prompt + segment.before == segment.start) & (oldest < segment.before)
         first.append([of_prompt, np.where(joined, of_prompt, own)])
         stop.append([np.full_like(place, prompt + segment.before), place + 1])
@@ -120,6 +96,6 @@ def _spans(row: PackedRow, window: int | None) -> tuple[NDArray[np.int64], NDArr
 
 
 def _ordered(kind: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """How many blocks of keys each block of queries has, and which: those first, in order."""
+    """How many blocks of keys each block of queries has, and which ones, those first."""
     order = np.argsort(~kind, axis=1, kind="stable").astype(np.int32)
     return kind.sum(1, dtype=np.int32)[None, None], order[None, None]

@@ -1,16 +1,16 @@
 """Log-probs without logits: the language-model head in chunks, value and gradient exact.
 
-Of T scored tokens and V words no more than a chunk of the (T, V) logits is ever alive. For a hidden
-state h with logits z = W h and target token t, d log p_t / d z = onehot(t) - p, so that
+Of T scored tokens and V words no more than one chunk of the (T, V) logits is ever alive. For a
+hidden state h with logits z = W h and target token t, d log p_t / d z = onehot(t) - p, so that
 
     grad h = g (W[t] - p W)          grad W = sum over tokens of g (onehot(t) - p) h^T
 
-need nothing but the probabilities p and the factor g that the loss puts on this token. The loss of
-an example hangs on the log-probs of its own responses alone: a chunk that holds whole examples
-knows its g, and `chunked_loss` takes the gradient while the probabilities are there: logits are
-computed once, unless an example is longer than a chunk may be or the head is not plainly linear.
-`chunked_token_logps`, for any loss, learns g in the backward pass only: it keeps the chunk that it
-ended with and computes the others again.
+need only the probabilities p and the factor g that the loss puts on this token. The loss of an
+example depends on the log-probs of its own responses alone. So where a block of whole examples fits
+into a chunk, g is known while the probabilities are there, and `chunked_loss` takes the gradient at
+once: logits are computed once, unless an example is longer than a chunk may be or the head is not
+plainly linear. `chunked_token_logps`, for any loss, learns g only in the backward pass: it keeps
+the probabilities of its last chunk and computes the others again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,21 +27,10 @@ __all__ = ["chunked_loss", "chunked_token_logps", "replaced_forward"]
 
 
 def chunked_token_logps(module: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Log-prob of each target token under the head of a model.
+    """Log-probs (T,) of the targets under the head of a model, with its soft cap and logit scale.
 
-    Parameters
-    ----------
-    module : PreTrainedModel
-        Whose output embeddings, soft cap and logit scale are applied.
-    hidden : Tensor, shape (T, W)
-        Last hidden states that predict the targets.
-    targets : Tensor, shape (T,)
-        Token ids.
-
-    Returns
-    -------
-    Tensor, shape (T,)
-        In nats; float32, or float64 for a float64 model.
+    `hidden` (T, W) are the last hidden states that predict the targets. The result is in nats and
+    float32, or float64 for a float64 model.
     """
     head, (scale, cap) = module.get_output_embeddings(), _logit_settings(module.config)
     if type(head) is nn.Linear:
@@ -55,7 +44,7 @@ def chunked_token_logps(module: Any, hidden: Tensor, targets: Tensor) -> Tensor:
         return logps
 
     def token_logps(hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = wide(head(hidden)) * scale
+        logits = wide(head(hidden)) * scale  # (rows, V)
         logits = logits if cap is None else cap * torch.tanh(logits / cap)
         return logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
 
@@ -72,27 +61,13 @@ def chunked_loss(
     stops: Sequence[int],
     loss: Callable[[Tensor, slice], Tensor],
 ) -> Tensor:
-    """Loss of examples on their tokens' log-probs, its gradient taken chunk by chunk.
+    """Sum of the losses of examples on their tokens' log-probs, its gradient taken chunk by chunk.
 
-    Parameters
-    ----------
-    module : PreTrainedModel
-        Whose output embeddings, soft cap and logit scale are applied.
-    hidden : Tensor, shape (T, W)
-        Last hidden states that predict the targets.
-    targets : Tensor, shape (T,)
-        Token ids, example after example.
-    stops : sequence of int
-        Where the tokens of each example stop.
-    loss : callable
-        Of the log-probs (T',) of all tokens of a run of examples, and of the slice of examples that
-        these are; gives the sum of their losses, a scalar, differentiable in the log-probs and in
-        nothing else. It is called for every run, in order.
-
-    Returns
-    -------
-    Tensor, shape ()
-        The sum over all examples; to be backpropagated through once.
+    `hidden` (T, W) predicts `targets` (T,), example after example; `stops` says where each
+    example's tokens stop. `loss(logps, block)` is called for every block of examples, in order,
+    with the log-probs (T',) of its tokens and the slice of examples that it is. It gives the sum of
+    their losses, a scalar, differentiable in the log-probs and in nothing else. The result can be
+    backpropagated through once.
     """
     head, (scale, cap) = module.get_output_embeddings(), _logit_settings(module.config)
     if type(head) is not nn.Linear or not torch.is_grad_enabled():
@@ -108,20 +83,7 @@ def chunked_loss(
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a call of the module do something else, its hooks and those of engines unchanged.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Whose `forward` is replaced within the block.
-    forward : callable
-        What stands in for it.
-
-    Yields
-    ------
-    None
-        While it is replaced.
-    """
+    """Let a call of the module do something else in the block; hooks and engines' hooks stay."""
     before = vars(module).get("forward")
     module.forward = forward
     try:
@@ -166,6 +128,7 @@ class _RecomputedLogps(torch.autograd.Function):
         of_hidden = []
         chunks = zip(*(torch.split(x, rows) for x in (hidden, targets, grads[0])), strict=True)
         for states, wanted, grad in chunks:
+            # Chunk by chunk: the graph of one chunk's logits lives at a time.
             with torch.enable_grad():
                 states = states.detach().requires_grad_()
                 logps = token_logps(states, wanted)

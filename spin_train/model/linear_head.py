@@ -1,4 +1,8 @@
-"""A linear head in chunks of logits, its gradients by hand (`spin_train.model.head`)."""
+"""A linear head in chunks of logits, its gradients by hand (`spin_train.model.head`).
+
+Examples are taken in blocks: as many as fit into one chunk, or a single longer one in several
+chunks. Shapes: T tokens, C tokens of a chunk, W channels, V words.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +15,12 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["linear_logps", "linear_loss", "most_rows", "wide"]
 
-# Bytes of logits alive at once. On CPUs examples are taken together up to fewer, and one that is
-# longer is taken whole if it can be. Products are slow under 500 rows: 1,024 rows of 32,000 float32
-# logits with both gradients took 295 ms by 256 rows, 274 by 512, 268 at once.
+# Bytes of logits alive at once. On CPUs fewer are taken when examples are put together; a longer
+# example is still taken whole if it fits. Products are slow under 500 rows: 1,024 rows of 32,000
+# float32 logits with both gradients took 295 ms by 256 rows, 274 by 512, 268 at once.
 _MOST_BYTES = 2**29
 _TOGETHER_BYTES = {"cpu": 2**26}
-# Rows of logits made probabilities at a time on CPUs: few enough to stay in the cache meanwhile.
+# Rows of logits that become probabilities at a time on CPUs: few enough to stay in the cache.
 _CACHED_ROWS = 64
 
 _rooms: list[Tensor] = []
@@ -25,32 +29,16 @@ _rooms: list[Tensor] = []
 def linear_logps(
     head: nn.Linear, hidden: Tensor, targets: Tensor, scale: float, cap: float | None
 ) -> Tensor:
-    """Log-prob of each target token, to be called where the head's weight is whole.
+    """Log-probs (T,) of the targets; to be called where the head's weight is whole (ZeRO-3).
 
-    Parameters
-    ----------
-    head : nn.Linear
-        From W channels to V words.
-    hidden : Tensor, shape (T, W)
-        Hidden states.
-    targets : Tensor, shape (T,)
-        Token ids.
-    scale : float
-        Factor on the logits.
-    cap : float or None
-        Soft cap on them.
-
-    Returns
-    -------
-    Tensor, shape (T,)
-        In nats; float32, or float64 for a float64 head.
+    Logits are multiplied by `scale` and softly capped at `cap`.
     """
     linear = _Linear(head, targets, scale, cap)
     if torch.is_grad_enabled():
         apply: Any = _LinearLogps.apply
         logps: Tensor = apply(hidden, head.weight, head.bias, linear, most_rows(head, hidden))
         return logps
-    with _lent_room(hidden.device) as linear.room:
+    with _borrowed_room(hidden.device) as linear.room:
         chunks = _chunks(0, len(hidden), _rows_together(head, hidden))
         return torch.cat([linear.logps(hidden, chunk) for chunk in chunks])
 
@@ -66,67 +54,23 @@ def linear_loss(
 ) -> Tensor:
     """Loss of examples, its gradient taken at once, to be called where the head's weight is whole.
 
-    Parameters
-    ----------
-    head : nn.Linear
-        From W channels to V words.
-    hidden : Tensor, shape (T, W)
-        Hidden states.
-    targets : Tensor, shape (T,)
-        Token ids, example after example.
-    scale : float
-        Factor on the logits.
-    cap : float or None
-        Soft cap on them.
-    stops : sequence of int
-        Where the tokens of each example stop.
-    loss : callable
-        As of `spin_train.model.head.chunked_loss`.
-
-    Returns
-    -------
-    Tensor, shape ()
-        To be backpropagated through once.
+    `stops` and `loss` are those of `spin_train.model.head.chunked_loss`.
     """
     together, most = _rows_together(head, hidden), most_rows(head, hidden)
-    runs = list(_runs(stops, together, most))
+    blocks = list(_blocks(stops, together, most))
     linear = _Linear(head, targets, scale, cap)
     apply: Any = _LinearLoss.apply
-    total: Tensor = apply(hidden, head.weight, head.bias, linear, runs, loss)
+    total: Tensor = apply(hidden, head.weight, head.bias, linear, blocks, loss)
     return total
 
 
 def most_rows(head: Any, hidden: Tensor) -> int:
-    """Count the rows of logits that may be alive at once.
-
-    Parameters
-    ----------
-    head : nn.Module
-        With a weight of V rows.
-    hidden : Tensor
-        In the logits' type.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
+    """Count the rows of V logits, in the type of `hidden`, that may be alive at once."""
     return max(1, _MOST_BYTES // _bytes_a_row(head, hidden))
 
 
 def wide(logits: Tensor) -> Tensor:
-    """Take logits as float32, or float64 where they are.
-
-    Parameters
-    ----------
-    logits : Tensor
-        Of any floating type.
-
-    Returns
-    -------
-    Tensor
-        The same tensor where it is wide already.
-    """
+    """Take logits as float32, or as float64 where they are float64."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -143,8 +87,8 @@ def _chunks(start: int, stop: int, rows: int) -> list[slice]:
     return [slice(place, min(place + rows, stop)) for place in range(start, stop, rows)]
 
 
-def _runs(stops: Sequence[int], together: int, most: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Cut into runs of examples of so many tokens together, or of one; and these into chunks."""
+def _blocks(stops: Sequence[int], together: int, most: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Cut into blocks of examples with so many tokens together, or of one; these into chunks."""
     start = first = 0
     for number, stop in enumerate(stops, start=1):
         if number == len(stops) or stops[number] - start > together:
@@ -153,11 +97,11 @@ def _runs(stops: Sequence[int], together: int, most: int) -> Iterator[tuple[slic
 
 
 @contextmanager
-def _lent_room(device: torch.device) -> Iterator[Tensor | None]:
-    """Lend memory for the logits of a chunk, which stays with the process.
+def _borrowed_room(device: torch.device) -> Iterator[Tensor | None]:
+    """Borrow memory for the logits of a chunk, which stays with the process.
 
-    What is new must be mapped page by page: 40 of 130 ms for 1,024 x 32,000 float32 logits. Who
-    asks while it is lent gets some of his own.
+    New memory must be mapped page by page: 40 of 130 ms for 1,024 x 32,000 float32 logits. A second
+    caller gets a fresh buffer while the first uses the old one.
     """
     if device.type != "cpu":  # there torch's allocator keeps what it has
         yield None
@@ -175,14 +119,14 @@ def _lent_room(device: torch.device) -> Iterator[Tensor | None]:
 
 @dataclass
 class _Gradients:
-    """What the backward pass returns, as far as it is summed."""
+    """What the backward pass returns, summed so far."""
 
     hidden: Tensor
     weight: Tensor | None = None
     bias: Tensor | None = None
 
     def of_parameters(self, head: nn.Linear) -> tuple[Tensor | None, Tensor | None]:
-        """Give those of weight and bias, in their types."""
+        """Give the gradients of weight and bias in the types of these."""
         weight = None if self.weight is None else self.weight.to(head.weight.dtype)
         return weight, None if self.bias is None else self.bias.to(head.bias.dtype)
 
@@ -203,14 +147,16 @@ class _Linear:
     def logps(self, hidden: Tensor, chunk: slice, *, keep: bool = False) -> Tensor:
         """Log-probs (C,) of a chunk.
 
-        Probabilities are kept times the slope of the soft cap, with that slope at the targets.
+        log p_t = z_t - max z - log sum exp(z - max z). With `keep` the probabilities stay for
+        `pull`, and under a soft cap both they and the targets' onehot are multiplied by its slope 1
+        - tanh^2.
         """
         logits, targets = self._logits(hidden[chunk]), self.targets[chunk]
         logps, slopes = [], []
         rows = _CACHED_ROWS if logits.device.type == "cpu" else len(logits)
         for start in range(0, len(logits), rows):
-            block, chosen = logits[start : start + rows], targets[start : start + rows, None]
-            values = wide(block)
+            part, chosen = logits[start : start + rows], targets[start : start + rows, None]
+            values = wide(part)  # (rows, V); the same memory where logits are wide
             if self.scale != 1:
                 values *= self.scale
             slope = None
@@ -218,21 +164,21 @@ class _Linear:
                 slope = torch.tanh(values / self.cap)
                 values = self.cap * slope
                 slope = 1 - slope * slope
-            largest, logit = values.amax(-1, keepdim=True), values.gather(-1, chosen)
+            largest, logit = values.amax(-1, keepdim=True), values.gather(-1, chosen)  # (rows, 1)
             probs = torch.softmax(values, -1, out=values)
-            # log sum exp = largest - log p(largest), and p(largest) >= 1 / V is no underflow.
+            # log sum exp = largest - log p(largest), and p(largest) >= 1 / V cannot underflow.
             logps.append((logit - largest + probs.amax(-1, keepdim=True).log()).squeeze(-1))
             slopes.append(torch.ones_like(logit) if slope is None else slope.gather(-1, chosen))
             if keep:
-                block.copy_(probs if slope is None else probs.mul_(slope))
+                part.copy_(probs if slope is None else probs.mul_(slope))
         if keep:
             self.kept = logits, torch.cat(slopes)
         return torch.cat(logps)
 
     def pull(self, hidden: Tensor, chunks: list[slice], grads: Tensor, into: _Gradients) -> None:
-        """Add the gradient of a loss whose slopes in the log-probs of the chunks are given, (T',).
+        """Add the gradient of a loss, given its slopes (T',) in the log-probs of the chunks.
 
-        What is kept is the last chunk's; the others are computed again.
+        Only the last chunk's probabilities are kept; those of the others are computed again.
         """
         for chunk in reversed(chunks):
             if self.kept is None:
@@ -242,11 +188,14 @@ class _Linear:
             states, targets = hidden[chunk], self.targets[chunk]
             weight, bias = self.head.weight, self.head.bias
             first = chunks[0].start
+            # g times the scale, (C, 1); the slope of the cap is in the probabilities already.
             of_chunk = grads[chunk.start - first : chunk.stop - first, None] * self.scale
             of_target = of_chunk * slope  # (C, 1), on the target's logit
             grad = of_chunk.to(hidden.dtype)
+            # grad h = g (W[t] - p W), (C, W)
             into.hidden[chunk] = of_target * weight[targets] - grad * (probs @ weight)
             if weight.requires_grad:
+                # grad W = onehot^T (g h) - p^T (g h), (V, W)
                 alone = len(states) == len(hidden)
                 into.weight = _minus_product(into.weight, probs, grad * states, one_term=alone)
                 add = (of_target * states).to(into.weight.dtype)
@@ -254,7 +203,7 @@ class _Linear:
             if bias is not None and bias.requires_grad:
                 if into.bias is None:
                     into.bias = wide(torch.zeros_like(bias))
-                into.bias -= (grad.T @ probs)[0]
+                into.bias -= (grad.T @ probs)[0]  # (V,)
                 into.bias.index_add_(0, targets, of_target[:, 0].to(into.bias.dtype))
             del probs  # before the next chunk's
 
@@ -270,7 +219,7 @@ class _Linear:
 
 
 def _minus_product(total: Tensor | None, probs: Tensor, grads: Tensor, *, one_term: bool) -> Tensor:
-    """Subtract probs^T grads (V, W) from a sum that is float32 at least where it has many terms."""
+    """Subtract probs^T grads, (V, W), from a sum, float32 at least where it has several terms."""
     if total is None and (one_term or probs.dtype in (torch.float32, torch.float64)):
         return (probs.T @ grads).neg_()
     if total is None:
@@ -281,7 +230,7 @@ def _minus_product(total: Tensor | None, probs: Tensor, grads: Tensor, *, one_te
 
 
 class _LinearLogps(torch.autograd.Function):
-    """Log-probs, whose gradient the backward pass takes."""
+    """Log-probs; the backward pass takes their gradient."""
 
     @staticmethod
     def forward(
@@ -289,7 +238,7 @@ class _LinearLogps(torch.autograd.Function):
     ) -> Tensor:
         chunks = _chunks(0, len(hidden), rows)
         logps = [linear.logps(hidden, chunk, keep=chunk is chunks[-1]) for chunk in chunks]
-        # Weight and bias only so that a change of theirs before the backward pass is noticed.
+        # Weight and bias are saved so that autograd notices a change before the backward pass.
         ctx.save_for_backward(hidden, weight, bias)
         ctx.of = linear, chunks
         return torch.cat(logps)
@@ -305,7 +254,7 @@ class _LinearLogps(torch.autograd.Function):
 
 
 class _LinearLoss(torch.autograd.Function):
-    """A loss, whose gradient the forward pass takes; the backward pass hands it over."""
+    """A loss; the forward pass takes its gradient, which the backward pass returns."""
 
     @staticmethod
     def forward(
@@ -314,20 +263,20 @@ class _LinearLoss(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         linear: _Linear,
-        runs: list[tuple[slice, list[slice]]],
+        blocks: list[tuple[slice, list[slice]]],
         loss: Callable[[Tensor, slice], Tensor],
     ) -> Tensor:
         into = _Gradients(torch.empty_like(hidden))
         losses = []
-        with _lent_room(hidden.device) as linear.room:
-            for examples, chunks in runs:
+        with _borrowed_room(hidden.device) as linear.room:
+            for examples, chunks in blocks:
                 parts = [linear.logps(hidden, chunk, keep=chunk is chunks[-1]) for chunk in chunks]
                 logps = torch.cat(parts).requires_grad_()
                 with torch.enable_grad():
-                    of_run = loss(logps, examples)
-                (grads,) = torch.autograd.grad(of_run, logps)
+                    of_block = loss(logps, examples)
+                (grads,) = torch.autograd.grad(of_block, logps)  # g, (T',)
                 linear.pull(hidden, chunks, grads, into)
-                losses.append(of_run.detach())
+                losses.append(of_block.detach())
             linear.room = None
         ctx.gradients = into.hidden, *into.of_parameters(linear.head)
         return torch.stack(losses).sum()
@@ -337,9 +286,9 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            raise RuntimeError("the loss of chunks was already backpropagated through")
+            raise RuntimeError("this loss was already backpropagated through, which frees it")
         factor = grads[0]
-        if factor.is_cuda or factor != 1:  # on a GPU to ask would be to wait
+        if factor.is_cuda or factor != 1:  # reading the factor would wait for a GPU
             for gradient in gradients:
                 if gradient is not None:
                     gradient *= factor

@@ -1,4 +1,4 @@
-"""Loading and saving models and tokenizers: safetensors only, no code from strangers."""
+"""Loading and saving models and tokenizers: safetensors only, no remote code unless asked for."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from spin_train.config.schema import Config
-from spin_train.errors import DivergedError, UserError, disk_full
+from spin_train.errors import DivergedError, UserError, disk_full, one_line
 from spin_train.model.adapters import is_adapter, quantisation, with_adapter
 from spin_train.system.files import write_directory
 
@@ -18,74 +18,30 @@ __all__ = [
     "load_policy",
     "load_tokenizer",
     "model_limits",
-    "model_source",
     "save_policy",
 ]
 
 _DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate")
 
 
-def model_source(config: Config) -> dict[str, Any]:
-    """Keyword arguments with which `config.model` is loaded.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    dict
-        Revision and trust, for transformers' `from_pretrained`.
-    """
+def _source(config: Config) -> dict[str, Any]:
+    """Keyword arguments of `from_pretrained` for `config.model`: revision and trust."""
     return {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
 
 
 def load_tokenizer(config: Config) -> Any:
-    """Tokenizer of the model a run starts from; the same in all its stages.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    PreTrainedTokenizerBase
-        As transformers loads it.
-
-    Raises
-    ------
-    UserError
-        If there is none at `config.model`.
-    """
+    """Tokenizer of the model a run starts from, the same in all its stages (else UserError)."""
     try:
-        return AutoTokenizer.from_pretrained(config.model, **model_source(config))
+        return AutoTokenizer.from_pretrained(config.model, **_source(config))
     except (OSError, ValueError) as error:
         raise UserError(_not_at("tokenizer", config.model, error)) from None
 
 
 def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
-    """Causal language model with every dropout at zero.
+    """Causal language model from a directory or the hub, on the CPU, every dropout at zero.
 
-    Parameters
-    ----------
-    path : str or Path
-        Directory or hub name.
-    dtype : str
-        ``float32`` or ``bfloat16``.
-    **source
-        From `model_source`, for the model a run starts from.
-
-    Returns
-    -------
-    PreTrainedModel
-        On the CPU, in evaluation mode.
-
-    Raises
-    ------
-    UserError
-        If no such model can be loaded.
+    `dtype` is ``float32`` or ``bfloat16``; `source` comes from the configuration. UserError if no
+    such model can be loaded.
     """
     try:
         settings = AutoConfig.from_pretrained(path, **source)
@@ -102,52 +58,25 @@ def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
 
 
 def load_policy(path: str | Path, config: Config) -> Any:
-    """Model a run starts from, or one it has made.
+    """Model that a run starts from (`config.model`) or one that it has made (a policy directory).
 
-    Parameters
-    ----------
-    path : str or Path
-        `config.model`, or a policy directory.
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    PreTrainedModel
-        On the CPU (a quantised one on its device), in evaluation mode. An adapter is merged into
-        `config.model`; on a quantised model it stays beside the weights, frozen.
-
-    Raises
-    ------
-    UserError
-        If no such model can be loaded.
+    It is on the CPU in evaluation mode; a quantised one is on its device. An adapter is merged into
+    `config.model`; a quantised model keeps it apart from its weights, frozen. UserError if no such
+    model can be loaded.
     """
     dtype, quantised = config.training.dtype, quantisation(config.adapter)
     if path == config.model:
-        return load_model(path, dtype=dtype, **model_source(config), **quantised)
+        return load_model(path, dtype=dtype, **_source(config), **quantised)
     if is_adapter(path):
-        base = load_model(config.model, dtype=dtype, **model_source(config), **quantised)
+        base = load_model(config.model, dtype=dtype, **_source(config), **quantised)
         return with_adapter(base, path, merge=not quantised)
     return load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code)
 
 
 def model_limits(config: Config) -> tuple[int, int]:
-    """Longest sequence and largest vocabulary the model takes.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-
-    Returns
-    -------
-    context : int
-        Tokens.
-    vocabulary : int
-        Different token ids.
-    """
+    """Longest sequence of `config.model` in tokens, and its number of token ids."""
     try:
-        settings = AutoConfig.from_pretrained(config.model, **model_source(config))
+        settings = AutoConfig.from_pretrained(config.model, **_source(config))
     except (OSError, ValueError) as error:
         raise UserError(_not_at("model", config.model, error)) from None
     text = settings.get_text_config()
@@ -158,23 +87,8 @@ def model_limits(config: Config) -> tuple[int, int]:
 def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Path) -> None:
     """Write a policy directory whole or not at all: safetensors, configuration, tokenizer.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Not wrapped.
-    state_dict : dict
-        Its full weights.
-    tokenizer : PreTrainedTokenizerBase
-        The run's.
-    path : Path
-        The directory.
-
-    Raises
-    ------
-    UserError
-        If the disk is full.
-    DivergedError
-        If a weight is not finite.
+    `state_dict` holds the full weights of the unwrapped model; where one is not finite, that is a
+    DivergedError. A full disk is a UserError.
     """
     broken = [name for name, value in state_dict.items() if not value.isfinite().all()]
     if broken:
@@ -195,21 +109,17 @@ def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Pa
 def _disk_message(path: Path) -> str:
     free = shutil.disk_usage(path.parent).free
     return (
-        f"the disk took no more while writing {path} ({free / 2**30:.2f} GiB free, or a file-size "
-        "limit): make room, then run the same command again"
+        f"the disk is full: cannot write {path} ({free / 2**30:.2f} GiB free, or a file-size "
+        "limit); free some space, then run the same command again"
     )
 
 
 def _not_at(what: str, path: str | Path, error: BaseException) -> str:
-    """One line on what could not be loaded, and why."""
+    """Say on one line what could not be loaded, and why."""
     place = Path(path)
     local = str(path).startswith(("/", "./", "../", "~")) or isinstance(path, Path)
     if local and not place.is_dir():
         return f"model: there is no directory {path}"
     if place.is_dir() and not (place / "config.json").is_file():
-        return f"model: {path} holds no model: no config.json in it"
-    return f"no {what} at model: {path} ({_one_line(error)})"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+        return f"model: there is no config.json in {path}, so it is not a model"
+    return f"no {what} at model: {path} ({one_line(error, 300)})"

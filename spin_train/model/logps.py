@@ -4,7 +4,6 @@ Prompts are shared (`model.packing`) and logits never exist as a whole (`model.h
 is exact: the first call with a model compares it with the plain forward pass.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,22 +16,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spin_train.model.attention import ATTENTION
+from spin_train.model.exactness import exact_tolerance, first_exact
 from spin_train.model.head import chunked_loss, chunked_token_logps, replaced_forward
 from spin_train.model.packing import Group, PackedRow
 
-__all__ = ["EXACT_TOLERANCE", "Group", "response_logps", "response_loss"]
+__all__ = ["Group", "response_logps", "response_loss"]
 
-# Nats a token between two ways of computing one log-prob, by type of the weights. Seen on models of
-# eleven tiny architectures: float64 2e-7 (norms are float32), float32 4e-6, bfloat16 0.02, which
-# grows with depth; a wrong position or mask is 0.1 to 8 off in any type.
-EXACT_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
-_COARSE_TOLERANCE = 0.25
-# Nats: what a response may notice of another one, in any type. Seen: 0, and 3e-3 through a state.
+# Nats by which other responses may change a log-prob, in any type. Seen: 0; 3e-3 through a state.
 _BLIND_TOLERANCE = 1e-6
 
-_log = logging.getLogger(__name__)
 Loss = Callable[[Tensor, slice], Tensor]
-"""Of the log-probs of a run of groups, and the slice of groups that these are: summed, a scalar."""
+"""Of the log-probs of a block of groups, and the slice of groups that it is: summed, a scalar."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +84,9 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
     groups : sequence of Group
         Prompts with their responses.
     loss : callable
-        Of the log-probs (R',) of a run of groups, as of `response_logps`, and of the slice of
-        `groups` that these are; gives the sum of their losses, a scalar, differentiable in the
-        log-probs and in nothing else. It is called for every run, in order.
+        Of the log-probs (R',) of a block of groups, as of `response_logps`, and of the slice of
+        `groups` that it is; gives the sum of their losses, a scalar, differentiable in the
+        log-probs and in nothing else. It is called for every block, in order.
 
     Returns
     -------
@@ -117,18 +111,18 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
     firsts = [0, *accumulate(len(group.responses) for group in groups)]
     seen: list[Tensor] = []
 
-    def loss_of_tokens(token_logps: Tensor, run: slice) -> Tensor:
-        first, stop = firsts[run.start], firsts[run.stop]
-        owners = batch.owners[tokens[run.start] : tokens[run.stop]] - first
+    def loss_of_tokens(token_logps: Tensor, block: slice) -> Tensor:
+        first, stop = firsts[block.start], firsts[block.stop]
+        owners = batch.owners[tokens[block.start] : tokens[block.stop]] - first
         logps = _summed(token_logps, owners, stop - first)
         seen.append(logps.detach())
-        return loss(logps, run)
+        return loss(logps, block)
 
     def head(hidden: Tensor) -> Tensor:
         return chunked_loss(module, hidden, batch.targets, tokens[1:], loss_of_tokens)
 
-    # Not the engine's output itself: DeepSpeed takes the gradient of what is both its output and
-    # the loss for one that accumulation steps have yet to divide.
+    # A clone, not the engine's output: where output and loss are one tensor, DeepSpeed assumes that
+    # accumulation steps have yet to divide its gradient.
     total = _forward(model, batch, way, head).clone()
     return total, torch.cat(seen)
 
@@ -157,7 +151,7 @@ def _response_logps(model: Any, groups: Sequence[Group], way: _Way) -> Tensor:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a model is called with, and what is scored of it."""
+    """What a model is called with, and what of it is scored."""
 
     inputs: dict[str, Any]
     predictors: Tensor
@@ -173,7 +167,7 @@ def _batch(module: Any, groups: Sequence[Group], way: _Way) -> _Batch:
 
 
 def _packed(groups: Sequence[Group], device: torch.device) -> _Batch:
-    """Prompts shared, all groups in one row."""
+    """Put all groups into one row, where responses share their prompts."""
     row = PackedRow(groups, device)
     inputs = {"input_ids": row.input_ids, "position_ids": row.position_ids, "row": row}
     return _Batch(inputs, row.predictors, row.targets, row.owners)
@@ -203,33 +197,33 @@ def _padded(groups: Sequence[Group], device: torch.device) -> _Batch:
 def _forward(
     model: Any, batch: _Batch, way: _Way, head: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
-    """Give the head the hidden states (T, W) of the predictors; without one, take log-probs."""
+    """Give the head the hidden states (T, W) of the predictors; without a head, take log-probs."""
     module = _unwrapped(model)
 
     def forward(**inputs: Any) -> Tensor:
-        hidden = module.base_model(**inputs).last_hidden_state.flatten(0, 1)
+        hidden = module.base_model(**inputs).last_hidden_state.flatten(0, 1)  # (rows * N, W)
         return head(hidden.index_select(0, batch.predictors))  # type: ignore[misc]
 
     with _attention(module, packed=way.packed):
         if head is not None:
-            # In the model's own place, so that an engine around it gathers and hooks as ever.
+            # In the model's own place, so that an engine around it works as usual.
             with replaced_forward(module, forward):
                 out: Tensor = model(**batch.inputs, use_cache=False)
             return out
         logits: Tensor = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
-        logits = logits.index_select(0, batch.predictors)
+        logits = logits.index_select(0, batch.predictors)  # (T, V)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits.log_softmax(-1).gather(-1, batch.targets[:, None]).squeeze(-1)
 
 
 def _summed(token_logps: Tensor, owners: Tensor, responses: int) -> Tensor:
-    # Added up in float64: 128 terms of 10 nats, one after the other in float32, lost 4e-4 nats.
+    # (T,) to (R,), in float64: 128 terms of 10 nats, one after the other in float32, lost 4e-4.
     zeros = token_logps.new_zeros(responses, dtype=torch.float64)
     return zeros.index_add(0, owners, token_logps.double()).to(token_logps.dtype)
 
 
 def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:
-    """Do what all ways are judged by: a forward pass for each response, full logits."""
+    """Do what all ways are compared with: one forward pass per response, full logits."""
     pairs = [(group.prompt_ids, response) for group in groups for response in group.responses]
     alone = [Group(prompt, [response]) for prompt, response in pairs]
     plain = _Way(packed=False, chunked=False)
@@ -246,29 +240,27 @@ _WAYS = {
 
 @torch.no_grad()
 def _exact_way(model: Any, module: Any) -> _Way:
-    """Pick the first way that is exact on the loaded model, and say why if it is not the first."""
+    """Pick the first way that is exact on the loaded model."""
     training = module.training
     module.eval()
     try:
         groups = _random_groups(module.config.get_text_config())
         lengths = [len(response) for group in groups for response in group.responses]
         expected = _one_by_one(model, groups)
-        tolerance = EXACT_TOLERANCE.get(next(module.parameters()).dtype, _COARSE_TOLERANCE)
-        for name, way in _WAYS.items():
-            try:
-                logps = _response_logps(model, groups, way)
-                others = _response_logps(model, _neighbours_changed(groups), way)
-                seen = (others - logps)[_LAST].abs().max().item()
-                error = ((logps - expected).abs() / expected.new_tensor(lengths)).max().item()
-                if error <= tolerance and seen <= _BLIND_TOLERANCE:
-                    return way
-                reason = f"off by {error:.2g} nats a token, {seen:.2g} by its neighbours"
-            except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            _log.warning("%s: %s not used: %s", type(module).__name__, name, reason)
+        tolerance = exact_tolerance(module)
+
+        def flaw(way: _Way) -> str:
+            logps = _response_logps(model, groups, way)
+            others = _response_logps(model, _neighbours_changed(groups), way)
+            seen = (others - logps)[_LAST].abs().max().item()
+            error = ((logps - expected).abs() / expected.new_tensor(lengths)).max().item()
+            if error <= tolerance and seen <= _BLIND_TOLERANCE:
+                return ""
+            return f"off by {error:.2g} nats per token, {seen:.2g} by its neighbours"
+
+        return first_exact(module, _WAYS, flaw, "no two forward passes agree on a log-prob")
     finally:
         module.train(training)
-    raise RuntimeError(f"{type(module).__name__}: no two forward passes agree on a log-prob")
 
 
 def _random_groups(config: Any) -> list[Group]:
@@ -297,7 +289,7 @@ _LAST = [1, 3]
 
 @contextmanager
 def _attention(module: Any, *, packed: bool) -> Iterator[None]:
-    """Let the model attend within packed rows, or in its own way, within the block."""
+    """Within the block, let the model attend within packed rows, or in its own way."""
     config = module.config
     if config._attn_implementation != ATTENTION:
         _own_attention[module] = config._attn_implementation
@@ -305,7 +297,7 @@ def _attention(module: Any, *, packed: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        # With activation checkpointing the backward pass goes through the layers once more.
+        # With activation checkpointing the backward pass runs the layers again.
         if not (packed and torch.is_grad_enabled() and module.is_activation_checkpointing):
             config._attn_implementation = _own_attention[module]
 

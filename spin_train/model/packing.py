@@ -1,9 +1,9 @@
 """Whole groups packed into one row of tokens.
 
-A row is ``[x, y, y', (y0), x, y, ...]``: each prompt once, its responses behind it, no
-padding. A prompt token sees the prompt so far; a response token sees its whole prompt and its own
-response so far. Positions restart after the prompt, so every token has the position it has in a row
-of its own::
+A row is ``[x, y, y', (y0), x, y, ...]``: each prompt once, its responses behind it, no padding. A
+prompt token sees the prompt up to itself. A response token sees its whole prompt and its own
+response up to itself. Positions restart after the prompt, so every token has the position that it
+has in a row of its own::
 
              x x x y y z z x y
            x #
@@ -15,6 +15,10 @@ of its own::
            z # # #     # #
            x               #
            y               # #
+
+The last token of a response predicts nothing that is scored, so it is left out. The first token of
+every response is predicted by the last token of its prompt, which is there once: its hidden state
+is taken several times.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Group", "PackedRow", "Segment", "token_runs"]
+__all__ = ["Group", "PackedRow", "Segment", "token_blocks"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens that stand side by side, a prompt or one response, and the span of its prompt."""
+    """Consecutive tokens of a row, a prompt or one response, and the span of their prompt."""
 
     start: int
     stop: int
@@ -53,7 +57,7 @@ class Segment:
 
     @property
     def before(self) -> int:
-        """Tokens of the prompt that all of the segment sees: its first position."""
+        """Tokens of the prompt that all of the segment sees; also its first position."""
         return 0 if self.start == self.prompt[0] else self.prompt[1] - self.prompt[0]
 
     @property
@@ -68,14 +72,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class PackedRow:
-    """Groups side by side in one row of N tokens, T of whose predictions are scored.
+    """Groups one after another in one row of N tokens, T of whose predictions are scored.
 
-    Parameters
-    ----------
-    groups : sequence of Group
-        In the order they stand in.
-    device : torch.device
-        Where its tensors are made.
+    Its tensors are made on `device`.
     """
 
     groups: Sequence[Group]
@@ -84,7 +83,7 @@ class PackedRow:
 
     @cached_property
     def segments(self) -> list[Segment]:
-        """Prompts and responses in order; a response of one token has none to stand there."""
+        """Prompts and responses in order; a response of one token has no segment."""
         segments, place = [], 0
         for group in self.groups:
             prompt = (place, place + len(group.prompt_ids))
@@ -125,6 +124,7 @@ class PackedRow:
             place += len(group.prompt_ids)
             last_of_prompt = place - 1
             for response in group.responses:
+                # Token i of a response is predicted at token i - 1, its first at the prompt's end.
                 places += [last_of_prompt, *range(place, place + len(response) - 1)]
                 place += len(response) - 1
         return self.tensor(places)
@@ -136,57 +136,27 @@ class PackedRow:
         return self.tensor([n for n, length in enumerate(lengths) for _ in range(length)])
 
     def tensor(self, values: Any) -> Tensor:
-        """Put numbers where the row is, without waiting for a device.
-
-        Parameters
-        ----------
-        values : list
-            Numbers, nested evenly.
-
-        Returns
-        -------
-        Tensor
-            Of int64.
-        """
+        """Put whole numbers, evenly nested, on the row's device without waiting for it (int64)."""
         return torch.tensor(values).to(self.device, non_blocking=True)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Make something at the first layer that asks for it, for all layers.
-
-        Parameters
-        ----------
-        key : hashable
-            Its name.
-        make : callable
-            Makes it.
-
-        Returns
-        -------
-        object
-            What was made.
-        """
+        """Make something at the first layer that asks for this key, for all layers."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def sees(self, window: int | None) -> Callable[..., Tensor]:
-        """Say who sees whom, as FlexAttention asks it.
+        """Say who sees whom, as FlexAttention asks: of batch, head, query place and key place.
 
-        Parameters
-        ----------
-        window : int or None
-            Sliding window, tokens.
-
-        Returns
-        -------
-        callable
-            Of batch, head, query place and key place; True where the query sees the key.
+        `window` is a sliding window in tokens, or None.
         """
+        # Of each token, (N,): its position, where its group starts and where its segment starts.
         position = self.position_ids[0]
         group = self.tensor([s.prompt[0] for s in self.segments for _ in range(s.start, s.stop)])
         response = self.tensor([s.start for s in self.segments for _ in range(s.start, s.stop)])
 
         def mask(batch: Any, head: Any, query: Any, key: Any) -> Tensor:
+            # A prompt's segment starts where its group does, so all of the group sees it.
             own_or_prompt = (response[key] == response[query]) | (response[key] == group[key])
             distance = position[query] - position[key]
             seen = (group[query] == group[key]) & own_or_prompt & (distance >= 0)
@@ -195,20 +165,10 @@ class PackedRow:
         return mask
 
 
-def token_runs(groups: Sequence[Group], tokens: int) -> Iterator[Sequence[Group]]:
-    """Cut a sequence of groups into runs of about equally many tokens.
+def token_blocks(groups: Sequence[Group], tokens: int) -> Iterator[Sequence[Group]]:
+    """Cut groups into blocks of consecutive ones, of about equally many tokens.
 
-    Parameters
-    ----------
-    groups : sequence of Group
-        What to cut.
-    tokens : int
-        At most so many a run, unless a single group has more.
-
-    Yields
-    ------
-    sequence of Group
-        The next of them.
+    A block has at most `tokens`, unless a single group has more.
     """
     start = total = 0
     for stop, group in enumerate(groups):

@@ -6,11 +6,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
 from spin_train.config.changes import refused_on_branching
 from spin_train.config.files import load_config
 from spin_train.config.schema import SCHEDULES, Config
+from spin_train.config.yaml12 import yaml_text
 from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
@@ -109,7 +108,7 @@ def _copy(old: Run, new: Run, manifest: Manifest, kept: list[Stage], at: int) ->
     )
     with write_atomically(partial.config_file) as path:
         content = new.config.model_dump()
-        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        path.write_text(yaml_text(content), encoding="utf-8")
     partial.root.replace(new.root)
 
 

@@ -1,7 +1,5 @@
 """Which stages are complete, and what each left on disk."""
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Any
 
 from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
-from spin_train.system.files import write_json
+from spin_train.system.files import read_json, sha256_of_file, write_json
 
 __all__ = ["Manifest"]
 
@@ -21,7 +19,7 @@ class Manifest:
         self._run = run
         self.content: dict[str, Any] = {"stages": {}}
         if run.manifest_file.is_file():
-            self.content = json.loads(run.manifest_file.read_text(encoding="utf-8"))
+            self.content = read_json(run.manifest_file)
 
     def is_complete(self, stage: str) -> bool:
         """Say whether a stage is done and the files that it left are still there.
@@ -49,7 +47,7 @@ class Manifest:
         left = {
             str(path.relative_to(self._run.root)): {
                 "bytes": path.stat().st_size,
-                "sha256": _sha256(path),
+                "sha256": sha256_of_file(path),
             }
             for path in sorted(files)
         }
@@ -63,8 +61,3 @@ class Manifest:
     def save(self) -> None:
         """Write the manifest."""
         write_json(self._run.manifest_file, self.content)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,12 +1,12 @@
 """The policies of a run: who p_K is, where it lies, and what was measured of it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import Config
 from spin_train.run.directory import RunDirectory
+from spin_train.system.files import read_json
 
 __all__ = ["Policy", "control_of", "listed_policies", "policy_of"]
 
@@ -90,5 +90,5 @@ def listed_policies(config: Config, directory: RunDirectory) -> list[Policy]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(path)
     return content

@@ -14,6 +14,7 @@ from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
+from spin_train.system.files import read_json
 
 __all__ = ["RunStatus", "StageStatus", "read_status"]
 
@@ -192,7 +193,7 @@ def _last_error(directory: RunDirectory) -> str | None:
 
 def _json_or_none(path: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
     except FileNotFoundError:
         return None
     return content

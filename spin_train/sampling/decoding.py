@@ -1,7 +1,11 @@
-"""Decoding with a key-value cache: tokens drawn row by row, rows that have ended replaced.
+"""Decoding with a key-value cache: one token per row and step, rows that have ended replaced.
 
-All rows end at a common column, padded on the left, so that distances between tokens are what the
-model's own masks take them for.
+All rows end at a common column and are padded on the left, so that the distances between tokens are
+those that the model's own masks assume::
+
+    mask     0 0 1 1 1 | 1 1        prompt of 3 tokens, 2 sampled so far
+             1 1 1 1 1 | 1 1        prompt of 5
+             0 1 1 1 1 | 1 0        prompt of 4, ended with its 2nd token: waits to be dropped
 """
 
 import inspect
@@ -18,41 +22,30 @@ from transformers.cache_utils import DynamicLayer
 
 from spin_train.sampling.engine import Sample, SamplingSettings
 
-__all__ = ["Batch", "Row", "Task", "draw", "draw_and_take", "left_padded"]
+__all__ = ["Batch", "PartialResponse", "Task", "draw", "draw_and_take", "left_padded"]
 
 _ROOM = 64  # columns; a cache that is full is copied
 
 
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    r"""Draw one token a row by inverting the distribution function.
+    """Draw one token per row of logits (B, V) by inverting the distribution function.
 
-    Parameters
-    ----------
-    logits : Tensor, shape (B, V)
-        Of the next token.
-    uniforms : Tensor, shape (B,)
-        From [0, 1), float64.
-    temperature : float
-        Tokens come with probability :math:`\propto p^{1/T}`.
-
-    Returns
-    -------
-    tokens : Tensor, shape (B,)
-        Ids; none of probability 0.
-    token_logps : Tensor, shape (B,)
-        Their log-probs at temperature 1, nats, float64.
+    With uniforms u in [0, 1), float64, the token is the first whose cumulated weight exceeds u
+    times the total; weights are p^(1 / temperature). None has probability 0. Returns the ids (B,)
+    and their log-probs at temperature 1 (B,), in nats and float64.
     """
     # In float64: sums over a vocabulary in float32 would drop its rare tokens.
     scores = logits.double()
     scores = scores - scores.max(-1, keepdim=True).values
-    sums = (scores / temperature).exp().cumsum(-1)
-    total = sums[:, -1:]
-    # The largest, 1 - 2**-53, times the total is below the total when rounded too.
-    # Logits that are not numbers would point past the end; their log-probs give them away.
+    sums = (scores / temperature).exp().cumsum(-1)  # (B, V), not normalised
+    total = sums[:, -1:]  # (B, 1)
+    # The largest uniform, 1 - 2**-53, times the total is below the total even when rounded. Only
+    # logits that are nan point past the end; the nan of their log-probs is noticed later.
     tokens = torch.searchsorted(sums, uniforms[:, None] * total, right=True)
     tokens = tokens.clamp(max=logits.shape[1] - 1)
     if temperature != 1.0:
         total = scores.exp().sum(-1, keepdim=True)
+    # log p = z - log sum exp(z), both less the largest z
     return tokens[:, 0], (scores.gather(1, tokens) - total.log())[:, 0]
 
 
@@ -71,7 +64,7 @@ class Task:
 
 
 @dataclass
-class Row:
+class PartialResponse:
     """A response in the making."""
 
     task: Task
@@ -86,54 +79,22 @@ class Row:
     """Whether it is whole."""
 
     @classmethod
-    def of(cls, task: Task) -> "Row":
-        """Begin a response.
-
-        Parameters
-        ----------
-        task : Task
-            What is wanted.
-
-        Returns
-        -------
-        Row
-            With draws settled by the seed: a generator of its own, which counts from there.
-        """
+    def of(cls, task: Task) -> "PartialResponse":
+        """Begin a response; its draws come from its seed alone, by a counting generator."""
         generator = np.random.Generator(np.random.Philox(task.seed))
         return cls(task, generator.random(task.limit).tolist())
 
     def sample(self, stop_id: int) -> Sample:
-        """Give the response out.
-
-        Parameters
-        ----------
-        stop_id : int
-            The token that ends a response.
-
-        Returns
-        -------
-        Sample
-            Whole.
-        """
+        """Give the response out, whole."""
         return Sample(self.ids, "stop" if self.ids[-1] == stop_id else "length", self.logps)
 
 
-def draw_and_take(rows: Sequence[Row], logits: Tensor, settings: SamplingSettings) -> Tensor:
-    """Draw the next token of every row, and append it to those that have not ended.
+def draw_and_take(
+    rows: Sequence[PartialResponse], logits: Tensor, settings: SamplingSettings
+) -> Tensor:
+    """Draw every row's next token from logits (B, V), and append it to rows that have not ended.
 
-    Parameters
-    ----------
-    rows : sequence of Row
-        B of them.
-    logits : Tensor, shape (B, V)
-        Of the next token.
-    settings : SamplingSettings
-        Temperature, and the token that ends a response.
-
-    Returns
-    -------
-    Tensor, shape (B,)
-        The tokens; those of rows that had ended mean nothing.
+    Returns the tokens (B,); those of rows that had ended mean nothing.
     """
     uniforms = [0.0 if row.ended else row.uniforms[len(row.ids)] for row in rows]
     tokens, token_logps = draw(
@@ -150,24 +111,14 @@ def draw_and_take(rows: Sequence[Row], logits: Tensor, settings: SamplingSetting
 
 
 def left_padded(tasks: Sequence[Task], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Put prompts into one tensor.
+    """Put the prompts of B tasks into ids and mask, (B, longest), padded on the left.
 
-    Parameters
-    ----------
-    tasks : sequence of Task
-        B of them.
-    device : torch.device
-        Where the tensors go.
-
-    Returns
-    -------
-    input_ids, attention_mask : Tensor, shape (B, longest)
-        Padding stands on the left under a zero mask, so which id it is does not matter.
+    The mask is zero there, so which id is used for padding does not matter.
     """
     longest = max(len(task.prompt_ids) for task in tasks)
     input_ids = [[0] * (longest - len(task.prompt_ids)) + task.prompt_ids for task in tasks]
     starts = torch.tensor([longest - len(task.prompt_ids) for task in tasks], device=device)
-    mask = torch.arange(longest, device=device) >= starts[:, None]
+    mask = torch.arange(longest, device=device) >= starts[:, None]  # (B, longest)
     return torch.tensor(input_ids, device=device), mask.long()
 
 
@@ -178,7 +129,7 @@ class _Roomy:
         self._storage = self._filled = torch.empty(0)
 
     def append(self, states: Tensor, new: Tensor) -> Tensor:
-        """Append columns to states: to what this gave last, or to others, copied once."""
+        """Append columns to the states returned last, or to others, which are copied once."""
         start = states.shape[2] if states.numel() else 0
         end = start + new.shape[2]
         if states is not self._filled or end > self._storage.shape[2]:
@@ -217,16 +168,13 @@ def _empty_cache() -> DynamicCache:
 
 
 class Batch:
-    """Rows in the making, and the model's state after all their tokens but the next.
+    """Rows in the making, and the model's state after all of their tokens but the next.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        In evaluation mode.
+    The model is in evaluation mode.
     """
 
     def __init__(self, model: Any) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[PartialResponse] = []
         self._model = model
         self._device = next(model.parameters()).device
         self._cache = _empty_cache()
@@ -236,7 +184,7 @@ class Batch:
         self._takes = {"position_ids", "logits_to_keep"} & parameters.keys()
 
     def drop_ended(self) -> None:
-        """Let rows that have ended go, and the columns that only they needed."""
+        """Remove rows that have ended, and the columns that only they needed."""
         kept = [number for number, row in enumerate(self.rows) if not row.ended]
         if len(kept) == len(self.rows):
             return
@@ -246,22 +194,16 @@ class Batch:
             return
         index = torch.tensor(kept, device=self._device)
         longest = max(len(row.task.prompt_ids) + len(row.ids) for row in self.rows)
-        first = self._mask.shape[1] - longest
+        first = self._mask.shape[1] - longest  # columns before it are padding in every row left
         self._cache.batch_select_indices(index)
         for layer in _layers(self._cache):
             layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
         self._mask, self._logits = self._mask[index, first:], self._logits[index]
 
     def add(self, tasks: Sequence[Task]) -> None:
-        """Take prompts through the model and put them beside the rows that are there.
-
-        Parameters
-        ----------
-        tasks : sequence of Task
-            At least one.
-        """
+        """Take the prompts of tasks through the model and add them to the rows that are there."""
         input_ids, mask = left_padded(tasks, self._device)
-        cache = _empty_cache()
+        cache = _empty_cache()  # the new rows' own; the two are joined below
         logits = self._forward(input_ids, mask, cache)
         if self.rows:
             width = max(mask.shape[1], self._mask.shape[1])
@@ -271,34 +213,28 @@ class Batch:
             mask = torch.cat([pad(part, (width - part.shape[1], 0)) for part in (self._mask, mask)])
             logits = torch.cat([self._logits, logits])
         self._cache, self._mask, self._logits = cache, mask, logits
-        self.rows += map(Row.of, tasks)
+        self.rows += map(PartialResponse.of, tasks)
 
     def step(self, settings: SamplingSettings) -> None:
-        """Draw a token for every row, and take it through the model.
-
-        Parameters
-        ----------
-        settings : SamplingSettings
-            Temperature, and the token that ends a response.
-        """
+        """Draw a token for every row, and take it through the model."""
         tokens = draw_and_take(self.rows, self._logits, settings)
         goes_on = torch.tensor([not row.ended for row in self.rows], device=self._device)
         if goes_on.any():
-            # Rows that have ended go along until they are dropped, and stay at their last position:
-            # the next may be past the model's context.
+            # Rows that have ended stay in the batch until they are dropped, at their last
+            # position: the next may be past the model's context.
             self._mask = torch.cat([self._mask, goes_on[:, None].long()], 1)
             self._logits = self._forward(tokens[:, None], self._mask, self._cache)
 
     def _forward(self, input_ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits (rows, V) after the last column, its states put into the cache."""
+        """Logits (rows, V) after the last column; its states are put into the cache."""
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
         if "position_ids" in self._takes:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (rows, columns), 0 at the first token
             inputs["position_ids"] = positions[:, -input_ids.shape[1] :]
         if "logits_to_keep" in self._takes:
             inputs["logits_to_keep"] = 1
         output = self._model(**inputs, past_key_values=cache, use_cache=True)
-        logits: Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits[:, -1]  # (rows, V)
         return logits
 
 
@@ -308,5 +244,5 @@ def _layers(cache: DynamicCache) -> Sequence[Any]:
 
 
 def _beside(old: Tensor, new: Tensor, width: int) -> Tensor:
-    """Put the states of two caches into one, padded on the left to a number of columns."""
+    """Put the states of two caches into one, padded on the left to `width` columns."""
     return torch.cat([pad(part, (0, 0, width - part.shape[2], 0)) for part in (old, new)])

@@ -1,4 +1,4 @@
-"""The opponent plays: what an engine is asked for, what it gives back, and the seeds.
+"""What an engine that samples from the opponent takes and gives.
 
 The engines are `transformers_engine` and `vllm_engine`. Each takes prompts and seeds, and gives for
 each the exact token ids, the reason why the response ended, and the log-prob that the engine itself
@@ -13,7 +13,7 @@ __all__ = ["Engine", "Sample", "SamplingSettings"]
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """What is asked of an engine beside prompts and seeds."""
+    """What an engine is given in addition to prompts and seeds."""
 
     stop_id: int
     """The token that ends a response; it is part of it."""
@@ -22,7 +22,7 @@ class SamplingSettings:
     temperature: float
     """1 samples the opponent itself."""
     batch_size: int
-    """Responses sampled together; an engine that finds this out for itself takes no notice."""
+    """Responses sampled together; an engine that finds out for itself ignores it."""
 
 
 @dataclass(frozen=True)

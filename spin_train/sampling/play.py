@@ -1,6 +1,5 @@
 """Let the opponent answer the prompts of an iteration, shard by shard."""
 
-import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +10,7 @@ from spin_train.run.directory import RunDirectory
 from spin_train.run.shards import claimed, shards_of
 from spin_train.sampling.engine import Engine, SamplingSettings
 from spin_train.seeds import sample_seed
+from spin_train.system.files import read_json
 
 __all__ = ["fill_shards", "play", "sampling_record"]
 
@@ -23,25 +23,15 @@ def fill_shards(
     *,
     visit: Callable[[int, int], None],
 ) -> None:
-    """Sample the shards of an iteration that are not there yet, beside whoever else does.
+    """Sample the shards of an iteration that are not there yet; others may do so at the same time.
 
-    Parameters
-    ----------
-    config : Config
-        The run's.
-    run : RunDirectory
-        Where the rows are, and the shards go.
-    iteration : int
-        Whose opponent plays.
-    load : callable
-        Loads the opponent; called once there is something to do.
-    visit : callable
-        Called with the number of the shard and their number before each; what it raises ends the
-        sampling, and the shards that are there stay.
+    `load` loads the opponent, once there is something to do. `visit` is called with the number of
+    the shard and how many there are before each; what it raises ends the sampling, and the shards
+    that are there stay.
     """
     generation = config.generation
     settings = SamplingSettings(
-        stop_id=json.loads(run.data_summary.read_text(encoding="utf-8"))["stop_id"],
+        stop_id=read_json(run.data_summary)["stop_id"],
         max_new_tokens=generation.max_new_tokens,
         temperature=generation.temperature,
         batch_size=generation.batch_size,
@@ -74,25 +64,7 @@ def play(
 ) -> list[Record]:
     """Let the opponent answer the prompts of some records.
 
-    Parameters
-    ----------
-    engine : callable
-        Samples from the opponent.
-    records : sequence of Record
-        Whose prompts are answered.
-    settings : SamplingSettings
-        How.
-    seed : int
-        The run's.
-    iteration : int
-        Whose opponent plays.
-    samples_per_prompt : int
-        Responses to each prompt.
-
-    Returns
-    -------
-    list of Record
-        The same prompts with the generated responses alone, all samples of a prompt together.
+    Returns records with the generated responses alone, all samples of a prompt together.
     """
     numbers = range(samples_per_prompt)
     samples = iter(
@@ -123,20 +95,7 @@ def play(
 
 
 def sampling_record(config: Config, iteration: int) -> dict[str, Any]:
-    """Say how an iteration's samples are drawn, to be kept with them.
-
-    Parameters
-    ----------
-    config : Config
-        The run's.
-    iteration : int
-        Whose opponent plays.
-
-    Returns
-    -------
-    dict
-        Engine with version, and every setting that the samples depend on.
-    """
+    """Say how an iteration's samples are drawn: engine, version and all settings."""
     generation = config.generation
     if generation.engine == "given":
         return {"iteration": iteration, "engine": "given", "data": config.data.path}

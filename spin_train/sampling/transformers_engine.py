@@ -1,6 +1,5 @@
 """Sampling with a transformers model, in the first way that is exact on it."""
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -12,17 +11,15 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from spin_train.errors import UserError
-from spin_train.model.logps import EXACT_TOLERANCE, Group, response_logps
-from spin_train.sampling.decoding import Batch, Row, Task, draw_and_take, left_padded
+from spin_train.model.exactness import exact_tolerance, first_exact
+from spin_train.model.logps import Group, response_logps
+from spin_train.sampling.decoding import Batch, PartialResponse, Task, draw_and_take, left_padded
 from spin_train.sampling.engine import Sample, SamplingSettings
 
 __all__ = ["sample"]
 
-_COARSE_TOLERANCE = 0.25  # nats a token, in types narrower than float32
-# Share of the rows that may have ended before the others' cache is copied and prompts are taken in.
+# Share of ended rows from which on the cache of the others is copied and prompts are taken in.
 _ENDED = 1 / 8
-
-_log = logging.getLogger(__name__)
 
 
 def _nothing() -> None:
@@ -38,40 +35,21 @@ def sample(
     *,
     between: Callable[[], None] = _nothing,
 ) -> list[Sample]:
-    r"""Sample one response a prompt from :math:`p(\cdot|x)`, no top-p, no top-k.
+    r"""Sample one response per prompt from :math:`p(\cdot|x)`, no top-p, no top-k.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The sampler, in evaluation mode; its own generation settings are ignored.
-    prompts : sequence of list of int
-        Token ids of rendered prompts, at least one each.
-    seeds : sequence of int
-        One a prompt. It settles the draws of a response: rows beside it change how its
-        probabilities are rounded, and nothing else.
-    settings : SamplingSettings
-        Where responses end, and how many rows go through the model at once.
-    between : callable, optional
-        Called whenever prompts are taken in; what it raises ends the sampling.
+    The model is in evaluation mode; its own generation settings are ignored. The seed of a prompt
+    settles the draws of its response: other rows of the batch change how probabilities are rounded,
+    and nothing else. `between` is called whenever prompts are taken in; what it raises ends the
+    sampling.
 
-    Returns
-    -------
-    list of Sample
-        In the order of `prompts`.
-
-    Raises
-    ------
-    UserError
-        If the model gives log-probs that are not finite.
-
-    Notes
-    -----
-    Rows are decoded together; those that have ended leave the key-value cache and waiting prompts
+    Rows are decoded together. Those that have ended leave the key-value cache, and waiting prompts
     take their places, the longest first, so that memory runs out at once or never.
 
     The first call with a model samples from random prompts and compares the log-probs with those of
     `response_logps`. Where they differ, a warning says so and transformers' own `generate` takes
     the tokens through the model: padded if that is exact, else prompts of equal length together.
+
+    UserError if the model gives log-probs that are not finite.
     """
     if model not in _chosen:
         _chosen[model] = _exact_way(model)
@@ -79,7 +57,7 @@ def sample(
         Task(number, prompt, seed, settings.max_new_tokens)
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
-    # Stable, so that which rows meet depends on lengths and order alone.
+    # A stable sort: which rows share a batch depends on lengths and order alone.
     tasks.sort(key=lambda task: -len(task.prompt_ids))
     found = {
         task.number: sampled for task, sampled in _chosen[model](model, tasks, settings, between)
@@ -87,7 +65,7 @@ def sample(
     if not all(math.isfinite(sampled.logps) for sampled in found.values()):
         raise UserError(
             "the opponent gives log-probs that are not finite: its weights are broken, or "
-            "training.dtype is too narrow for it"
+            "training.dtype is too narrow for it; try training.dtype=float32"
         )
     return [found[number] for number in range(len(prompts))]
 
@@ -128,15 +106,15 @@ def _generated(
 def _generated_by_length(
     model: Any, tasks: Sequence[Task], settings: SamplingSettings, between: Callable[[], None]
 ) -> _Found:
-    """Do the same with prompts of equal length, so that there is no padding."""
+    """Do the same with prompts of equal length together, so that there is no padding."""
     for _, equal in groupby(tasks, key=lambda task: len(task.prompt_ids)):
         yield from _generated(model, list(equal), settings, between)
 
 
 def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettings) -> _Found:
-    rows = [Row.of(task) for task in tasks]
+    rows = [PartialResponse.of(task) for task in tasks]
     input_ids, attention_mask = left_padded(tasks, next(model.parameters()).device)
-    # `generate` fills what a call leaves open from the model's own file of settings.
+    # `generate` takes what a call does not set from the model's own generation_config.json.
     model.generation_config = GenerationConfig()
     model.generate(
         input_ids=input_ids,
@@ -153,9 +131,9 @@ def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettin
 
 
 class _Draws(LogitsProcessor):
-    """Our draws within `generate`: leaves it the tokens that were drawn, and no others."""
+    """Our draws within `generate`: it is left the tokens that were drawn, and no others."""
 
-    def __init__(self, rows: Sequence[Row], settings: SamplingSettings) -> None:
+    def __init__(self, rows: Sequence[PartialResponse], settings: SamplingSettings) -> None:
         self._rows = rows
         self._settings = settings
 
@@ -172,27 +150,23 @@ _WAYS: dict[str, _Way] = {
 
 
 def _exact_way(model: Any) -> _Way:
-    """Pick the first way that is exact on the loaded model, and say why if it is not the first."""
+    """Pick the first way whose log-probs are those of `response_logps` on the loaded model."""
     config = model.config.get_text_config()
     tasks = _random_tasks(config)
     never = config.vocab_size  # so that responses end at the limits of their tasks
     settings = SamplingSettings(never, max_new_tokens=0, temperature=1.0, batch_size=3)
-    tolerance = EXACT_TOLERANCE.get(next(model.parameters()).dtype, _COARSE_TOLERANCE)
-    for name, way in _WAYS.items():
-        try:
-            found = list(way(model, tasks, settings, _nothing))
-            groups = [Group(task.prompt_ids, [sampled.ids]) for task, sampled in found]
-            logps = response_logps(model, groups).double().cpu()
-            lengths = logps.new_tensor([len(sampled.ids) for _, sampled in found])
-            ours = logps.new_tensor([sampled.logps for _, sampled in found])
-            error = ((ours - logps).abs() / lengths).max().item()
-            if error <= tolerance:
-                return way
-            reason = f"off by {error:.2g} nats a token"
-        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        _log.warning("%s: %s not used: %s", type(model).__name__, name, reason)
-    raise RuntimeError(f"{type(model).__name__}: no way of sampling agrees with its log-probs")
+    tolerance = exact_tolerance(model)
+
+    def flaw(way: _Way) -> str:
+        found = list(way(model, tasks, settings, _nothing))
+        groups = [Group(task.prompt_ids, [sampled.ids]) for task, sampled in found]
+        logps = response_logps(model, groups).double().cpu()
+        lengths = logps.new_tensor([len(sampled.ids) for _, sampled in found])
+        ours = logps.new_tensor([sampled.logps for _, sampled in found])
+        error = ((ours - logps).abs() / lengths).max().item()
+        return "" if error <= tolerance else f"off by {error:.2g} nats per token"
+
+    return first_exact(model, _WAYS, flaw, "no way of sampling agrees with its log-probs")
 
 
 def _random_tasks(config: Any) -> list[Task]:

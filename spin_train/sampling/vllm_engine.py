@@ -1,6 +1,6 @@
-"""Sampling with vLLM: what it is asked for, and what it must give back.
+"""Sampling with vLLM: what it is given, and what it must give back.
 
-*Not run with vLLM itself yet*: tests hold it to the shapes of vLLM 0.30's interface, recorded in
+*Not run with vLLM itself yet*: tests hold it to the interface of vLLM 0.30, recorded in
 ``tests/train/fakes/vllm``.
 """
 
@@ -18,46 +18,22 @@ __all__ = ["load_engine", "require_vllm", "sample"]
 
 
 def require_vllm() -> None:
-    """Check that vLLM is installed, without importing it.
-
-    Raises
-    ------
-    UserError
-        If it is not.
-    """
+    """Refuse (UserError) where vLLM is not installed, without importing it."""
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "generation.engine=vllm needs vLLM, which is not installed: "
-            "pip install -e '.[vllm]', or take generation.engine=hf"
+            "pip install -e '.[vllm]', or set generation.engine=hf"
         )
 
 
 def sample(
     llm: Any, prompts: Sequence[list[int]], seeds: Sequence[int], settings: SamplingSettings
 ) -> list[Sample]:
-    r"""Sample one response a prompt from :math:`p(\cdot|x)`, no top-p, no top-k.
+    r"""Sample one response per prompt from :math:`p(\cdot|x)`, no top-p, no top-k.
 
-    Parameters
-    ----------
-    llm : vllm.LLM
-        With ``logprobs_mode="raw_logprobs"``.
-    prompts : sequence of list of int
-        Token ids of rendered prompts, at least one each.
-    seeds : sequence of int
-        One a prompt. vLLM's kernels may round otherwise in another batch, so a shard sampled anew
-        may hold other responses; what is on disk stays.
-    settings : SamplingSettings
-        Where responses end.
-
-    Returns
-    -------
-    list of Sample
-        In the order of `prompts`.
-
-    Raises
-    ------
-    RuntimeError
-        If what vLLM returns is not what was asked for.
+    The LLM must have ``logprobs_mode="raw_logprobs"``. vLLM's kernels may round otherwise in
+    another batch, so a shard that is sampled again may hold other responses; what is on disk stays.
+    RuntimeError if vLLM returns anything but what was asked for.
     """
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt

@@ -4,7 +4,6 @@ A rank starts ``python -m spin_train.sampling.vllm_process`` on its device and w
 claims and writes shards as ranks themselves do with the other engine.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -16,11 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from spin_train.config.files import load_config
-from spin_train.errors import StoppedError, UserError, disk_full
+from spin_train.errors import StoppedError, UserError, disk_full, one_line
 from spin_train.run.directory import RunDirectory
 from spin_train.sampling.play import fill_shards
 from spin_train.sampling.vllm_engine import load_engine, require_vllm, sample
-from spin_train.system.files import write_json
+from spin_train.system.files import read_json, write_json
 from spin_train.system.processes import die_with_driver
 
 __all__ = ["process_environment", "run_process"]
@@ -29,7 +28,7 @@ __all__ = ["process_environment", "run_process"]
 _POLL_SECONDS = 0.2
 
 
-# What the launcher tells a worker of the others, and vLLM would take for its own ranks.
+# The launcher's variables about ranks, which vLLM would take for its own.
 _OF_THE_LAUNCHER = (
     *("RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE"),
     *("CROSS_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT"),
@@ -41,25 +40,9 @@ def run_process(
 ) -> None:
     """Sample the shards of an iteration in a process of its own, and wait for it.
 
-    Parameters
-    ----------
-    root : Path
-        The run's directory.
-    iteration : int
-        Whose opponent plays.
-    opponent : str or Path
-        The model: `config.model`, or a policy directory.
-    visit : callable
-        Called a few times a second; where it raises, the process is ended.
-
-    Raises
-    ------
-    UserError
-        If the process says that something the user can mend stands in the way.
-    StoppedError
-        If the driver asked to stop.
-    RuntimeError
-        If it ended for another reason.
+    `opponent` is `config.model` or a policy directory. `visit` is called a few times per second;
+    where it raises, the process is ended. The process reports what the user can fix (UserError),
+    that the driver asked to stop (StoppedError), or another failure (RuntimeError).
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "error.json"
@@ -78,30 +61,19 @@ def run_process(
             process.wait()
         if process.returncode == 0:
             return
-        said = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
+        said = read_json(answer) if answer.exists() else {}
     if said.get("stopped"):
         raise StoppedError
-    if "mend" in said:
-        raise UserError(said["mend"])
+    if "fix" in said:
+        raise UserError(said["fix"])
     raise RuntimeError(
-        f"the process of vLLM ended with code {process.returncode}: "
+        f"vLLM's process ended with code {process.returncode}: "
         f"{said.get('fault', 'killed, or out of memory? (generation.vllm_memory)')}"
     )
 
 
 def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Environment of the process: alone, on this rank's device.
-
-    Parameters
-    ----------
-    environment : mapping
-        The worker's.
-
-    Returns
-    -------
-    dict
-        Without the launcher's words on ranks, and with one visible device.
-    """
+    """Environment of the process: one visible device, and nothing about the launcher's ranks."""
     alone = {name: value for name, value in environment.items() if name not in _OF_THE_LAUNCHER}
     devices = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     local_rank = int(environment.get("LOCAL_RANK", "0"))
@@ -109,7 +81,7 @@ def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
         alone["CUDA_VISIBLE_DEVICES"] = str(local_rank)
     elif devices:
         alone["CUDA_VISIBLE_DEVICES"] = devices[local_rank]
-    # In one process: it dies whole, and schedules the same way every time.
+    # In one process: it ends as a whole, and schedules the same way every time.
     alone["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return alone
 
@@ -142,13 +114,13 @@ def main() -> None:
     except StoppedError:
         said = {"stopped": "yes"}
     except UserError as error:
-        said = {"mend": str(error)}
+        said = {"fix": str(error)}
     except Exception as error:
         traceback.print_exc()
-        line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        line = f"{type(error).__name__}: {one_line(error)}"
         said = {"fault": line}
         if disk_full(error):
-            said = {"mend": f"the disk took no more ({line}): make room, then run the same command"}
+            said = {"fix": f"the disk is full ({line}): free some space, then run the same command"}
     if said:
         write_json(Path(answer), said)
     sys.stdout.flush()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import Config
-from spin_train.errors import StoppedError, UserError, disk_full
+from spin_train.errors import StoppedError, UserError, disk_full, one_line
 from spin_train.model.loading import load_tokenizer
 from spin_train.run.graph import Stage
 from spin_train.stages.leaderboards import BenchmarkTask, benchmark_tasks, task_manager
@@ -80,7 +80,7 @@ def run_task(judged: Any, task: BenchmarkTask, config: Config) -> dict[str, Any]
     except OSError as error:
         if disk_full(error):
             raise
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise UserError(
             f"the data of lm-eval's task {task.name} are not available ({line}): make them "
             "reachable, or leave the task out; then the same command goes on"

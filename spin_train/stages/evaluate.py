@@ -11,7 +11,7 @@ import torch
 from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
 from spin_train.data.records import Record, read_records
 from spin_train.model.logps import response_logps
-from spin_train.model.packing import token_runs
+from spin_train.model.packing import token_blocks
 from spin_train.run.graph import Stage
 from spin_train.stages.work import Work
 from spin_train.system.files import write_json
@@ -62,7 +62,7 @@ def held_out_sums(
     examples = examples_of(records, objective)
     roles = len(objective.roles)
     stored = ((e.opponent_logps, e.reference_logps or e.opponent_logps) for e in examples)
-    for run in token_runs([example.group for example in examples], tokens):
+    for run in token_blocks([example.group for example in examples], tokens):
         policy = response_logps(model, run).view(-1, roles).double()
         opponent, reference = torch.tensor(
             [next(stored) for _ in run], dtype=torch.float64, device=policy.device

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spin_train.config.schema import DataConfig
-from spin_train.data.formats import Row, RowError
+from spin_train.data.formats import RowError, SftRow
 from spin_train.data.records import Record, Response, share_out, write_records
 from spin_train.data.rendering import Renderer
 from spin_train.data.sources import drop_or_raise, read_rows, source_of
@@ -215,7 +215,7 @@ class _Pass:
             summary["given_tokens"] = _statistics(given[given >= 0])
         return summary
 
-    def _record(self, row: Row) -> Record | None:
+    def _record(self, row: SftRow) -> Record | None:
         prompt_ids, real_ids = self.renderer.render(row)
         responses = {"real": real_ids}
         if row.given is not None:

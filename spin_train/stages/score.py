@@ -12,7 +12,7 @@ from spin_train.config.schema import Config
 from spin_train.data.records import Record, Response, read_records, write_records
 from spin_train.errors import UserError
 from spin_train.model.logps import Group, response_logps
-from spin_train.model.packing import token_runs
+from spin_train.model.packing import token_blocks
 from spin_train.run.graph import Stage
 from spin_train.run.shards import Shard, claimed, shards_of
 from spin_train.stages.work import Work
@@ -74,7 +74,7 @@ def _scored(
         Group(record.prompt_ids, [response.ids for response in record.responses])
         for record in records
     ]
-    parts = [response_logps(model, part) for part in token_runs(groups, work.scoring_tokens)]
+    parts = [response_logps(model, part) for part in token_blocks(groups, work.scoring_tokens)]
     logps = iter(torch.cat(parts).tolist())
     return [record.with_logps([next(logps) for _ in record.responses], by=by) for record in records]
 

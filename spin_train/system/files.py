@@ -1,5 +1,6 @@
-"""Files and directories that are written whole or not at all."""
+"""Files and directories that are written whole or not at all, JSON, and SHA-256."""
 
+import hashlib
 import json
 import math
 import os
@@ -9,7 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["or_null", "write_atomically", "write_directory", "write_json"]
+__all__ = [
+    "or_null",
+    "read_json",
+    "sha256_of_file",
+    "sha256_of_text",
+    "write_atomically",
+    "write_directory",
+    "write_json",
+]
 
 
 _PARTIAL = ".partial"
@@ -17,18 +26,7 @@ _PARTIAL = ".partial"
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; it becomes `path` when the block ends well.
-
-    Parameters
-    ----------
-    path : Path
-        The file that will be there whole, or not at all.
-
-    Yields
-    ------
-    Path
-        Where to write.
-    """
+    """Give a name next to `path` to write to; it becomes `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
     try:
@@ -42,18 +40,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def write_directory(path: Path) -> Iterator[Path]:
-    """Give a directory beside `path` to fill; it becomes `path` when the block ends well.
-
-    Parameters
-    ----------
-    path : Path
-        The directory that will be there whole, or not at all; an older one is replaced.
-
-    Yields
-    ------
-    Path
-        An empty directory to fill.
-    """
+    """Give an empty directory to fill; it replaces `path` when the block ends well."""
     partial = path.with_name(path.name + _PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -70,17 +57,29 @@ def write_directory(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    content : object
-        Anything JSON holds.
-    """
+    """Write JSON whole or not at all."""
     with write_atomically(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON; a missing one raises FileNotFoundError, a broken one ValueError."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hash a file without holding it in memory; in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_text(text: str) -> str:
+    """Hash a text in UTF-8; in hexadecimal.
+
+    >>> sha256_of_text("")[:8]
+    'e3b0c442'
+    """
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def or_null(content: Any) -> Any:

@@ -9,12 +9,12 @@ __all__ = ["FileLock"]
 
 
 class FileLock:
-    """An advisory lock that the kernel drops when its holder dies, however it dies.
+    """An advisory lock on a file, which is made if missing and never deleted.
 
-    Parameters
-    ----------
-    path : Path
-        The lock file; made if missing, never deleted.
+    It is flock and no package's, for two properties together: several processes can share it, and
+    the kernel drops it when its holder dies, however that happens. filelock's FileLock is exclusive
+    only, its ReadWriteLock needs an SQLite database, and its soft locks wait for a dead holder's
+    heartbeat to grow old.
     """
 
     def __init__(self, path: Path) -> None:
@@ -22,20 +22,7 @@ class FileLock:
         self._file: IO[str] | None = None
 
     def acquire(self, *, shared: bool = False, wait_s: float = 0.0) -> bool:
-        """Take the lock.
-
-        Parameters
-        ----------
-        shared : bool, default False
-            Hold it beside other shared holders.
-        wait_s : float, default 0
-            How long to try, in seconds.
-
-        Returns
-        -------
-        bool
-            Whether it was taken.
-        """
+        """Take the lock, alone or shared, within `wait_s` seconds; say whether it was taken."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a+")
         deadline = time.monotonic() + wait_s
@@ -51,7 +38,7 @@ class FileLock:
                 return True
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,7 +1,6 @@
 """Processes of one machine: none outlives its driver, and what several of them share."""
 
 import ctypes
-import hashlib
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from spin_train.errors import UserError
+from spin_train.system.files import sha256_of_text
 from spin_train.system.locks import FileLock
 
 __all__ = [
@@ -36,13 +36,7 @@ _BUFFER_BYTES = 72 * 2**20  # a rank's allreduce buffer; seen: 66 MiB with DeepS
 
 
 def cpu_only() -> bool:
-    """Say whether there is no NVIDIA device, without importing torch.
-
-    Returns
-    -------
-    bool
-        True as well where CUDA_VISIBLE_DEVICES hides all devices.
-    """
+    """Say, without importing torch, whether no NVIDIA device is there or visible."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1")
     return hidden or not Path("/proc/driver/nvidia/version").exists()
 
@@ -54,17 +48,14 @@ def extensions_folder() -> Path:
     """
     home = Path.home() / ".cache" / "torch_extensions"
     built_for = [sys.prefix, version("torch"), version("deepspeed")]
-    name = hashlib.sha256("\n".join(built_for).encode()).hexdigest()[:16]
+    name = sha256_of_text("\n".join(built_for))[:16]
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR", home)) / f"spin_train-{name}"
 
 
 def build_communication_op() -> None:
-    """Compile DeepSpeed's CPU communication op, once, before several ranks want it at a time.
+    """Compile DeepSpeed's CPU communication op once, before several ranks want it at the same time.
 
-    Raises
-    ------
-    UserError
-        If there is no C++ compiler, or the compilation fails.
+    Raises UserError where there is no C++ compiler or the compilation fails.
     """
     if not cpu_only():
         return
@@ -75,7 +66,7 @@ def build_communication_op() -> None:
         raise UserError(f"another process has been compiling in {cache} for 10 minutes; stop it")
     try:
         for stale in (*cache.glob("**/lock"), *cache.glob("**/.ninja_lock")):
-            # Of a build that was killed: ranks would wait for it without end.
+            # Left by a build that was killed: ranks would wait for it forever.
             if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
                 stale.unlink(missing_ok=True)
         if not stamp.exists():
@@ -88,7 +79,7 @@ def build_communication_op() -> None:
 def _compile_communication_op(cache: Path) -> None:
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError(
-            "DeepSpeed needs a C++ compiler on CPU and there is none: install g++ "
+            "DeepSpeed needs a C++ compiler on CPUs, and there is none: install g++ "
             "(Debian, Ubuntu: apt-get install g++) or set CXX"
         )
     built = subprocess.run(
@@ -106,7 +97,7 @@ def _compile_communication_op(cache: Path) -> None:
     )
     if built.returncode != 0:
         output = (built.stdout + built.stderr).splitlines()
-        # The compiler's own line, else that of an exception; never a traceback's code.
+        # The compiler's own line, else the line of an exception; never code of a traceback.
         lines = [line for line in output if " error: " in line]
         lines = lines or [line for line in output if "rror: " in line]
         raise UserError(
@@ -116,17 +107,9 @@ def _compile_communication_op(cache: Path) -> None:
 
 
 def require_shared_memory(ranks: int) -> None:
-    """Check that DeepSpeed's CPU communication op finds room for its buffers.
+    """Refuse (UserError) to start where DeepSpeed's CPU op has no shared memory for its buffers.
 
-    Parameters
-    ----------
-    ranks : int
-        Worker processes on this machine.
-
-    Raises
-    ------
-    UserError
-        If shared memory is too small: writing past its end would kill the ranks without a word.
+    Writing past the end of shared memory would kill the ranks without a message.
     """
     if not cpu_only() or not _SHARED_MEMORY.is_dir():
         return
@@ -134,7 +117,7 @@ def require_shared_memory(ranks: int) -> None:
     if free < needed:
         raise UserError(
             f"{_SHARED_MEMORY} has {free >> 20} MiB free and {ranks} ranks need "
-            f"{needed >> 20}: remove what fills it, or give a container more (docker: --shm-size)"
+            f"{needed >> 20}: free some of it, or give the container more (docker: --shm-size)"
         )
 
 

@@ -13,14 +13,9 @@ _PROGRESS_SECONDS = 0.2
 
 
 class Progress:
-    """Rank 0's word to the driver on how far it is.
+    """Tells the driver how far rank 0 is, in a file that the driver reads a few times a second.
 
-    Parameters
-    ----------
-    path : Path
-        The file; read by the driver, a few times a second.
-    enabled : bool
-        False on the other ranks, which are quiet.
+    On other ranks it is not `enabled` and writes nothing.
     """
 
     def __init__(self, path: Path, *, enabled: bool) -> None:
@@ -33,17 +28,7 @@ class Progress:
         self._total = 0
 
     def report(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Say how far a stage is.
-
-        Parameters
-        ----------
-        stage : str
-            Its name.
-        done, total : int
-            Steps, shards or rows.
-        note : str, optional
-            A number worth seeing, such as the loss.
-        """
+        """Say how far a stage is in steps, shards or rows; `note` may show the loss."""
         now = time.monotonic()
         soon = now - self._written < _PROGRESS_SECONDS
         if not self._enabled or (soon and stage in self._stages and done < total):
@@ -56,7 +41,7 @@ class Progress:
         if total != self._total:  # the first real count: its pace says nothing of loading
             self._since, self._total = (clock, done), total
         content = {
-            # All stages so far, so that the driver misses none that is over between two looks.
+            # All stages so far: the driver must not miss one that ends between two reads.
             "stages": self._stages,
             "done": done,
             "total": total,

@@ -1,4 +1,4 @@
-"""What a worker knows of the others, and of the driver."""
+"""What a worker knows of the other workers and of the driver."""
 
 import os
 from datetime import timedelta
@@ -18,13 +18,8 @@ __all__ = ["Ranks"]
 class Ranks:
     """The worker processes of a run, seen from one of them.
 
-    Control messages go through a gloo group of their own, on the CPU, so that they never wait for
-    a device.
-
-    Parameters
-    ----------
-    stop_request : Path
-        The file by which the driver asks to stop.
+    Control messages go through a gloo group of their own, on the CPU, so that they never wait for a
+    device. `stop_request` is the file by which the driver asks to stop.
     """
 
     def __init__(self, stop_request: Path) -> None:
@@ -55,68 +50,29 @@ class Ranks:
         dist.barrier(group=self._group)
 
     def from_first(self, value: Any) -> Any:
-        """Rank 0's value, on every rank.
-
-        Parameters
-        ----------
-        value : object
-            Anything that pickles; other ranks' are ignored.
-
-        Returns
-        -------
-        object
-            That of rank 0.
-        """
+        """Give rank 0's value to every rank; it must pickle."""
         holder = [value]
         dist.broadcast_object_list(holder, src=0, group=self._group)
         return holder[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank, on every rank.
-
-        Parameters
-        ----------
-        value : object
-            Anything that pickles.
-
-        Returns
-        -------
-        list
-            One a rank.
-        """
+        """Give every rank's value to every rank, in the order of ranks."""
         holder: list[Any] = [None] * self.size
         dist.all_gather_object(holder, value, group=self._group)
         return holder
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks.
-
-        Parameters
-        ----------
-        values : Tensor
-            Of one shape on all ranks, on the CPU.
-
-        Returns
-        -------
-        Tensor
-            The same on every rank.
-        """
+        """Sum CPU tensors of one shape over ranks; every rank gets the sum."""
         total = values.clone()
         dist.all_reduce(total, group=self._group)
         return total
 
     def stop_requested(self) -> bool:
-        """Whether the driver asked to stop; all ranks get the same answer at the same call."""
+        """Say whether the driver asked to stop; all ranks get the same answer at the same call."""
         flag = torch.tensor(float(self._stop_request.exists()))
         return self.sum(flag).item() > 0
 
     def raise_if_stopping(self) -> None:
-        """Leave a stage whose artefacts are whole at any time.
-
-        Raises
-        ------
-        StoppedError
-            If the driver asked to stop.
-        """
+        """Raise StoppedError if the driver asked to stop; for stages that are always whole."""
         if self._stop_request.exists():
             raise StoppedError

@@ -26,29 +26,18 @@ class MicroBatch:
 class MicroBatches(Dataset[MicroBatch]):
     """All micro-batches of a training stage in the order they are trained on.
 
-    Each global batch is shared out over ranks and accumulation steps by tokens. All steps have as
-    many micro-batches as the one that needs most. The order is step, accumulation, rank, so that
-    the sequential sampler shared out over the ranks gives each its own; those that ranks take at
-    the same time are about equally long, the longest first, so that memory runs out at once or
-    never. A global batch that does not divide evenly keeps its size: weights, not repeated
-    examples, make the loss the mean over the global batch.
+    A global batch is `batch_size` examples per optimiser step over all ranks. Each is shared out
+    over ranks and accumulation steps by tokens: at most `micro_batch_tokens` per micro-batch,
+    unless a single example has more, and at most `micro_batch_size` examples. All steps have as
+    many micro-batches as the one that needs most.
 
-    Parameters
-    ----------
-    examples : sequence of Example
-        What to train on.
-    batch_size : int
-        Examples per optimiser step over all ranks.
-    micro_batch_tokens : int
-        At most so many tokens a micro-batch, unless a single example has more.
-    micro_batch_size : int, optional
-        At most so many examples a micro-batch.
-    ranks : int
-        Worker processes.
-    epochs : float
-        Passes over the examples; the last may be partial.
-    seed : int
-        Of the order, drawn anew each epoch.
+    The order is step, accumulation, rank, so that the sequential sampler, shared out over the
+    ranks, gives each rank its own. Those that ranks take at the same time are about equally long,
+    the longest first, so that memory runs out at once or never. A global batch that does not divide
+    evenly keeps its size: weights, not repeated examples, make the loss the mean over the global
+    batch.
+
+    The last of `epochs` may be partial; `seed` draws the order, a new one each epoch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Which checkpoints are complete, and which one a stage goes on from."""
+"""Which checkpoints are complete, and which of them a stage resumes from."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from spin_train.errors import UserError
-from spin_train.system.files import write_atomically, write_json
+from spin_train.system.files import read_json, write_atomically, write_json
 from spin_train.system.progress import Progress
 from spin_train.system.ranks import Ranks
 
@@ -20,24 +20,10 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def latest_complete(folder: Path, *, zero_stage: int, ranks: int) -> Path | None:
-    """Find the checkpoint to go on from.
+    """Find the complete checkpoint of the highest step in a stage's ``checkpoints/``, or None.
 
-    Parameters
-    ----------
-    folder : Path
-        The stage's ``checkpoints/``.
-    zero_stage, ranks : int
-        What the run is launched with now.
-
-    Returns
-    -------
-    Path or None
-        The complete one of the highest step; half-written ones do not count.
-
-    Raises
-    ------
-    UserError
-        If that one was written by another ZeRO stage or number of ranks: its shards do not fit.
+    Half-written ones do not count. UserError if that one was written by another ZeRO stage or
+    number of ranks: its shards do not fit.
     """
     for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
         marker = _marker_if_whole(checkpoint)
@@ -45,28 +31,20 @@ def latest_complete(folder: Path, *, zero_stage: int, ranks: int) -> Path | None
             continue
         if (marker["zero_stage"], marker["ranks"]) != (zero_stage, ranks):
             raise UserError(
-                f"{checkpoint} was written with zero_stage={marker['zero_stage']} "
-                f"ranks={marker['ranks']}, this run has zero_stage={zero_stage} ranks={ranks}: "
-                "go on with those, or add --restart-iteration to train this iteration again "
-                "from its opponent"
+                f"{checkpoint} was written with zero_stage={marker['zero_stage']} and "
+                f"ranks={marker['ranks']}, but this run has zero_stage={zero_stage} and "
+                f"ranks={ranks}: use the former, or add --restart-iteration to train this "
+                "iteration again from its opponent"
             )
         return checkpoint
     return None
 
 
 def remove_checkpoints(folder: Path, *, keep: Path | None = None) -> None:
-    """Delete checkpoints.
-
-    Parameters
-    ----------
-    folder : Path
-        The stage's ``checkpoints/``.
-    keep : Path, optional
-        The one to leave.
-    """
+    """Delete the checkpoints of a stage's ``checkpoints/`` but the one to keep."""
     for checkpoint in _checkpoints(folder):
         if checkpoint != keep:
-            # Without its marker it is not whole, should the deletion be cut short.
+            # The marker goes first: a deletion cut short must not leave a complete checkpoint.
             (checkpoint / _MARKER).unlink(missing_ok=True)
             shutil.rmtree(checkpoint)
 
@@ -83,7 +61,7 @@ def _step(checkpoint: Path) -> int:
 
 def _marker_if_whole(checkpoint: Path) -> dict[str, Any] | None:
     try:
-        marker: dict[str, Any] = json.loads((checkpoint / _MARKER).read_text(encoding="utf-8"))
+        marker: dict[str, Any] = read_json(checkpoint / _MARKER)
     except (FileNotFoundError, ValueError):
         return None
     for name, size in marker["files"].items():
@@ -96,18 +74,7 @@ def _marker_if_whole(checkpoint: Path) -> dict[str, Any] | None:
 class RunCallback(TrainerCallback):
     """Marks checkpoints complete, stops when asked to, reports progress, writes metrics.jsonl.
 
-    Parameters
-    ----------
-    ranks : Ranks
-        All of them call it at the same moments.
-    progress : Progress
-        Where rank 0 reports.
-    stage : str
-        The stage's name.
-    folder : Path
-        The stage's directory.
-    zero_stage : int
-        Noted in the marker.
+    All ranks call it at the same moments; rank 0 reports.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Examples: the pairs, triplets or rows that the loss is a mean over."""
+"""Examples: the pairs, triplets or single responses that the loss is a mean over."""
 
 import math
 from collections.abc import Sequence
@@ -27,22 +27,13 @@ class Example:
 
 
 def examples_of(records: Sequence[Record], objective: Objective) -> Sequence[Example]:
-    """Pairs (SPIN), triplets (T-SPIN) or rows (SFT) of scored records.
+    """Pairs (SPIN), triplets (T-SPIN) or real responses (SFT) of records, scored unless it is SFT.
 
-    Parameters
-    ----------
-    records : sequence of Record
-        Scored, unless the objective is SFT.
-    objective : Objective
-        Says which roles make an example.
-
-    Returns
-    -------
-    sequence of Example
-        A record gives one example for each of its generated responses, also to SFT: the control
-        trains on as many rows as self-play. Without any it gives SFT one example, self-play none.
-        Where there are several samples of an opponent, the proto responses are as many, and each
-        sample meets the one of its own number. Of `Records` none is made before it is asked for.
+    A record gives one example for each of its generated responses, also to SFT: the control trains
+    on as many examples as self-play. Without generated responses it gives SFT one example,
+    self-play none. Where there are several samples of an opponent, the proto responses are as many,
+    and each sample meets the one of its own number. Of `Records` no example is made before it is
+    asked for.
     """
     if isinstance(records, Records):
         return _Examples(records, objective)
@@ -64,8 +55,8 @@ def _of_record(record: Record, objective: Objective) -> list[Example]:
         examples.append(
             Example(
                 Group(record.prompt_ids, [response.ids for response in responses]),
-                [_number(response.opponent_logps) for response in responses],
-                [_number(response.reference_logps) for response in responses]
+                [_nan_if_none(response.opponent_logps) for response in responses],
+                [_nan_if_none(response.reference_logps) for response in responses]
                 if objective.reference == "reference"
                 else None,
             )
@@ -73,12 +64,12 @@ def _of_record(record: Record, objective: Objective) -> list[Example]:
     return examples
 
 
-def _number(value: float | None) -> float:
+def _nan_if_none(value: float | None) -> float:
     return math.nan if value is None else value
 
 
 class _Examples(Sequence[Example]):
-    """Examples of records on columns; their tokens are counted without making any."""
+    """Examples of records in columns; their tokens are counted without making any."""
 
     def __init__(self, records: Records, objective: Objective) -> None:
         self._records = records

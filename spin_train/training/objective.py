@@ -20,7 +20,7 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss on the log-probs of a prompt's responses, one column a role."""
+    """A loss on the log-probs of a prompt's responses, one column per role."""
 
     algorithm: str
     """`sft`, `spin`, `tspin` or `tspin_ref`."""
@@ -64,8 +64,7 @@ class Objective:
         Parameters
         ----------
         policy_logps, reference_logps : Tensor, shape (B, roles)
-            Summed log-probs of the responses, nats. T-SPIN and SFT take no notice of the
-            reference's.
+            Summed log-probs of the responses, nats. T-SPIN and SFT ignore the reference's.
 
         Returns
         -------

@@ -20,7 +20,7 @@ STEP_ZERO_TOLERANCE = {"float32": (1e-4, 5e-6), "bfloat16": (0.1, 5e-3)}
 
 
 def collate(items: list[MicroBatch]) -> dict[str, MicroBatch]:
-    """Hand a micro-batch through the data loader as it is.
+    """Pass a micro-batch through the data loader as it is.
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ class SpinTrainer(Trainer):
             model, [example.reference_logps or example.opponent_logps for example in batch.examples]
         )
 
-        def weighted(policy_logps: Tensor, run: slice) -> Tensor:
-            losses = self.objective(self._by_role(policy_logps), reference_logps[run])
+        def weighted(policy_logps: Tensor, block: slice) -> Tensor:
+            losses = self.objective(self._by_role(policy_logps), reference_logps[block])
             return batch.weight * losses.sum()
 
         loss, logps = response_loss(model, _groups(batch), weighted)
@@ -96,8 +96,8 @@ class SpinTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the metrics, means over the examples of all ranks since the last line."""
         if "train_runtime" in logs:
-            # The summary at the end counts micro-batches as samples, and starts at a resumption;
-            # the stage's seconds are in the manifest.
+            # The summary at the end counts micro-batches as samples, and starts again on resuming;
+            # the seconds of the stage are in the manifest.
             return
         if "loss" in logs:
             if not torch.isfinite(torch.tensor(logs["loss"])):
@@ -138,12 +138,12 @@ class SpinTrainer(Trainer):
             worst = log_ratio.max().item()
             raise UserError(
                 "step-0 check: before any update a log-ratio to the stored opponent scores is "
-                f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} a token): these "
-                "are another model's scores; delete this iteration's scored/ to score again"
+                f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} per token): "
+                "the scores are another model's; delete this iteration's scored/ to score again"
             )
 
     def _note_metrics(self, policy_logps: Tensor, reference_logps: Tensor, *, counts: bool) -> None:
-        # A filler counts nothing but names the same metrics: ranks must sum the same ones.
+        # A filler counts for nothing but names the same metrics: ranks must sum the same ones.
         columns = {"logps": policy_logps}
         if self.objective.reference:
             columns["rewards"] = self.objective.beta * (policy_logps - reference_logps)
@@ -169,5 +169,5 @@ def _on_device(model: Any, logps: list[list[float]]) -> Tensor:
     """Bring stored log-probs to the model, in the type of its own sums."""
     parameter = next(model.parameters())
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-    # Without waiting for the forward pass that a GPU is still at.
+    # Without waiting for a forward pass that still runs on the GPU.
     return torch.tensor(logps, dtype=dtype).to(parameter.device, non_blocking=True)

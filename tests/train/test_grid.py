@@ -126,7 +126,7 @@ def played(tmp_path, monkeypatch):
         branches.append((str(source.relative_to(out)), str(target.relative_to(out)), at))
 
     monkeypatch.setattr(grid, "branch", note)
-    monkeypatch.setattr(selfplay, "run", lambda config, watch=None: runs.append(config))
+    monkeypatch.setattr(selfplay, "play", lambda run, watch=None: runs.append(run.config))
     config = make_config(tmp_path, selection={"patience": 1, "goal": "max"})
     numbers = {"learning_rates": [0.1, 0.12345678, 0.1], "seeds": [3, 4, 3]}
     play_grid(config, out, **numbers, overrides=["beta=0.7", "control=false"])

@@ -7,7 +7,7 @@ from spin_train.config.changes import (
     refused_on_branching,
     refused_on_resuming,
 )
-from spin_train.config.files import known_keys, load_config, parse_config
+from spin_train.config.files import known_keys, load_config, override, parse_config
 from spin_train.config.keys import FirstRead
 from spin_train.errors import UserError
 from spin_train.model.loading import load_tokenizer, model_limits
@@ -174,7 +174,12 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("a: [", "no YAML"), ("- a\n", "must hold key"), (None, "no config file")]
+    ("text", "says"),
+    [
+        ("a: [", r"not valid YAML: .* \(line 1\)"),
+        ("- a\n", "must hold key"),
+        (None, "no config file"),
+    ],
 )
 def test_an_unreadable_config_file_is_refused(tmp_path, text, says):
     path = tmp_path / "config.yaml"
@@ -189,6 +194,40 @@ def test_a_run_directory_is_refused_with_its_config_file(tmp_path):
     path.write_text(yaml.safe_dump(SMALLEST))
     with pytest.raises(UserError, match=f"a directory; give {path}"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "Y", "N"])
+def test_the_words_of_yaml_1_1_are_refused_for_arguments_that_the_schema_does_not_know(word):
+    """TrainingArguments would take the text "no" as true."""
+    value = "true" if word in ("yes", "on", "Y") else "false"
+    said = refusal({"training": {"full_determinism": word}})
+    assert f"training.full_determinism: write {value}; {word} is text in YAML 1.2" in said
+
+
+def test_no_is_a_value_of_a_strategy():
+    extra = parse_config(SMALLEST | {"training": {"logging_strategy": "no"}}).training.model_extra
+    assert extra == {"logging_strategy": "no"}
+
+
+@pytest.mark.parametrize(("word", "value"), [("yes", True), ("no", False), ("off", False)])
+def test_keys_with_two_values_still_take_the_words_of_yaml_1_1(word, value):
+    content = dict(SMALLEST)
+    override(content, [f"control={word}"])
+    assert parse_config(content).control is value
+
+
+def test_a_key_with_two_values_names_them():
+    assert "control: " in refusal({"control": "perhaps"})
+    assert refusal({"control": "perhaps"}).endswith("; write true or false")
+
+
+@pytest.mark.parametrize("text", ["2026-01-31", "12", "1e5", "010"])
+def test_a_number_where_text_belongs_is_to_be_put_in_quotes(text):
+    content = dict(SMALLEST)
+    override(content, [f"model={text}"])
+    assert refusal(content).endswith("; put text that looks like a number or a date in quotes")
+    override(content, [f"model='{text}'"])
+    assert parse_config(content).model == text
 
 
 def test_an_override_without_equals_is_refused(tmp_path):
@@ -222,7 +261,7 @@ def test_resuming_names_the_keys_that_may_not_change(change, named):
     assert any(named in line for line in refused_on_resuming(old, new, has_trained=True))
 
 
-@pytest.mark.parametrize(("name", "says"), [("none", "no directory"), ("empty", "holds no model")])
+@pytest.mark.parametrize(("name", "says"), [("none", "no directory"), ("empty", "not a model")])
 def test_a_local_model_that_is_not_there_is_said_to_be_missing(tmp_path, name, says):
     (tmp_path / "empty").mkdir()
     config = parse_config({**SMALLEST, "model": str(tmp_path / name)})

@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from spin_train.data.formats import Row
+from spin_train.data.formats import SftRow
 from spin_train.data.rendering import Renderer
 from spin_train.errors import UserError
 from tests.train.tokenizers import CHATML, WITHOUT_END, ZEPHYR, byte_level, sentence_piece
@@ -18,7 +18,7 @@ CHAT = [
 
 
 def pair_row(prompt, response):
-    return Row([{"role": "user", "content": prompt}], response, "rows.jsonl, line 1")
+    return SftRow([{"role": "user", "content": prompt}], response, "rows.jsonl, line 1")
 
 
 TEXTS = st.text("ab :\n", min_size=1, max_size=8).filter(str.strip)
@@ -129,7 +129,7 @@ def test_a_given_template_ends_with_the_end_of_text_whatever_the_chat_template()
 def test_only_the_last_assistant_turn_of_a_chat_is_the_response():
     """Defects 6 and 7: neither system, user nor earlier assistant turns are in the loss."""
     tokenizer = byte_level(eos="</s>", chat_template=ZEPHYR)
-    prompt_ids, response_ids = Renderer(tokenizer, None).render(Row(CHAT, "ba", "line 1"))
+    prompt_ids, response_ids = Renderer(tokenizer, None).render(SftRow(CHAT, "ba", "line 1"))
     assert tokenizer.decode(prompt_ids) == (
         "<|system|>\nsay</s>\n<|user|>\na b</s>\n<|assistant|>\na word</s>\n"
         "<|user|>\nab</s>\n<|assistant|>\n"
@@ -150,15 +150,15 @@ def test_neither_chat_template_nor_template_is_refused():
 @pytest.mark.parametrize("messages", [CHAT[:2], CHAT[1:]])
 def test_a_plain_template_refuses_system_and_several_turns_by_line(messages):
     renderer = Renderer(byte_level(), "{prompt}")
-    with pytest.raises(UserError, match="line 4: template: holds one user turn"):
-        renderer.render(Row(messages, "ba", "rows.jsonl, line 4"))
+    with pytest.raises(UserError, match="line 4: a plain template has room for one user turn"):
+        renderer.render(SftRow(messages, "ba", "rows.jsonl, line 4"))
 
 
 def test_a_row_that_its_chat_template_refuses_is_named():
     strict = CHATML + "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
     renderer = Renderer(byte_level(chat_template=strict), None)
     with pytest.raises(UserError, match="line 4: the chat template refuses this row: no"):
-        renderer.render(Row(CHAT[:2], "ba", "rows.jsonl, line 4"))
+        renderer.render(SftRow(CHAT[:2], "ba", "rows.jsonl, line 4"))
 
 
 def test_a_chat_template_that_rewrites_its_generation_prompt_is_refused():
@@ -191,7 +191,7 @@ def test_zephyrs_chat_template_works_with_any_tokenizer(eos):
         f"<|system|>\n{eos}\n<|user|>\na b{eos}\n<|assistant|>\n",
         f"ba{eos}",
     )
-    assert decoded(tokenizer, "zephyr", Row(CHAT, "ba", "line 1")) == (
+    assert decoded(tokenizer, "zephyr", SftRow(CHAT, "ba", "line 1")) == (
         f"<|system|>\nsay{eos}\n<|user|>\na b{eos}\n<|assistant|>\na word{eos}\n"
         f"<|user|>\nab{eos}\n<|assistant|>\n",
         f"ba{eos}",
@@ -203,7 +203,7 @@ def test_no_template_is_made_for_one_model():
     """Defect 8: a turn's beginning comes from the chat template, whichever it is."""
     for template in (CHATML, WITHOUT_END, ZEPHYR):
         tokenizer = byte_level(chat_template=template)
-        prompt, response = decoded(tokenizer, None, Row(CHAT, "ba", "line 1"))
+        prompt, response = decoded(tokenizer, None, SftRow(CHAT, "ba", "line 1"))
         assert prompt == tokenizer.apply_chat_template(
             CHAT, tokenize=False, add_generation_prompt=True
         )
@@ -215,7 +215,7 @@ def test_no_template_is_made_for_one_model():
 def test_what_is_sampled_from_is_what_is_trained_on(tokenizer, template):
     """Defect 9: real, given and sampled responses stand behind one prompt, token for token."""
     renderer = Renderer(tokenizer(chat_template=CHATML), template)
-    row = Row([USER], "ba", "line 1", given="ba")
+    row = SftRow([USER], "ba", "line 1", given="ba")
     prompt_ids, response_ids = renderer.render(row)
     assert renderer.render_given(row) == response_ids
     assert renderer.render(pair_row("a b", "a word"))[0] == prompt_ids
@@ -225,9 +225,9 @@ def test_what_is_sampled_from_is_what_is_trained_on(tokenizer, template):
 def test_an_empty_given_response_is_the_end_alone():
     """A model may have said nothing; a person who did is a mistake in the data."""
     renderer = Renderer(byte_level(), "{prompt}\n")
-    assert renderer.render_given(Row([USER], "ba", "line 1", given="")) == [renderer.stop_id]
+    assert renderer.render_given(SftRow([USER], "ba", "line 1", given="")) == [renderer.stop_id]
     with pytest.raises(UserError, match="line 1: prompt or response renders to no tokens"):
-        renderer.render(Row([USER], "", "line 1"))
+        renderer.render(SftRow([USER], "", "line 1"))
 
 
 # Special tokens written out

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spin_train.config.schema import DataConfig
-from spin_train.data.formats import SHAPES, row_of
+from spin_train.config.schema import ROW_FORMATS, DataConfig
+from spin_train.data.formats import FORMATS, row_of
 from spin_train.data.sources import read_rows, source_of
 from spin_train.errors import UserError
 
@@ -94,8 +94,12 @@ def test_a_ready_made_pair_keeps_its_other_response(raw):
     assert (row.messages, row.response, row.given) == ([USER], "ba", "no")
 
 
-def test_the_description_of_the_key_names_every_shape():
-    assert all(f"`{name}`" in DataConfig.model_fields["shape"].description for name in SHAPES)
+def test_the_schema_names_the_formats_that_are_read():
+    assert tuple(FORMATS) == ROW_FORMATS
+
+
+def test_the_description_of_the_key_names_every_format():
+    assert all(f"`{name}`" in DataConfig.model_fields["shape"].description for name in FORMATS)
 
 
 def test_a_sample_may_be_empty():
@@ -131,9 +135,9 @@ MALFORMED = [
     ({"prompt": "a", "response": None}, "got prompt"),
     (PAIR | {"messages": [USER, ANSWER]}, "could be messages or prompt/response; .*data.shape"),
     ({"prompt": "a", "response": 7}, "response must be text"),
-    ({"prompt": "a", "response": " \n"}, "response must be text that is not empty"),
+    ({"prompt": "a", "response": " \n"}, "response must be text and not empty"),
     ({"prompt": 7, "response": "a"}, "prompt must be text"),
-    ({"prompt": "a", "response": "b\ud800"}, "response holds half a character"),
+    ({"prompt": "a", "response": "b\ud800"}, "response contains an unpaired surrogate"),
     ({"instruction": "a", "input": 7, "output": "b"}, "input must be text"),
     ({"messages": "a"}, "messages must be a list"),
     ({"messages": ["a"]}, "turn 1 of messages must be an object"),
@@ -176,7 +180,7 @@ def test_a_shape_can_be_chosen(tmp_path):
     data = write(tmp_path, [both])
     (row,) = read_rows(data.model_copy(update={"shape": "messages"}))
     assert row.messages == MANY[:-1]
-    with pytest.raises(UserError, match=r"data\.shape is question/answer, and the row has prompt"):
+    with pytest.raises(UserError, match=r"data\.shape is question/answer, but the row has prompt"):
         list(read_rows(data.model_copy(update={"shape": "question/answer"})))
     with pytest.raises(ValueError, match="shape must be one of messages, "):
         DataConfig(path="rows.jsonl", shape="chat")
@@ -224,15 +228,19 @@ def test_other_keys_are_left_alone_and_empty_lines_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("rows.jsonl", b'{"prompt": "a", "response": "b"}\n{"prompt\n', "line 2: no JSON"),
-        ("rows.jsonl", b'{"prompt": "a", "response":\n', r"line 1: no JSON \(Expecting value\);"),
+        ("rows.jsonl", b'{"prompt": "a", "response": "b"}\n{"prompt\n', "line 2: not valid JSON"),
+        (
+            "rows.jsonl",
+            b'{"prompt": "a", "response":\n',
+            r"not valid JSON \(Expecting value\);",
+        ),
         ("rows.jsonl", b'{"prompt": "\xff", "response": "b"}\n', "line 1: not UTF-8;"),
-        ("rows.json", b'{"prompt": "a", "response": "b"}', "must hold a list of rows, got dict"),
+        ("rows.json", b'{"prompt": "a", "response": "b"}', "must be a list of rows, got dict"),
         ("rows.json", b'[{"prompt": "\xff", "response": "b"}]', "not UTF-8;"),
-        ("rows.json", b'{"a": 1}\n{"a": 2}', "JSON lines belong in a .jsonl file"),
-        ("rows.parquet", b"no such thing", "no Parquet"),
-        ("rows.csv", b"prompt,response\na,b,c\n", "row 1: more fields than the header names"),
-        ("rows.csv", b'prompt,response\na,"b"c\n', "no CSV"),
+        ("rows.json", b'{"a": 1}\n{"a": 2}', "put JSON lines into a .jsonl file"),
+        ("rows.parquet", b"no such thing", "not valid Parquet"),
+        ("rows.csv", b"prompt,response\na,b,c\n", "row 1: more fields than header names"),
+        ("rows.csv", b'prompt,response\na,"b"c\n', "not valid CSV"),
         ("rows.csv", b"prompt,response\na,\xff\n", "not UTF-8;"),
         ("rows.csv", b"prompt,response\na\n", "row 1: a row needs one of"),
     ],

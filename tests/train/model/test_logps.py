@@ -133,7 +133,9 @@ def test_a_model_that_cannot_share_prompts_says_so_and_is_scored_right(architect
     model = tiny_model(architecture)
     with caplog.at_level(logging.WARNING, "spin_train"):
         assert_same(model, UNEVEN, tolerance=THROUGH_FLOAT32)
-    lines = [record.message for record in caplog.records if record.name == "spin_train.model.logps"]
+    lines = [
+        record.message for record in caplog.records if record.name == "spin_train.model.exactness"
+    ]
     assert "shared prompts, chunked head not used: " in lines[0]
     assert not any("padded" in line for line in lines)
 
@@ -158,7 +160,7 @@ def test_a_head_that_is_not_understood_falls_back_to_the_models_own(architecture
     model.forward = forward
     with caplog.at_level(logging.WARNING, "spin_train"):
         assert_same(model, UNEVEN, tolerance=THROUGH_FLOAT32)
-    assert "nats a token" in caplog.messages[0]
+    assert "nats per token" in caplog.messages[0]
     used = "padded rows" if architecture in NOT_SHARING else "shared prompts"
     assert f"{used}, full logits" not in " ".join(caplog.messages)
 

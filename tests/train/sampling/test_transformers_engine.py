@@ -139,7 +139,7 @@ def test_log_probs_of_samples_are_those_of_scoring(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_rows_are_refilled_on_every_architecture_that_pays_attention(architecture, caplog):
-    with caplog.at_level(logging.WARNING, "spin_train.sampling.transformers_engine"):
+    with caplog.at_level(logging.WARNING, "spin_train.model.exactness"):
         assert transformers_engine._exact_way(tiny_model(architecture, torch.float32)) is WAYS[0]
     assert not caplog.records
 
@@ -154,7 +154,7 @@ def test_ways_that_a_model_does_not_take_are_passed_over_with_their_reasons(monk
     errors = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
     ways = {error.__name__: refusing(error) for error in errors} | {"padded": WAYS[1]}
     monkeypatch.setattr(transformers_engine, "_WAYS", ways)
-    with caplog.at_level(logging.WARNING, "spin_train.sampling.transformers_engine"):
+    with caplog.at_level(logging.WARNING, "spin_train.model.exactness"):
         assert transformers_engine._exact_way(stopping(0.5)) is WAYS[1]
     for error in errors:
         name = error.__name__
@@ -192,7 +192,7 @@ def test_logits_are_computed_for_the_last_token_of_a_prompt_alone(monkeypatch):
 
 
 def test_a_model_with_a_state_is_left_to_generate_with_a_warning(caplog):
-    with caplog.at_level(logging.WARNING, "spin_train.sampling.transformers_engine"):
+    with caplog.at_level(logging.WARNING, "spin_train.model.exactness"):
         assert transformers_engine._exact_way(tiny_model("mamba", torch.float32)) is WAYS[1]
     assert "not used: off by" in caplog.text
 

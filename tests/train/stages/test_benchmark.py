@@ -136,7 +136,7 @@ def test_without_lm_eval_the_extra_is_named_before_anything_starts(tmp_path, mon
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name)
     )
-    with pytest.raises(UserError, match=r"pip install -e '\.\[eval\]'"):
+    with pytest.raises(UserError, match=r"pip install 'spin-toolkit\[eval\]'"):
         selfplay.play(Run.of(load_config(path)))
     assert not (tmp_path / "run").exists()
 
@@ -231,13 +231,13 @@ def test_the_metric_of_the_column_is_taken_or_else_the_most_usual(asked, metric,
     assert (found["metric"], found["value"], found["standard_error"]) == numbers
 
 
-def test_data_that_cannot_be_had_are_named(lm_eval, tmp_path):
+def test_data_that_are_not_available_are_named(lm_eval, tmp_path):
     make_model(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     tasks = write_task(tmp_path / "tasks", data="gone.jsonl")
     config = config_with(tasks=["sorted_pair"], include_path=str(tasks))
-    with pytest.raises(UserError, match="cannot have the data of sorted_pair"):
+    with pytest.raises(UserError, match="the data of lm-eval's task sorted_pair are not available"):
         run_task(wrapped(model, tokenizer, config), benchmark_tasks(config)[0], config)
     templated = config_with(tasks=["sorted_pair"], chat_template=True)
     with pytest.raises(UserError, match="has no chat template"):

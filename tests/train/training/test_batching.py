@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spin_train.data.records import Record, Response, read_records, write_records
 from spin_train.model.logps import Group
-from spin_train.model.packing import token_runs
+from spin_train.model.packing import token_blocks
 from spin_train.training.batching import MicroBatches
 from spin_train.training.examples import Example, examples_of
 from spin_train.training.objective import Objective, sft_objective
@@ -157,7 +157,7 @@ def test_micro_batches_of_the_same_moment_are_the_next_longest(count, ranks, **s
 @given(lengths=st.lists(st.integers(1, 30), max_size=20), tokens=st.integers(1, 70))
 def test_runs_are_the_sequence_cut_where_the_tokens_are_full(lengths, tokens):
     groups = [Group([1] * length, [[2]]) for length in lengths]
-    runs = list(token_runs(groups, tokens))
+    runs = list(token_blocks(groups, tokens))
     assert [group for run in runs for group in run] == groups
     sums = [sum(group.tokens for group in run) for run in runs]
     assert all(total <= tokens or len(run) == 1 for run, total in zip(runs, sums, strict=True))
