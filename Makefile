@@ -20,6 +20,8 @@ help:
 	@echo "make mutants  break the loss on purpose and name the test that notices"
 	@echo "make processors  run the tests of numbers as older processors compute them"
 	@echo "make gpu      on a machine with a CUDA device: its tests and benchmarks"
+	@echo "make lowest   quick tests with the lowest versions that pyproject.toml allows"
+	@echo "make wheel-check   build the wheel and run it in an empty environment"
 
 setup: $(READY)
 
@@ -32,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "make: Python's venv module is missing (Debian, Ubuntu: apt-get install python3-venv)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots,train,peft,eval,lab,dev]'
 	$(BIN)/python -c 'from spin_train.system.processes import build_communication_op as build; build()'
 	@touch $@
@@ -72,6 +74,13 @@ gpu: setup
 	$(BIN)/python -m pytest -m gpu tests/train/test_gpu.py
 	$(BIN)/python -m benchmarks.head --gpu
 	$(BIN)/python -m benchmarks.train_step --gpu
+
+.PHONY: lowest wheel-check
+lowest: setup
+	$(BIN)/python -m tests.lowest
+
+wheel-check: setup
+	$(BIN)/python -m tests.wheel
 
 clean:
 	rm -rf runs figures build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -34,14 +34,14 @@ from spin_theory.games.phase import phase_diagram
 from spin_theory.games.play import play
 from spin_theory.games.rates import effective_beta, multiplier, predicted_policy
 from spin_theory.games.sampling import sample_complexity
-from spin_theory.games.solvers import GradientSteps, exact, minimiser
+from spin_theory.games.solvers import GradientSteps
 from spin_theory.games.stability import fixed_point, linearise
 from spin_theory.languages import NoisySort
-from spin_theory.losses import PENALTIES, sft_loss, spin_loss, tspin_loss
+from spin_theory.losses import PENALTIES, Penalty, sft_loss, spin_loss, tspin_loss
 from spin_theory.meter import convergence_meter
-from spin_theory.minima.closed_forms import closed_form_update
+from spin_theory.minima.closed_forms import closed_form_update, exact
 from spin_theory.minima.log_linear import LogLinearClass, minimise_within
-from spin_theory.minima.minimise import minimise
+from spin_theory.minima.minimise import minimise, minimiser
 from spin_theory.minima.optimal import optimal_value, optimality_gap
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective, tspin_objective
@@ -53,6 +53,7 @@ __all__ = [
     "InnerProblem",
     "LogLinearClass",
     "NoisySort",
+    "Penalty",
     "TabularPolicy",
     "average_of_iterates",
     "bhattacharyya",

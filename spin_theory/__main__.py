@@ -20,7 +20,10 @@ from spin_theory.games.iterates import cycle_length
 from spin_theory.games.phase import PhaseDiagram, phase_diagram
 from spin_theory.games.play import Game, play
 from spin_theory.games.rates import effective_beta, multiplier
-from spin_theory.games.solvers import OPTIMISERS, GradientSteps, Solver, exact, minimiser
+from spin_theory.games.solvers import OPTIMISERS, GradientSteps, Solver
+from spin_theory.losses import PENALTIES
+from spin_theory.minima.closed_forms import exact
+from spin_theory.minima.minimise import minimiser
 from spin_theory.plots import draw_game, draw_phase, require_plot
 from spin_theory.policies import TabularPolicy
 
@@ -108,10 +111,12 @@ def _require_table(prompts: int, responses: int) -> None:
 
 
 def _require_closed_form(options: argparse.Namespace, remedy: str) -> None:
-    """Refuse in the words of the command line what `closed_form` refuses in its own."""
-    if options.loss_type == "hinge" or options.history_weight > 0:
-        what = "--loss-type hinge" if options.loss_type == "hinge" else "--history-weight > 0"
-        raise ValueError(f"{what} has no closed form; {remedy}")
+    """Refuse in the words of the command line what `exact` refuses in its own."""
+    penalty = PENALTIES[options.loss_type]
+    if penalty.bounded_below and penalty.exponent is None:
+        raise ValueError(f"--loss-type {penalty.name} has no closed form; {remedy}")
+    if options.history_weight > 0:
+        raise ValueError(f"--history-weight > 0 has no closed form; {remedy}")
 
 
 def _play(options: argparse.Namespace) -> int:
@@ -160,7 +165,7 @@ def _play(options: argparse.Namespace) -> int:
 
 def _game_rows(game: Game, options: argparse.Namespace) -> list[dict[str, float | None]]:
     """One row for each iterate: its distances, and the beta that it took in effect."""
-    has_multiplier = options.loss_type in ("logistic", "exponential")
+    has_multiplier = PENALTIES[options.loss_type].exponent is not None
     rows: list[dict[str, float | None]] = []
     for iteration, policy in enumerate(game.policies):
         row: dict[str, float | None] = {
@@ -204,7 +209,7 @@ def _how_it_ends(game: Game, options: argparse.Namespace) -> str:
     exactly = (
         options.opponent == "last" and options.algorithm == "spin" and len(set(game.betas)) == 1
     )
-    if not exactly or options.loss_type not in ("logistic", "exponential"):
+    if not exactly or PENALTIES[options.loss_type].exponent is None:
         return f"ends in: {cycle}"
     factor = multiplier(beta=game.betas[0], loss_type=options.loss_type)
     return f"ends in: {cycle}; exact multiplier of the log-ratio: {factor:.4g}"

@@ -29,7 +29,7 @@ def require_plot(path: Path) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
+        raise ValueError("--plot needs matplotlib: pip install 'spin-toolkit[plots]'") from None
     formats = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix[1:] not in formats:
         raise ValueError(f"--plot FILE must end in one of {', '.join(sorted(formats))}: {path}")

@@ -162,6 +162,51 @@ class TabularPolicy:
         return self.log_probs.exp()
 
 
+def pairwise_differences(values: Tensor) -> Tensor:
+    """Subtract each value from each other.
+
+    Parameters
+    ----------
+    values : Tensor, shape (..., Y)
+        One number per response: scores give margins.
+
+    Returns
+    -------
+    Tensor, shape (..., Y, Y)
+        Entry [..., i, j] is value i minus value j.
+
+    Examples
+    --------
+    >>> pairwise_differences(torch.tensor([3.0, 1.0]))
+    tensor([[ 0.,  2.],
+            [-2.,  0.]])
+    """
+    return values[..., :, None] - values[..., None, :]
+
+
+def pair_log_probs(log_first: Tensor, log_second: Tensor) -> Tensor:
+    """Log-probs of all pairs of two independent responses.
+
+    Parameters
+    ----------
+    log_first, log_second : Tensor, shape (..., Y)
+        Log-probs of the first and of the second response, in nats.
+
+    Returns
+    -------
+    Tensor, shape (..., Y, Y)
+        Entry [..., i, j] is that of first i and second j.
+
+    Examples
+    --------
+    >>> half = torch.tensor([0.5, 0.5]).log()
+    >>> pair_log_probs(half, half).exp()
+    tensor([[0.2500, 0.2500],
+            [0.2500, 0.2500]])
+    """
+    return log_first[..., :, None] + log_second[..., None, :]
+
+
 def require_same_shape(**policies: TabularPolicy) -> None:
     """Raise ValueError unless all tables have one shape (X, Y)."""
     shapes = {name: tuple(policy.log_probs.shape) for name, policy in policies.items()}

@@ -99,7 +99,7 @@ assert not set({BLOCKED}) & set(sys.modules)
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert "needs matplotlib" in result.stderr
+    assert "--plot needs matplotlib: pip install 'spin-toolkit[plots]'" in result.stderr
 
 
 def names_used(source: str) -> set[str]:

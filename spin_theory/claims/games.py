@@ -14,8 +14,9 @@ from spin_theory.games.iterates import observed_multipliers
 from spin_theory.games.opponents import average_of_iterates, geometric_mixture, mixed_samples
 from spin_theory.games.play import Game, play
 from spin_theory.games.rates import mixing_multipliers, multiplier, predicted_policy
-from spin_theory.games.solvers import Solver, exact
+from spin_theory.games.solvers import Solver
 from spin_theory.games.stability import linearise
+from spin_theory.minima.closed_forms import exact
 from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import LINEAR_RATE, ROUNDING
 

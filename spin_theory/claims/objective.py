@@ -12,8 +12,8 @@ from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.instances import Draw
 from spin_theory.divergences import bhattacharyya, js, tv
 from spin_theory.losses import PENALTIES
-from spin_theory.minima.certificates import certify, descending_ray, hinge_programme
-from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum
+from spin_theory.minima.certificates import certify, descending_ray
+from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum, hinge_programme
 from spin_theory.minima.minimise import minimise
 from spin_theory.minima.optimal import optimality_gap
 from spin_theory.minima.problems import InnerProblem

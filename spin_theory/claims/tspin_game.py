@@ -8,7 +8,7 @@ from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import without_reference
 from spin_theory.games.stability import fixed_point, linearise
-from spin_theory.minima.closed_forms import closed_form
+from spin_theory.minima.closed_forms import exact
 from spin_theory.minima.minimise import minimise_problem
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
@@ -23,7 +23,7 @@ def check_tspin_update(
     *,
     beta: float,
     loss_type: str = "logistic",
-    update: Callable[[InnerProblem], TabularPolicy] = closed_form,
+    update: Callable[[InnerProblem], TabularPolicy] = exact,
     tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the closed form of T-SPIN's iteration without history.
@@ -36,7 +36,7 @@ def check_tspin_update(
         Scale on log-prob differences, > 0, no unit. Written :math:`\alpha` in [1]_.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
-    update : callable, default closed_form
+    update : callable, default exact
         Function that is claimed to give the minimiser of an :class:`InnerProblem`.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.

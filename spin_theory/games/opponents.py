@@ -1,4 +1,4 @@
-"""Whom the policy plays against: SPIN's last iterate, and the published variations on it."""
+"""The opponents: SPIN's last iterate, and the published variations on it."""
 
 import math
 from collections.abc import Callable, Sequence

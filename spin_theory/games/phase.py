@@ -10,8 +10,9 @@ from torch import Tensor
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
 from spin_theory.games.play import play
-from spin_theory.games.solvers import GradientSteps, Solver, exact
+from spin_theory.games.solvers import GradientSteps, Solver
 from spin_theory.losses import require_beta
+from spin_theory.minima.closed_forms import exact
 from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import ROUNDING
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from spin_theory.divergences import js, kl, tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
-from spin_theory.games.solvers import Solver, exact
+from spin_theory.games.solvers import Solver
+from spin_theory.minima.closed_forms import exact
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import (
     TabularPolicy,

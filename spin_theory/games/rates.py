@@ -7,7 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from spin_theory.divergences import tv
-from spin_theory.losses import penalty_named, require_beta
+from spin_theory.losses import require_beta
+from spin_theory.minima.closed_forms import closed_form_exponent
 from spin_theory.policies import TabularPolicy, require_same_shape
 from spin_theory.tolerances import EQUAL_TV, ROUNDING
 
@@ -53,10 +54,7 @@ def multiplier(*, beta: float, loss_type: str = "logistic") -> float:
     (-1.0, 0.5)
     """
     require_beta(beta)
-    penalty_named(loss_type)
-    if loss_type not in ("logistic", "exponential"):
-        raise ValueError(f"loss_type must be logistic or exponential, got {loss_type!r}")
-    return 1 - 1 / (beta if loss_type == "logistic" else 2 * beta)
+    return 1 - closed_form_exponent(loss_type) / beta
 
 
 def predicted_policy(
@@ -193,6 +191,7 @@ def iterations_to(
 
     if abs(factor) >= 1:
         return None if far(0) else 0
+    # s = m^t shrinks with t; for m < 0 it changes sign, so that even and odd t are two sequences.
     last = -1  # the last iteration that is far
     for parity in (0, 1):
         if not far(parity):
@@ -247,7 +246,6 @@ def effective_beta(
     2.0
     """
     require_same_shape(opponent=opponent, policy=policy, data=data)
-    penalty_named(loss_type)
     moved = policy.log_probs - opponent.log_probs
     wanted = data.log_probs - opponent.log_probs
     weights = data.probs
@@ -255,4 +253,4 @@ def effective_beta(
     step, distance = ((weights * part.square()).sum(dim=-1).sqrt() for part in (moved, wanted))
     share = (weights * moved * wanted).sum(dim=-1) / distance.square()
     share = share.where(step > ROUNDING, 0.0).where(distance > ROUNDING, math.nan)
-    return (1 - multiplier(beta=1.0, loss_type=loss_type)) / share  # 1 - m is that over beta
+    return closed_form_exponent(loss_type) / share  # 1 - m is the exponent over beta

@@ -11,7 +11,12 @@ from torch import Tensor
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import closed_form_update, opponent_update
 from spin_theory.minima.newton import newton
-from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.policies import (
+    TabularPolicy,
+    pair_log_probs,
+    pairwise_differences,
+    require_same_shape,
+)
 
 __all__ = ["SampleComplexity", "predicted_tv", "sample_complexity", "sampled_update"]
 
@@ -92,9 +97,10 @@ def sampled_update(
     if not pairs >= 1:
         raise ValueError(f"pairs must be >= 1, got {pairs!r}")
     responses = data.log_probs.shape[1]
-    joint = (data.log_probs[0, :, None] + opponent.log_probs[0, None, :]).exp().flatten()
+    joint = pair_log_probs(data.log_probs[0], opponent.log_probs[0]).exp().flatten()
     drawn = torch.multinomial(joint, pairs, replacement=True, generator=generator)
     wins = torch.bincount(drawn, minlength=responses**2).reshape(responses, responses).double()
+    # Finite scores minimise the loss only if every response can reach every other by wins.
     graph = csr_array((wins > 0).double().numpy())
     components, _ = connected_components(graph, directed=True, connection="strong")
     if components > 1:
@@ -214,10 +220,11 @@ def predicted_tv(opponent: TabularPolicy, data: TabularPolicy, *, beta: float) -
     if len(data.log_probs) != 1:
         raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
     log_ratios = (data.log_probs - opponent.log_probs)[0]
-    margins = log_ratios[:, None] - log_ratios[None, :]
-    weights = (data.log_probs[0, :, None] + opponent.log_probs[0, None, :]).exp()
+    margins = pairwise_differences(log_ratios)  # (Y, Y)
+    weights = pair_log_probs(data.log_probs[0], opponent.log_probs[0]).exp()
     hessian = _laplacian(weights * torch.sigmoid(-margins) * torch.sigmoid(margins))
     noise = _laplacian(weights * torch.sigmoid(-margins).square())
+    # The sandwich H^+ S H^+; the pseudoinverse leaves out constants, which the policy ignores.
     inverse = torch.linalg.pinv(hessian, hermitian=True)
     covariance = inverse @ noise @ inverse / beta**2  # of the log-probs, up to a constant
     probs = closed_form_update(opponent, data, beta=beta).probs[0]

@@ -1,4 +1,7 @@
-"""How an iteration is solved: exactly, by a certified search, or by as many steps as one has."""
+"""How an iteration of a game is solved: what a solver is, and some steps of an optimiser.
+
+The others are in `minima`: `exact`, the closed form, and `minimiser`, a search.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,12 +10,10 @@ import torch
 from torch import Tensor
 
 from spin_theory.losses import penalty_named
-from spin_theory.minima.closed_forms import closed_form
-from spin_theory.minima.minimise import solve
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
 
-__all__ = ["GradientSteps", "Solver", "exact", "minimiser"]
+__all__ = ["GradientSteps", "Solver"]
 
 OPTIMISERS = {
     "gd": torch.optim.SGD,
@@ -29,74 +30,6 @@ class Solver(Protocol):
         self, problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
     ) -> TabularPolicy:
         """Return p_{t+1}."""
-
-
-def exact(
-    problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
-) -> TabularPolicy:
-    """Solve an iteration by its closed form.
-
-    Parameters
-    ----------
-    problem : InnerProblem
-        Logistic or exponential, without a history term.
-    start : TabularPolicy, shape (X, Y)
-        Not needed.
-    generator : torch.Generator
-        Not needed.
-
-    Returns
-    -------
-    TabularPolicy
-        The global minimiser.
-
-    Raises
-    ------
-    ValueError
-        If the problem has no closed form.
-
-    Examples
-    --------
-    >>> data, half = (TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.8, 0.5))
-    >>> problem = InnerProblem(data=data, sampler=half, reference=half, beta=2.0)
-    >>> exact(problem, start=half, generator=torch.Generator()).probs
-    tensor([[0.6667, 0.3333]], dtype=torch.float64)
-    """
-    return closed_form(problem)
-
-
-def minimiser(
-    problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
-) -> TabularPolicy:
-    """Solve an iteration to its global minimum by search: every problem that has one.
-
-    Parameters
-    ----------
-    problem : InnerProblem
-        Any, but correlation away from the data.
-    start : TabularPolicy, shape (X, Y)
-        Not needed.
-    generator : torch.Generator
-        Not needed.
-
-    Returns
-    -------
-    TabularPolicy
-        The global minimiser, by :func:`solve`.
-
-    Raises
-    ------
-    ValueError
-        As :func:`solve`.
-
-    Examples
-    --------
-    >>> data, half = (TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.8, 0.5))
-    >>> problem = InnerProblem(data=data, sampler=half, reference=half, beta=2.0)
-    >>> minimiser(problem, start=half, generator=torch.Generator()).probs
-    tensor([[0.6667, 0.3333]], dtype=torch.float64)
-    """
-    return solve(problem)
 
 
 @dataclass(frozen=True)

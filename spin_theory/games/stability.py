@@ -10,8 +10,8 @@ from torch.autograd.functional import jacobian
 
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
-from spin_theory.minima.minimise import solve
-from spin_theory.minima.newton import log_pulls
+from spin_theory.minima.minimise import stationary
+from spin_theory.minima.newton import log_pulls, require_newton
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import FIXED_POINT_STEP
@@ -95,8 +95,7 @@ def linearise(
     >>> round(linearise([data, data], data, beta=2.0).spectral_radius, 12)  # 1 - 1/2
     0.5
     """
-    if loss_type not in ("logistic", "exponential"):
-        raise ValueError(f"loss_type must be logistic or exponential, got {loss_type!r}")
+    require_newton(loss_type)
     if len(data.log_probs) != 1:
         raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
     if not 1 <= depth <= len(policies) - 1:
@@ -118,9 +117,9 @@ def linearise(
         )
 
     state = torch.cat([policy.log_probs for policy in reversed(tail)]).detach()
-    scores = problem(state).scores(solve(problem(state))).detach()
+    scores = stationary(problem(state)).scores.detach()  # (1, Y)
 
-    def gradient(moved: Tensor) -> Tensor:
+    def gradient(moved: Tensor) -> Tensor:  # g of the objective in the scores, (Y,)
         pulls = log_pulls(scores, problem(moved).log_pair_weights(), loss_type)[0].exp()
         return (pulls.sum(dim=-2) - pulls.sum(dim=-1))[0]
 
@@ -128,6 +127,7 @@ def linearise(
         reference = problem(moved).reference
         return moved.sum() * data.log_probs[0] * 0 if reference is None else reference.log_probs[0]
 
+    # H: the Laplacian of the pairs' curvatures. It is singular along constants, which are free.
     curvature = log_pulls(scores, problem(state).log_pair_weights(), loss_type)[1].exp()[0].detach()
     curvature = curvature + curvature.T
     curvature.fill_diagonal_(0.0)
@@ -135,11 +135,13 @@ def linearise(
     push: Tensor = jacobian(gradient, state)  # type: ignore[no-untyped-call]
     carried: Tensor = jacobian(log_reference, state)  # type: ignore[no-untyped-call]
     ones = torch.ones_like(hessian) / responses  # the null space, lifted
+    # df = -H^+ dg, and log p_{t+1} = log p_ref + f / beta: one step of the map, without constants.
     moved_scores = -torch.linalg.solve(hessian + ones * hessian.diagonal().mean(), push.flatten(1))
     step = carried.flatten(1) + moved_scores / beta  # (Y, depth * Y)
     centre = torch.eye(responses, dtype=step.dtype) - ones
     centres = torch.kron(torch.eye(depth, dtype=step.dtype), centre)
     blocks = centre @ step @ centres
+    # The companion form of a rule of some depth: all earlier iterates move down by one place.
     shift = torch.eye((depth - 1) * responses, depth * responses, dtype=step.dtype)
     matrix = torch.cat([blocks, shift @ centres])
     multipliers = torch.linalg.eigvals(matrix)
@@ -203,18 +205,17 @@ def fixed_point(
     policy, updated, moved = start, None, math.inf
     for _ in range(MOST_ITERATIONS):
         chosen = opponent([start, policy])
-        updated = solve(
-            InnerProblem(
-                data=data,
-                sampler=chosen.sampler,
-                reference=chosen.reference,
-                beta=beta,
-                loss_type=loss_type,
-                initial=start,
-                history_weight=history_weight,
-            ),
-            start=updated,
+        problem = InnerProblem(
+            data=data,
+            sampler=chosen.sampler,
+            reference=chosen.reference,
+            beta=beta,
+            loss_type=loss_type,
+            initial=start,
+            history_weight=history_weight,
         )
+        near = None if updated is None else problem.scores(updated)
+        updated = problem.policy(stationary(problem, start=near).scores)
         moved = float(tv(updated, policy).max())
         if moved <= tolerance:
             return policy

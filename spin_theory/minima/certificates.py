@@ -4,21 +4,21 @@ An expected penalty is a sum of convex functions of differences of scores, so it
 problem: every circulation, found by whomever, gives a number that no policy can go below.
 """
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from spin_theory.losses import penalty_named
-from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.losses import Penalty, penalty_named
+from spin_theory.policies import TabularPolicy, pairwise_differences, require_same_shape
 
-__all__ = ["Certificate", "Ray", "certify", "descending_ray", "hinge_programme"]
+__all__ = ["Certificate", "Ray", "certify", "descending_ray"]
 
 Matrix = NDArray[np.float64]
 
@@ -75,8 +75,8 @@ def certify(
     loss_type : {'logistic', 'hinge', 'exponential'}, default 'logistic'
         The penalty :math:`\ell`.
     flows : Tensor, shape (X, Y, Y), optional
-        Flows to start from instead of :math:`W_{ij} |\ell'(f_i - f_j)|`; needed for hinge, by
-        :func:`hinge_programme`.
+        Flows to start from instead of :math:`W_{ij} |\ell'(f_i - f_j)|`; needed for a penalty with
+        kinks. Those of hinge are found by :func:`hinge_programme`.
 
     Returns
     -------
@@ -86,7 +86,8 @@ def certify(
     Raises
     ------
     ValueError
-        If `loss_type` is unknown or correlation, or hinge comes without flows.
+        If `loss_type` is unknown, not bounded below or without a conjugate, or has kinks and
+        comes without flows.
 
     Notes
     -----
@@ -108,77 +109,34 @@ def certify(
     >>> float(certify(weights.log(), best).gap) < 1e-30
     True
     """
-    penalty_named(loss_type)
-    if loss_type == "correlation":
-        raise ValueError("loss_type correlation has no lower bound; see descending_ray")
-    if flows is None and loss_type == "hinge":
-        raise ValueError("loss_type hinge needs flows; see hinge_programme")
-    weights = log_weights.exp()
-    margins = scores[:, :, None] - scores[:, None, :]
-    capacity = weights
-    if loss_type == "exponential":  # no best flow is above the value at scores 0
-        capacity = torch.where(weights > 0, weights.sum(dim=(-2, -1), keepdim=True), 0.0)
-    if flows is not None:
+    penalty = penalty_named(loss_type)
+    if not penalty.bounded_below:
+        raise ValueError(f"loss_type {loss_type} has no lower bound; see descending_ray")
+    if flows is None and penalty.kinks:
+        raise ValueError(f"loss_type {loss_type} needs flows; see hinge_programme")
+    weights, margins = log_weights.exp(), pairwise_differences(scores)  # (X, Y, Y) each
+    if flows is None and loss_type == "logistic":
+        # W - used, with the digits that it has where the flow nearly fills the capacity
+        used, room = weights * torch.sigmoid(-margins), weights * torch.sigmoid(margins)
+    else:
+        if flows is None:
+            flows = (log_weights + penalty.log_derivatives(margins)[0]).exp()
+        capacity = _capacity(penalty, weights)
         used = torch.minimum(flows.clamp(min=0), capacity)
         room = capacity - used
-    elif loss_type == "exponential":
-        used = torch.minimum((log_weights - margins).exp(), capacity)
-        room = capacity - used
-    else:  # W - used, with the digits that it has where the flow nearly fills the capacity
-        used, room = weights * torch.sigmoid(-margins), weights * torch.sigmoid(margins)
     safe = torch.minimum(weights, weights.mT) / 2
     matrices = zip(used.numpy(), room.numpy(), safe.numpy(), strict=True)
-    smooth = loss_type != "hinge"
-    balanced = [_balance(*each, smooth=smooth) for each in matrices]
+    balanced = [_balance(*each, smooth=not penalty.kinks) for each in matrices]
     used, room, shift = (torch.from_numpy(np.stack(part)) for part in zip(*balanced, strict=True))
-    bounds, gaps = _DUALS[loss_type](margins, weights, used, room, shift)
+    dual = _DUALS.get(loss_type, partial(_conjugate_dual, penalty))
+    bounds, gaps = dual(margins, weights, used, room, shift)
     off_diagonal = ~torch.eye(scores.shape[-1], dtype=torch.bool)
     own = weights.diagonal(dim1=-2, dim2=-1)  # the margin of a response with itself is 0
-    at_zero = (own * penalty_named(loss_type)(torch.zeros_like(own))).sum(dim=-1)
+    at_zero = (own * penalty(torch.zeros_like(own))).sum(dim=-1)
     return Certificate(
         lower_bound=(bounds * off_diagonal).sum(dim=(-2, -1)) + at_zero,
         gap=(gaps.clamp(min=0) * off_diagonal).sum(dim=(-2, -1)),  # below 0 by rounding alone
     )
-
-
-def hinge_programme(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Minimise an expected hinge as a linear programme, by HiGHS.
-
-    Parameters
-    ----------
-    log_weights : Tensor, shape (X, Y, Y)
-        Log of the weight :math:`W_{ij}` of the margin :math:`f_i - f_j`, in nats, float64.
-
-    Returns
-    -------
-    scores : Tensor, shape (X, Y)
-        Minimising scores, integers from 0.
-    flows : Tensor, shape (X, Y, Y)
-        The dual solution, a largest circulation with capacities W, within the solver's
-        tolerance; :func:`certify` makes a bound of it.
-
-    Raises
-    ------
-    ValueError
-        If HiGHS finds no solution: where probabilities span more than about ten orders of
-        magnitude its tolerances of 1e-7 do not resolve them.
-
-    Notes
-    -----
-    The dual of :math:`\min_f \sum W_{ij} \max(0, 1 - f_i + f_j)` is :math:`\max \sum x_{ij}`
-    over circulations :math:`0 \le x \le W`; the scores are the multipliers of its balance
-    equations. Any weights, so T-SPIN's too; for SPIN :func:`hinge_minimum` needs no solver.
-
-    Examples
-    --------
-    >>> weights = torch.tensor([[[0.18, 0.72], [0.02, 0.08]]], dtype=torch.float64)
-    >>> scores, flows = hinge_programme(weights.log())
-    >>> scores, flows.sum()  # 0.18 + 0.08, and 0.02 back and forth
-    (tensor([[1., 0.]], dtype=torch.float64), tensor(0.3000, dtype=torch.float64))
-    """
-    solved = [_largest_circulation(matrix) for matrix in log_weights.exp().numpy()]
-    scores, flows = (torch.from_numpy(np.stack(part)) for part in zip(*solved, strict=True))
-    return scores, flows
 
 
 def descending_ray(data: TabularPolicy, opponent: TabularPolicy) -> Ray:
@@ -214,6 +172,31 @@ def descending_ray(data: TabularPolicy, opponent: TabularPolicy) -> Ray:
     require_same_shape(data=data, opponent=opponent)
     direction = data.probs - opponent.probs
     return Ray(direction=direction, slope=direction.square().sum(dim=-1))
+
+
+def _capacity(penalty: Penalty, weights: Tensor) -> Tensor:
+    """Flow that each pair can carry, (X, Y, Y), for weights of the same shape.
+
+    It is W times the steepest slope. Where slopes are not bounded, no best flow is above |l'(0)|
+    times the whole weight: a flow down to a lower score carries W |l'(t)| <= W |l'(0)|, and one up
+    to a higher score carries no more than comes back down.
+    """
+    if math.isfinite(penalty.steepest):
+        return penalty.steepest * weights
+    most = -penalty.slope_at_zero * weights.sum(dim=(-2, -1), keepdim=True)
+    return torch.where(weights > 0, most, 0.0)
+
+
+def _conjugate_dual(
+    penalty: Penalty, margins: Tensor, weights: Tensor, used: Tensor, room: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    """W h(u), and W [l(t) - h(u) + u t], of each pair, for any penalty with a conjugate h."""
+    if penalty.conjugate is None:
+        raise ValueError(f"loss_type {penalty.name} has no conjugate, so that nothing is certified")
+    shares = (used + shift).clamp(min=0) / weights  # u
+    heights = penalty.conjugate(shares.clamp(max=penalty.steepest))
+    gaps = weights * (penalty(margins) - heights + shares * margins)
+    return _where_counted(weights, weights * heights), _where_counted(weights, gaps)
 
 
 def _logistic_dual(
@@ -264,13 +247,18 @@ def _where_counted(weights: Tensor, values: Tensor) -> Tensor:
 
 
 _DUALS = {"logistic": _logistic_dual, "exponential": _exponential_dual, "hinge": _hinge_dual}
-"""Bounds and gaps of all pairs by penalty."""
+"""Bounds and gaps of all pairs by penalty, to more digits than by its conjugate."""
 
 
 def _balance(
     flows: Matrix, room: Matrix, safe: Matrix, *, smooth: bool
 ) -> tuple[Matrix, Matrix, Matrix]:
-    """Flows and room (Y, Y), and the change of both that makes the flows a circulation."""
+    """Flows and room (Y, Y), and the change of both that makes the flows a circulation.
+
+    Each pass makes the flows balance along a spanning tree, then mixes them with `safe`, which is a
+    circulation already, until none is negative or above its room. A small change is kept apart from
+    the flow that it changes, where it would lose its digits; a large one is added to it.
+    """
     flows, room, safe = (matrix * (1 - np.eye(len(flows))) for matrix in (flows, room, safe))
     shift = np.zeros_like(flows)
     for _ in range(PASSES):
@@ -286,7 +274,7 @@ def _balance(
         mixed = (1 - share) * (flows + shift) + share * safe
         mixed_room = (1 - share) * (room - shift) + share * (room + flows - safe)
         shift = (1 - share) * shift + share * (safe - flows)
-        far = np.abs(shift) > np.minimum(flows, room) / 2  # small beside it: kept apart, exact
+        far = np.abs(shift) > np.minimum(flows, room) / 2  # large next to what it changes
         if share == 0 and not far.any():
             break
         flows, room = np.where(far, mixed, flows), np.where(far, mixed_room, room)
@@ -305,10 +293,11 @@ def _correction(flows: Matrix, up: Matrix, down: Matrix) -> Matrix:
     more, less = np.maximum(up, down.T), np.maximum(down, up.T)  # net flow from i to j
     ease = np.maximum(np.minimum(more, less), LEAST_EASE)
     np.fill_diagonal(ease, 0.0)
+    # The tree with most room: scipy minimises, so each edge weighs the inverse of its ease.
     tree = minimum_spanning_tree(np.divide(1.0, ease, out=np.zeros_like(ease), where=ease > 0))
     order, parents = breadth_first_order(tree, 0, directed=False)
     net = flows - flows.T
-    for node in order[:0:-1]:
+    for node in order[:0:-1]:  # leaves first; a node is merged into its parent when it balances
         parent = parents[node]
         # What leaves the branch, over the edges that leave it: flows within may be far larger.
         surplus = net[node].sum()
@@ -321,34 +310,3 @@ def _correction(flows: Matrix, up: Matrix, down: Matrix) -> Matrix:
         net[:, parent] += net[:, node]
         net[node], net[:, node], net[parent, parent] = 0.0, 0.0, 0.0
     return change
-
-
-def _largest_circulation(weights: Matrix) -> tuple[Matrix, Matrix]:
-    responses = len(weights)
-    rows, columns = np.nonzero(weights * (1 - np.eye(responses)))
-    edges = np.arange(len(rows))
-    balance = coo_array(
-        (
-            np.repeat([1.0, -1.0], len(edges)),
-            (np.concatenate([rows, columns]), np.tile(edges, 2)),
-        ),
-        shape=(responses, len(edges)),
-    )
-    flows = np.diag(np.diag(weights)).astype(np.float64)
-    if len(edges) == 0:
-        return np.zeros(responses), flows
-    solution = linprog(  # type: ignore[call-overload]  # its stubs know no sparse A_eq
-        -np.ones(len(edges)),
-        A_eq=balance.tocsr(),
-        b_eq=np.zeros(responses),
-        bounds=np.stack([np.zeros(len(edges)), weights[rows, columns]], axis=1),
-        method="highs",
-    )
-    if solution.x is None:
-        raise ValueError(
-            "HiGHS must find the largest circulation, and did not: "
-            f"{solution.message} The smallest weight is {weights[rows, columns].min():.1e}"
-        )
-    flows[rows, columns] = solution.x
-    scores = np.round(-solution.eqlin.marginals)  # more outflow costs what the score gives
-    return scores - scores.min(), flows

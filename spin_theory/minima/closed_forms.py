@@ -1,14 +1,18 @@
-"""Closed forms of the main player's minimum and of the opponent's update."""
+"""Closed forms of the main player's minimum and of the opponent's update.
+
+`closed_form_update` is SPIN's iteration, `exact` any iteration that has a closed form.
+"""
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from spin_theory.losses import require_beta
+from spin_theory.losses import PENALTIES, penalty_named, require_beta
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
 
-__all__ = ["Update", "closed_form", "closed_form_update", "opponent_update"]
+__all__ = ["Update", "closed_form_exponent", "closed_form_update", "exact", "opponent_update"]
 
 
 class Update(Protocol):
@@ -114,20 +118,29 @@ def closed_form_update(
     >>> closed_form_update(opponent, data, beta=2.0).probs  # odds 4 ** (1/2) = 2
     tensor([[0.6667, 0.3333]], dtype=torch.float64)
     """
-    return closed_form(
+    return exact(
         InnerProblem(
             data=data, sampler=opponent, reference=opponent, beta=beta, loss_type=loss_type
         )
     )
 
 
-def closed_form(problem: InnerProblem) -> TabularPolicy:
-    r"""Global minimiser of an iteration's objective in closed form.
+def exact(
+    problem: InnerProblem,
+    *,
+    start: TabularPolicy | None = None,
+    generator: torch.Generator | None = None,
+) -> TabularPolicy:
+    r"""Global minimiser of an iteration's objective in closed form; a solver for :func:`play`.
 
     Parameters
     ----------
     problem : InnerProblem
         Logistic or exponential, without a history term.
+    start : TabularPolicy, shape (X, Y), optional
+        The last iterate, which every solver of a game is given; not needed here.
+    generator : torch.Generator, optional
+        The same.
 
     Returns
     -------
@@ -155,23 +168,54 @@ def closed_form(problem: InnerProblem) -> TabularPolicy:
     Examples
     --------
     >>> data, half = (TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.8, 0.5))
-    >>> closed_form(InnerProblem(data=data, sampler=half, reference=None, beta=2.0)).probs
+    >>> exact(InnerProblem(data=data, sampler=half, reference=None, beta=2.0)).probs
     tensor([[0.6667, 0.3333]], dtype=torch.float64)
     """
-    if problem.loss_type == "hinge":
+    penalty = problem.penalty
+    if not penalty.bounded_below:
         raise ValueError(
-            "loss_type hinge has no closed form: its minimiser solves a linear "
-            "programme; use minimise (in a game: the solver minimiser)"
-        )
-    if problem.loss_type == "correlation":
-        raise ValueError(
-            "loss_type correlation has no closed form: its objective is unbounded "
+            f"loss_type {penalty.name} has no closed form: its objective is unbounded "
             "below unless the opponent is the data"
+        )
+    if penalty.exponent is None:
+        reason = ": its minimiser solves a linear programme" if penalty.kinks else ""
+        raise ValueError(
+            f"loss_type {penalty.name} has no closed form{reason}; use minimise "
+            "(in a game: the solver minimiser)"
         )
     if problem.history_weight > 0:
         raise ValueError(
             "history_weight > 0 has no closed form; use minimise_problem "
             "(in a game: the solver minimiser)"
         )
-    exponent = 1.0 if problem.loss_type == "logistic" else 0.5
-    return problem.policy(exponent * (problem.data.log_probs - problem.sampler.log_probs))
+    return problem.policy(penalty.exponent * (problem.data.log_probs - problem.sampler.log_probs))
+
+
+def closed_form_exponent(loss_type: str) -> float:
+    """Look up the exponent of a penalty's closed form.
+
+    Parameters
+    ----------
+    loss_type : {'logistic', 'exponential'}
+        The penalty.
+
+    Returns
+    -------
+    float
+        The c of :class:`Penalty`, no unit.
+
+    Raises
+    ------
+    ValueError
+        If the penalty has no closed form.
+
+    Examples
+    --------
+    >>> closed_form_exponent("exponential")
+    0.5
+    """
+    exponent = penalty_named(loss_type).exponent
+    if exponent is None:
+        known = [name for name, penalty in PENALTIES.items() if penalty.exponent is not None]
+        raise ValueError(f"loss_type must be {' or '.join(known)}, got {loss_type!r}")
+    return exponent

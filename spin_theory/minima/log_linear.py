@@ -10,9 +10,9 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from spin_theory.losses import require_beta
-from spin_theory.minima.newton import log_pulls
+from spin_theory.minima.newton import log_pulls, require_newton
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy
+from spin_theory.policies import TabularPolicy, pair_log_probs
 from spin_theory.tolerances import TRUST_GRADIENT
 
 __all__ = ["LogLinearClass", "RestrictedMinimum", "as_vector", "minimise_within", "trust_newton"]
@@ -164,11 +164,10 @@ def minimise_within(
     True
     """
     require_beta(beta)
-    if loss_type not in ("logistic", "exponential"):
-        raise ValueError(f"loss_type must be logistic or exponential, got {loss_type!r}")
+    require_newton(loss_type)
     opponent = family.policy(start)
     features = family.features
-    log_weights = data.log_probs[:, :, None] + opponent.log_probs[:, None, :]
+    log_weights = pair_log_probs(data.log_probs, opponent.log_probs)  # (X, Y, Y)
     prompts = len(features)
 
     def derivatives(theta: Vector) -> tuple[Tensor, Tensor]:
@@ -182,12 +181,14 @@ def minimise_within(
 
     def gradient(theta: Vector) -> Vector:
         pulls, _ = derivatives(theta)
-        in_scores = pulls.sum(dim=-2) - pulls.sum(dim=-1)
+        # The slope of a pair is -pull in its real response (row), +pull in its generated one.
+        in_scores = pulls.sum(dim=-2) - pulls.sum(dim=-1)  # (X, Y)
         return as_vector(beta / prompts * torch.einsum("xy,xyd->d", in_scores, features))
 
     def hessian(theta: Vector) -> Vector:
         _, curvature = derivatives(theta)
         curvature = curvature + curvature.mT
+        # Sum of curvature_ij (e_i - e_j)(e_i - e_j)^T, then the chain rule: scores are linear.
         laplacian = torch.diag_embed(curvature.sum(dim=-1)) - curvature
         in_parameters = torch.einsum("xid,xij,xje->de", features, laplacian, features)
         return as_vector(beta**2 / prompts * in_parameters)
@@ -250,7 +251,7 @@ def trust_newton(
 
 
 def as_vector(tensor: Tensor) -> Vector:
-    """Hand a tensor over to scipy.
+    """Turn a tensor into an array for scipy.
 
     Parameters
     ----------

@@ -1,13 +1,24 @@
-"""One iteration of SPIN on tables: in closed form, and by minimising the objective."""
+"""One iteration of self-play on tables, by a search that knows no closed form.
+
+`minimise` is SPIN's iteration with a certificate, `minimise_problem` any iteration's, `minimiser`
+the same without the certificate, as a solver for games. All three search by `stationary`.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from spin_theory.minima.certificates import Certificate, certify, hinge_programme
-from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum
+from spin_theory.losses import Penalty
+from spin_theory.minima.certificates import Certificate, certify
+from spin_theory.minima.hinge import (
+    chain_potentials,
+    hinge_bound,
+    hinge_minimum,
+    hinge_programme,
+)
 from spin_theory.minima.newton import Stationary, newton
 from spin_theory.minima.optimal import optimal_value, optimality_gap
 from spin_theory.minima.problems import InnerProblem
@@ -18,7 +29,7 @@ from spin_theory.policies import (
 )
 from spin_theory.tolerances import EQUAL_TV
 
-__all__ = ["Minimum", "minimise", "minimise_problem", "minimiser_update", "solve"]
+__all__ = ["Minimum", "minimise", "minimise_problem", "minimiser", "stationary"]
 
 
 @dataclass(frozen=True)
@@ -104,18 +115,13 @@ def minimise(
     problem = InnerProblem(
         data=data, sampler=opponent, reference=opponent, beta=beta, loss_type=loss_type
     )
-    if loss_type == "hinge":
-        _, scores = hinge_minimum(data, opponent)
-        solution = Stationary(scores, torch.full_like(scores, math.nan), steps=0)
-    else:
-        solution = _stationary(problem)
+    solution = stationary(problem)
     policy = problem.policy(solution.scores)
     gap = optimality_gap(
         policy, opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
     )
-    if loss_type == "hinge":
-        proven = hinge_bound(data, opponent, chain_potentials(data, opponent))
-        least = prompt_average(proven, prompt_probs)
+    if problem.penalty.kinks:
+        least = prompt_average(_search(problem.penalty).bound(data, opponent), prompt_probs)
     else:
         least = optimal_value(opponent, data, loss_type=loss_type, prompt_probs=prompt_probs)
     return _minimum(problem, solution, least, gap, prompt_probs)
@@ -158,73 +164,43 @@ def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = Non
     True
     """
     log_weights = problem.log_pair_weights().detach()
-    if problem.loss_type == "hinge":
-        scores, flows = hinge_programme(log_weights)
-        solution = Stationary(scores, torch.full_like(scores, math.nan), steps=0)
-        proof = certify(log_weights, scores, loss_type="hinge", flows=flows)
-    elif problem.loss_type == "correlation":
-        solution = _stationary(problem)
+    flows = None
+    if problem.penalty.kinks:
+        scores, flows = _search(problem.penalty).programme(log_weights)
+        solution = _without_gradient(scores)
+    else:
+        solution = stationary(problem)
+    if problem.penalty.bounded_below:
+        proof = certify(log_weights, solution.scores, loss_type=problem.loss_type, flows=flows)
+    else:  # flat: every policy has this value
         value = problem.score_values(solution.scores)
         proof = Certificate(lower_bound=value, gap=torch.zeros_like(value))
-    else:
-        solution = _stationary(problem)
-        proof = certify(log_weights, solution.scores, loss_type=problem.loss_type)
     least, gap = (prompt_average(part, prompt_probs) for part in (proof.lower_bound, proof.gap))
     return _minimum(problem, solution, least, gap, prompt_probs)
 
 
-def minimiser_update(
-    opponent: TabularPolicy, data: TabularPolicy, *, beta: float, loss_type: str = "logistic"
+def minimiser(
+    problem: InnerProblem,
+    *,
+    start: TabularPolicy | None = None,
+    generator: torch.Generator | None = None,
 ) -> TabularPolicy:
-    """Next iterate by :func:`minimise`: what :func:`closed_form_update` claims, searched for.
-
-    Parameters
-    ----------
-    opponent, data : TabularPolicy, shape (X, Y)
-        p_t and p_data.
-    beta : float
-        Pull towards the opponent, > 0, no unit.
-    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
-        The penalty.
-
-    Returns
-    -------
-    TabularPolicy
-        The minimiser found.
-
-    Raises
-    ------
-    ValueError
-        As :func:`minimise`.
-
-    Examples
-    --------
-    >>> opponent = TabularPolicy.from_probs([[0.5, 0.5]])
-    >>> data = TabularPolicy.from_probs([[0.8, 0.2]])
-    >>> minimiser_update(opponent, data, beta=1.0, loss_type="exponential").probs
-    tensor([[0.6667, 0.3333]], dtype=torch.float64)
-    """
-    return solve(
-        InnerProblem(
-            data=data, sampler=opponent, reference=opponent, beta=beta, loss_type=loss_type
-        )
-    )
-
-
-def solve(problem: InnerProblem, *, start: TabularPolicy | None = None) -> TabularPolicy:
-    """Policy that minimises an iteration's objective, without a certificate.
+    """Policy that minimises an iteration's objective, uncertified; a solver for :func:`play`.
 
     Parameters
     ----------
     problem : InnerProblem
-        SPIN's, a variant's or T-SPIN's inner problem.
+        SPIN's, a variant's or T-SPIN's; any but correlation away from the data.
     start : TabularPolicy, shape (X, Y), optional
-        Where the search begins; by default where all scores are 0. The answer is the same.
+        The last iterate, which every solver of a game is given. It is not needed here: the search
+        begins where all scores are 0.
+    generator : torch.Generator, optional
+        The same.
 
     Returns
     -------
     TabularPolicy
-        The minimiser; all prompts at once.
+        The global minimiser; all prompts at once.
 
     Raises
     ------
@@ -235,34 +211,97 @@ def solve(problem: InnerProblem, *, start: TabularPolicy | None = None) -> Tabul
     --------
     >>> data, opponent = (TabularPolicy.random(1, 4, seed=seed) for seed in (0, 1))
     >>> problem = InnerProblem(data=data, sampler=opponent, reference=opponent, beta=1.0)
-    >>> torch.allclose(solve(problem).probs, data.probs)  # beta = 1: one step to the data
+    >>> torch.allclose(minimiser(problem).probs, data.probs)  # beta = 1: one step to the data
     True
     """
-    if problem.loss_type != "hinge":
-        near = None if start is None else problem.scores(start)
-        return problem.policy(_stationary(problem, near).scores)
-    if problem.history_weight == 0:
-        return problem.policy(hinge_minimum(problem.data, problem.sampler)[1])
-    return problem.policy(hinge_programme(problem.log_pair_weights())[0])
+    return problem.policy(stationary(problem).scores)
 
 
-def _stationary(problem: InnerProblem, start: Tensor | None = None) -> Stationary:
-    """Where the gradient in the scores is zero, for the penalties that have one."""
-    if problem.loss_type != "correlation":
-        solution = newton(problem.log_pair_weights(), loss_type=problem.loss_type, start=start)
-        return replace(solution, gradient=problem.beta * solution.gradient)
-    # Linear in the scores: the slope, 0 but for rounding where the tables are equal.
-    gradient = problem.sampler.probs - problem.data.probs
+def stationary(problem: InnerProblem, *, start: Tensor | None = None) -> Stationary:
+    """Scores that minimise an iteration's objective: the search behind all doors of this room.
+
+    Parameters
+    ----------
+    problem : InnerProblem
+        Any.
+    start : Tensor, shape (X, Y), optional
+        Scores that Newton's method starts from, no unit; 0 by default.
+
+    Returns
+    -------
+    Stationary
+        Scores, the gradient in the policy's logits (nan for a penalty with kinks) and the steps.
+
+    Raises
+    ------
+    ValueError
+        As :func:`minimise_problem`.
+    """
+    penalty = problem.penalty
+    if not penalty.bounded_below:
+        return _flat(problem)
+    if penalty.kinks:
+        search = _search(penalty)
+        if problem.history_weight == 0:
+            return _without_gradient(search.chain(problem.data, problem.sampler)[1])
+        return _without_gradient(search.programme(problem.log_pair_weights())[0])
+    solution = newton(problem.log_pair_weights(), loss_type=problem.loss_type, start=start)
+    return replace(solution, gradient=problem.beta * solution.gradient)
+
+
+def _flat(problem: InnerProblem) -> Stationary:
+    """Scores 0 of a penalty without lower bound, if their gradient is 0: a straight line's is."""
+    slope = problem.penalty.slope_at_zero
+    gradient = slope * (problem.data.probs - problem.sampler.probs)  # (X, Y)
     if problem.history_weight > 0 and problem.initial is not None:
-        history = problem.initial.probs - problem.sampler.probs
+        history = slope * (problem.sampler.probs - problem.initial.probs)
         gradient = gradient + problem.history_weight * history
     gradient = gradient.detach()
-    if float(gradient.abs().sum(dim=-1).max()) / 2 > EQUAL_TV * (1 + problem.history_weight):
+    equal = -slope * EQUAL_TV * (1 + problem.history_weight)  # 0 but for rounding
+    if float(gradient.abs().sum(dim=-1).max()) / 2 > equal:
         raise ValueError(
-            "loss_type correlation has no minimum: its objective is unbounded below unless the "
-            "opponent is the data; see descending_ray"
+            f"loss_type {problem.loss_type} has no minimum: its objective is unbounded below "
+            "unless the opponent is the data; see descending_ray"
         )
     return Stationary(torch.zeros_like(gradient), problem.beta * gradient, steps=0)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How a penalty with kinks is minimised, as Newton's method cannot do it.
+
+    Attributes
+    ----------
+    chain : callable
+        From p_data and the sampler to least values (X,) and scores (X, Y), without history.
+    bound : callable
+        From the same to proven bounds (X,).
+    programme : callable
+        From any log-weights (X, Y, Y) to scores (X, Y) and flows (X, Y, Y) for :func:`certify`.
+    """
+
+    chain: Callable[[TabularPolicy, TabularPolicy], tuple[Tensor, Tensor]]
+    bound: Callable[[TabularPolicy, TabularPolicy], Tensor]
+    programme: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def _chain_bound(data: TabularPolicy, opponent: TabularPolicy) -> Tensor:
+    return hinge_bound(data, opponent, chain_potentials(data, opponent))
+
+
+_SEARCHES = {"hinge": _Search(hinge_minimum, _chain_bound, hinge_programme)}
+"""Searches by penalty."""
+
+
+def _search(penalty: Penalty) -> _Search:
+    if penalty.name not in _SEARCHES:
+        raise ValueError(f"loss_type {penalty.name} has kinks, and no search of its own")
+    return _SEARCHES[penalty.name]
+
+
+def _without_gradient(scores: Tensor) -> Stationary:
+    """Where a search ended at a kink, which has no gradient."""
+    return Stationary(scores, torch.full_like(scores, math.nan), steps=0)
 
 
 def _minimum(
@@ -273,7 +312,7 @@ def _minimum(
     prompt_probs: Tensor | None,
 ) -> Minimum:
     policy = problem.policy(solution.scores)
-    weights = prompt_weights(len(policy.log_probs), prompt_probs)[:, None]
+    weights = prompt_weights(len(policy.log_probs), prompt_probs)[:, None]  # (X, 1)
     return Minimum(
         policy=policy,
         objective=float(prompt_average(problem.values(policy), prompt_probs)),

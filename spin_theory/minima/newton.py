@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
+from spin_theory.losses import PENALTIES, penalty_named
+from spin_theory.policies import pairwise_differences
 from spin_theory.tolerances import NEWTON_STALL, NEWTON_STEP
 
-__all__ = ["Stationary", "log_pulls", "newton"]
+__all__ = ["Stationary", "log_pulls", "newton", "require_newton"]
 
 MAX_STEPS = 2000  # Newton takes about one step per nat of log-ratio: 59 at probabilities of 1e-12
 LARGEST_STEP = 3.0  # of a margin in one step, in nats; undamped steps stay below it in practice
@@ -44,7 +45,7 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
         Log of the weight :math:`W_{ij}` of the margin :math:`f_i - f_j`, in nats, float64;
         minus infinity where a pair does not occur.
     loss_type : {'logistic', 'exponential'}
-        The penalty :math:`\ell`.
+        The penalty :math:`\ell`; any that is bounded below and has no kinks.
     start : Tensor, shape (X, Y), optional
         Scores to start from, no unit; 0 by default.
 
@@ -53,6 +54,11 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
     Stationary
         Minimising scores of :math:`\sum_{ij} W_{ij} \, \ell(f_i - f_j)`. The solver raises
         nothing when it stops early; the gradient says how far it came.
+
+    Raises
+    ------
+    ValueError
+        If the penalty does not suit Newton's method.
 
     Notes
     -----
@@ -67,6 +73,7 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
     >>> newton(weights.log(), loss_type="logistic").scores  # +- log(0.8/0.2) / 2
     tensor([[ 0.6931, -0.6931]], dtype=torch.float64)
     """
+    require_newton(loss_type)
     prompts, responses = log_weights.shape[:2]
     if start is None:
         start = log_weights.new_zeros(prompts, responses)
@@ -88,12 +95,12 @@ def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
     log_weights.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
     prompts, responses = scores.shape
     active = torch.arange(prompts if responses > 1 else 0)
-    before, steps = log_weights.new_full((prompts,), math.inf), 0
-    kept = log_weights  # of the active prompts
+    before, steps = log_weights.new_full((prompts,), math.inf), 0  # reach of the step before
+    kept = log_weights  # of the active prompts, (A, Y, Y)
     both = torch.logaddexp(kept, kept.mT)
     while steps < MAX_STEPS and len(active) > 0:
         direction = _direction(scores[active], kept, both, loss_type)
-        reach = direction.amax(dim=-1) - direction.amin(dim=-1)
+        reach = direction.amax(dim=-1) - direction.amin(dim=-1)  # (A,), the most a margin moves
         scores[active] += direction * (LARGEST_STEP / reach).clamp(max=1)[:, None]
         last = before[active]
         stalled = (last < NEWTON_STALL) & (reach > last / 2)  # quadratic no more: rounding is left
@@ -124,14 +131,16 @@ def log_pulls(scores: Tensor, log_weights: Tensor, loss_type: str) -> tuple[Tens
     log_pull, log_curvature : Tensor, shape (X, Y, Y)
         Log of :math:`W_{ij} |\ell'(f_i - f_j)|` and of :math:`W_{ij} \, \ell''(f_i - f_j)`.
     """
-    margins = scores[:, :, None] - scores[:, None, :]
-    if loss_type == "exponential":
-        return log_weights - margins, log_weights - margins
-    # l' = -sigma(-t), l'' = sigma(t) sigma(-t), log sigma(t) = t + log sigma(-t); autograd's l''
-    # is 0 from t = 37 on.
-    slope = logsigmoid(-margins)
-    log_pull = log_weights + slope
-    return log_pull, log_pull + (slope + margins)
+    margins = pairwise_differences(scores)
+    log_slope, log_curvature = penalty_named(loss_type).log_derivatives(margins)
+    return log_weights + log_slope, log_weights + log_curvature
+
+
+def require_newton(loss_type: str) -> None:
+    """Raise ValueError unless a penalty is bounded below and has no kinks."""
+    if not penalty_named(loss_type).suits_newton:
+        suited = [name for name, penalty in PENALTIES.items() if penalty.suits_newton]
+        raise ValueError(f"loss_type must be {' or '.join(suited)}, got {loss_type!r}")
 
 
 def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type: str) -> Tensor:
@@ -139,13 +148,17 @@ def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type:
 
     `log_both` is the log of W + W^T, (X, Y, Y).
     """
-    if loss_type == "logistic":  # l'' is even, so that W and W^T share it
-        margins = scores[:, :, None] - scores[:, None, :]
-        slope = logsigmoid(-margins)
-        log_pull, log_curvature = log_weights + slope, log_both + (2 * slope + margins)
+    penalty = penalty_named(loss_type)
+    log_slope, log_curvature = penalty.log_derivatives(pairwise_differences(scores))
+    log_pull = log_weights + log_slope
+    # Each pair of responses curves the sum by W_ij l''(t) + W_ji l''(-t).
+    if penalty.even_curvature:
+        log_curvature = log_both + log_curvature
     else:
-        log_pull, log_curvature = log_pulls(scores, log_weights, loss_type)
+        log_curvature = log_weights + log_curvature
         log_curvature = torch.logaddexp(log_curvature, log_curvature.mT)
+    # The Hessian is a Laplacian: its diagonal holds the sums of rows. Dividing row and column y by
+    # the root of entry y makes the diagonal 1, whatever the range of the weights.
     log_scale = -torch.logsumexp(log_curvature, dim=-1, keepdim=True) / 2  # (X, Y, 1)
     pulls = (log_pull + log_scale).exp()  # scaled by the row's response: each y is pulled up ...
     pushes = (log_pull.mT + log_scale).exp()  # ... as real and pushed down as generated

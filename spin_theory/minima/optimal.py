@@ -1,15 +1,24 @@
 """The least value that any policy reaches, and how far above it a policy stands."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from spin_theory.divergences import bhattacharyya, tv
 from spin_theory.losses import penalty_named, require_beta
+from spin_theory.minima.certificates import certify
 from spin_theory.minima.hinge import hinge_minimum
+from spin_theory.minima.newton import newton
 from spin_theory.objectives.objectives import average_penalty, spin_objective
-from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.policies import (
+    TabularPolicy,
+    pair_log_probs,
+    pairwise_differences,
+    prompt_average,
+    require_same_shape,
+)
 from spin_theory.tolerances import EQUAL_TV
 
 __all__ = ["optimal_value", "optimality_gap"]
@@ -49,7 +58,7 @@ def optimal_value(
     logistic :math:`\log 2 - JS(P, Q)` (Lemma C.2 of [1]_); exponential :math:`BC(p_{data},
     p_t)^2`, the square of the Bhattacharyya coefficient; hinge by :func:`hinge_minimum`;
     correlation minus infinity, unless the two tables are equal but for rounding and it is the
-    constant 1.
+    constant 1. The value of any other penalty is what :func:`certify` proves at Newton's minimum.
 
     References
     ----------
@@ -63,20 +72,17 @@ def optimal_value(
     tensor(0.6400, dtype=torch.float64)
     """
     require_same_shape(opponent=opponent, data=data)
-    penalty_named(loss_type)
-    if loss_type == "logistic":
-        # log 2 - JS(P, Q) = E_P log[(P + Q)/P]: the expected penalty where f = log(p_data/p_t).
-        log_ratios = data.log_probs - opponent.log_probs
-        values = average_penalty(
-            log_ratios, data.log_probs, opponent.log_probs, loss_type=loss_type
-        )
-    elif loss_type == "exponential":
-        values = bhattacharyya(data, opponent).square()
-    elif loss_type == "hinge":
-        values, _ = hinge_minimum(data, opponent)
+    penalty = penalty_named(loss_type)
+    if loss_type in _LEAST_VALUES:
+        values = _LEAST_VALUES[loss_type](data, opponent)
+    elif penalty.bounded_below:
+        log_weights = pair_log_probs(data.log_probs, opponent.log_probs).detach()
+        best = newton(log_weights, loss_type=loss_type).scores
+        values = certify(log_weights, best, loss_type=loss_type).lower_bound
     else:
         equal = tv(data, opponent) <= EQUAL_TV
-        values = torch.where(equal, 1.0, -math.inf).to(torch.float64)
+        at_zero = penalty(torch.zeros_like(equal, dtype=torch.float64))
+        values = torch.where(equal, at_zero, -math.inf)
     return prompt_average(values, prompt_probs)
 
 
@@ -130,7 +136,7 @@ def optimality_gap(
     require_same_shape(policy=policy, opponent=opponent, data=data)
     require_beta(beta)
     penalty_named(loss_type)
-    if loss_type not in ("logistic", "exponential"):
+    if loss_type not in _GAPS:
         value = spin_objective(
             policy,
             opponent,
@@ -141,16 +147,25 @@ def optimality_gap(
         )
         least = optimal_value(opponent, data, loss_type=loss_type, prompt_probs=prompt_probs)
         return value - least
-    margins = _pairwise(beta * (policy.log_probs - opponent.log_probs))
-    log_odds = _pairwise(data.log_probs - opponent.log_probs)  # log P/Q of each pair
-    log_weights = data.log_probs[:, :, None] + opponent.log_probs[:, None, :]  # log P
-    gap = _logistic_gap if loss_type == "logistic" else _exponential_gap
-    return prompt_average(gap(margins, log_odds, log_weights).sum(dim=(-2, -1)), prompt_probs)
+    margins = pairwise_differences(beta * (policy.log_probs - opponent.log_probs))  # (X, Y, Y)
+    log_odds = pairwise_differences(data.log_probs - opponent.log_probs)  # log P/Q of each pair
+    log_weights = pair_log_probs(data.log_probs, opponent.log_probs)  # log P
+    gaps = _GAPS[loss_type](margins, log_odds, log_weights)
+    return prompt_average(gaps.sum(dim=(-2, -1)), prompt_probs)
 
 
-def _pairwise(scores: Tensor) -> Tensor:
-    """Differences of (X, Y) scores: (X, Y, Y), entry [x, y, y'] = score(y) - score(y')."""
-    return scores[:, :, None] - scores[:, None, :]
+def _logistic_least(data: TabularPolicy, opponent: TabularPolicy) -> Tensor:
+    """Average the penalty where f = log(p_data/p_t): E_P log[(P + Q)/P] = log 2 - JS(P, Q)."""
+    log_ratios = data.log_probs - opponent.log_probs
+    return average_penalty(log_ratios, data.log_probs, opponent.log_probs, loss_type="logistic")
+
+
+_LEAST_VALUES: dict[str, Callable[[TabularPolicy, TabularPolicy], Tensor]] = {
+    "logistic": _logistic_least,
+    "exponential": lambda data, opponent: bhattacharyya(data, opponent).square(),
+    "hinge": lambda data, opponent: hinge_minimum(data, opponent)[0],
+}
+"""Least values (X,) of SPIN's objective by penalty, of data and opponent."""
 
 
 def _logistic_gap(margins: Tensor, log_odds: Tensor, log_weights: Tensor) -> Tensor:
@@ -178,3 +193,10 @@ def _exponential_gap(margins: Tensor, log_odds: Tensor, log_weights: Tensor) -> 
     excess = margins - log_odds / 2
     larger = ((log_weights - log_odds / 2 + excess.abs()) / 2).exp()
     return (larger * torch.expm1(-excess.abs())).square() / 2
+
+
+_GAPS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "logistic": _logistic_gap,
+    "exponential": _exponential_gap,
+}
+"""Gaps of each pair by penalty, from margins, log odds and log weights (X, Y, Y)."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spin_theory.losses import penalty_named, require_beta
+from spin_theory.losses import Penalty, penalty_named, require_beta
 from spin_theory.objectives.objectives import average_penalty
-from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.policies import TabularPolicy, pair_log_probs, require_same_shape
 
 __all__ = ["InnerProblem"]
 
@@ -91,6 +91,11 @@ class InnerProblem:
             raise ValueError(f"history_weight must be finite and >= 0, got {self.history_weight!r}")
         if self.history_weight > 0 and self.initial is None:
             raise ValueError("history_weight > 0 needs initial, who gave the proto responses")
+
+    @property
+    def penalty(self) -> Penalty:
+        """The penalty that `loss_type` names."""
+        return penalty_named(self.loss_type)
 
     def scores(self, policy: TabularPolicy) -> Tensor:
         """Scores of a policy's responses, whose differences are the margins.
@@ -175,8 +180,8 @@ class InnerProblem:
             :math:`\sum_{ij} W_{ij} \, \ell(f_i - f_j)`: :math:`W = p_{data} \otimes s + w \, s
             \otimes p_0`.
         """
-        weights = self.data.log_probs[:, :, None] + self.sampler.log_probs[:, None, :]
+        weights = pair_log_probs(self.data.log_probs, self.sampler.log_probs)
         if self.history_weight > 0 and self.initial is not None:
-            history = self.sampler.log_probs[:, :, None] + self.initial.log_probs[:, None, :]
+            history = pair_log_probs(self.sampler.log_probs, self.initial.log_probs)
             weights = torch.logaddexp(weights, history + math.log(self.history_weight))
         return weights

@@ -24,7 +24,7 @@ TERMS = 19
 BLOCK = 16
 """Responses whose pairs are visited one by one, which costs about as much as the exponentials."""
 GROUP = 16
-"""Blocks that hand their moments on one by one, before groups do so in log2(groups) steps."""
+"""Blocks that pass their moments on one by one; between groups it takes log2(groups) steps."""
 CHUNK = 2**16
 """Responses worked on together, so that what is used again is still in the cache."""
 
@@ -60,6 +60,7 @@ def logistic_pair_sum(scores: Tensor, real: Tensor, generated: Tensor) -> tuple[
     order = sorted_order(scores)
     ranked = scores.gather(-1, order)
     weights = torch.stack([real.gather(-1, order), generated.gather(-1, order)])  # (2, X, Y)
+    # With u = exp(-|f_y - f_y'|): sums of log(1 + u) (X,) and of u / (1 + u) (2, X, Y).
     values, net = _sums_by_blocks(ranked, weights)
     real, generated = weights
     up_to = running_sums(real)
@@ -82,7 +83,7 @@ def _sums_by_blocks(ranked: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     prompts, responses = ranked.shape
     block, group = min(BLOCK, responses), min(GROUP, -(-responses // BLOCK))
     missing = -responses % (block * group)  # made up by responses without weight
-    scores = torch.cat([ranked, ranked[:, -1:].expand(-1, missing)], dim=-1)
+    scores = torch.cat([ranked, ranked[:, -1:].expand(-1, missing)], dim=-1)  # whole groups
     bounds = torch.cat([scores[:, ::block], scores[:, -1:]], dim=-1)  # where each block starts
     tables = [
         scores.view(1, -1, group, block),
@@ -96,9 +97,11 @@ def _sums_by_blocks(ranked: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     # What a group shows to those above it and to those below it, then what it is shown: (K, 2, T)
     totals = zip(*(chunk.totals() for chunk in chunks), strict=True)
     below, above = (torch.cat(parts, dim=-1).view(TERMS, 2, prompts, -1) for parts in totals)
+    # Pass one: each group's totals go to all groups above and below, damped by the distance.
     lengths = bounds[:, ::group].diff(dim=-1)
     below = _from_earlier(below, lengths)
     above = _from_earlier(above.flip(dims=(-1,)), lengths.flip(dims=(-1,))).flip(dims=(-1,))
+    # Pass two: within a group, block by block, then pair by pair within a block.
     outside = (torch.split(sums.flatten(-2), width, dim=-1) for sums in (below, above))
     results = [chunk.sums(*sums) for chunk, *sums in zip(chunks, *outside, strict=True)]
     values, slopes = (torch.cat(parts, dim=-1) for parts in zip(*results, strict=True))
@@ -130,12 +133,14 @@ class _Chunk:
     def totals(self) -> tuple[Tensor, Tensor]:
         """Moments of each group, as seen from above and as seen from below, (K, 2, T)."""
         nothing = torch.zeros_like(self.upward[:, :, 0])
-        return self._handed_up(nothing)[-1], self._handed_down(nothing)[-1]
+        return self._passed_up(nothing)[-1], self._passed_down(nothing)[-1]
 
     def sums(self, below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
         """Sum log(1 + u) (T,) and u / (1 + u) (2, responses), given other groups' sums."""
-        lower = torch.stack(self._handed_up(below)[:-1], dim=2)
-        upper = torch.stack(self._handed_down(above)[-2::-1], dim=2)
+        lower = torch.stack(self._passed_up(below)[:-1], dim=2)
+        upper = torch.stack(self._passed_down(above)[-2::-1], dim=2)
+        # As u / (1 + u) is the sum of c_k u^k, log(1 + u) is that of c_k / k u^k. Across blocks u^k
+        # is fall^k of the lower response, the hops in between, and rise^k of the upper one.
         shares = _coefficients(below.device) / _rates(below)
         across = (lower * self.downward.flip(dims=(1,))).mul_(shares).sum(dim=(0, 1, 2))
         within, slopes = _within_blocks(self.scores, self.masses)
@@ -143,14 +148,14 @@ class _Chunk:
         slopes -= _series(lower, self.rise)
         return within + across, slopes.permute(0, 3, 2, 1).reshape(2, -1)
 
-    def _handed_up(self, below: Tensor) -> list[Tensor]:
+    def _passed_up(self, below: Tensor) -> list[Tensor]:
         """List what has come to the first block of each group, the second, ..., the next group."""
         sums = [below]
         for moment, hop in zip(self.upward.unbind(2), self.hops.unbind(2), strict=True):
             sums.append(torch.addcmul(moment, hop, sums[-1]))
         return sums
 
-    def _handed_down(self, above: Tensor) -> list[Tensor]:
+    def _passed_down(self, above: Tensor) -> list[Tensor]:
         """List what has come to the last block of each group, ..., the group before."""
         sums = [above]
         for block in reversed(range(self.hops.shape[2])):
@@ -179,8 +184,8 @@ def _series(sums: Tensor, decay: Tensor) -> Tensor:
 def _within_blocks(scores: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
     """Sum log(1 + u) over pairs of a block (T,), u / (1 + u) as a chunk has it, pair by pair."""
     penalties, slopes = masses * (math.log(2) / 2), torch.zeros_like(masses)  # y with itself
-    steps = (scores[:-1] - scores[1:]).exp_()
-    decay = steps
+    steps = (scores[:-1] - scores[1:]).exp_()  # u of neighbours, at most 1
+    decay = steps  # u of responses `step` places apart: a product of neighbours' u
     for step in range(1, len(scores)):
         lower, upper = masses[:, :-step], masses[:, step:]
         penalties[:, step:].addcmul_(lower, decay.log1p())

@@ -1,14 +1,15 @@
-"""SPIN's objective (4.7) and T-SPIN's (7), exactly: sums over all pairs of responses.
-
-Beside the value: the least value any policy can reach, and how far above it a policy is.
-"""
+"""SPIN's objective (4.7) and T-SPIN's (7), exactly: sums over all pairs of responses."""
 
 import math
 
 from torch import Tensor
 
 from spin_theory.losses import penalty_named, require_beta
-from spin_theory.objectives.pair_sums import dense_expected_penalty, expected_penalty
+from spin_theory.objectives.pair_sums import (
+    FACTORISED,
+    dense_expected_penalty,
+    expected_penalty,
+)
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
 
 __all__ = ["average_penalty", "spin_objective", "tspin_objective"]
@@ -137,7 +138,7 @@ def tspin_objective(
     require_beta(beta)
     if not 0 <= history_weight < math.inf:
         raise ValueError(f"history_weight must be finite and >= 0, got {history_weight!r}")
-    scores = beta * policy.log_probs
+    scores = beta * policy.log_probs  # (X, Y); no reference, so no log-ratio
     current = average_penalty(scores, data.log_probs, opponent.log_probs, loss_type=loss_type)
     historical = average_penalty(scores, opponent.log_probs, initial.log_probs, loss_type=loss_type)
     return prompt_average(current + history_weight * historical, prompt_probs)
@@ -146,7 +147,7 @@ def tspin_objective(
 def average_penalty(
     scores: Tensor, log_real: Tensor, log_generated: Tensor, *, loss_type: str
 ) -> Tensor:
-    """Average the penalty over pairs: :func:`expected_penalty`, or dense where that is faster.
+    """Average the penalty over pairs, by the faster of the dense sum and :func:`expected_penalty`.
 
     Parameters
     ----------
@@ -168,6 +169,6 @@ def average_penalty(
     penalty_named(loss_type)
     prompts, responses = scores.shape
     small = prompts * responses**2 <= DENSE_PAIRS
-    dense = small and loss_type in ("logistic", "hinge")  # the others factorise
+    dense = small and loss_type not in FACTORISED
     average = dense_expected_penalty if dense else expected_penalty
     return average(scores, log_real, log_generated, loss_type=loss_type)

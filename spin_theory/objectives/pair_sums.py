@@ -17,6 +17,7 @@ from spin_theory.objectives.window_sums import (
     running_sums_of_the_others,
     sorted_order,
 )
+from spin_theory.policies import pair_log_probs, pairwise_differences
 
 __all__ = ["dense_expected_penalty", "expected_penalty"]
 
@@ -81,6 +82,8 @@ def expected_penalty(
     penalty_named(loss_type)
     if log_real.requires_grad or log_generated.requires_grad:
         raise ValueError("log_real and log_generated must be constants, got one with a gradient")
+    if loss_type not in _SUMS:
+        return dense_expected_penalty(scores, log_real, log_generated, loss_type=loss_type)
     values: Tensor = _PairSum.apply(scores, log_real, log_generated, loss_type)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return values
 
@@ -121,9 +124,9 @@ def dense_expected_penalty(
     _require_tables(scores, log_real, log_generated)
     penalty = penalty_named(loss_type)
     itself = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
-    margins = (scores[:, :, None] - scores[:, None, :]).masked_fill(itself, 0.0)  # (X, Y, Y)
-    if loss_type == "exponential":  # in log space, as one pair's loss may overflow
-        log_terms = log_real[:, :, None] + log_generated[:, None, :] - margins
+    margins = pairwise_differences(scores).masked_fill(itself, 0.0)  # (X, Y, Y)
+    if loss_type in _LOG_PENALTIES:
+        log_terms = pair_log_probs(log_real, log_generated) + _LOG_PENALTIES[loss_type](margins)
         return torch.logsumexp(log_terms, dim=(-2, -1)).exp()
     return torch.einsum("xi,xij,xj->x", log_real.exp(), penalty(margins), log_generated.exp())
 
@@ -139,7 +142,7 @@ def _require_tables(scores: Tensor, log_real: Tensor, log_generated: Tensor) -> 
 
 
 class _PairSum(torch.autograd.Function):
-    """Expected penalty (X,) whose gradient in the scores is computed beside it, not recorded."""
+    """Expected penalty (X,); forward computes the gradient in the scores too, in closed form."""
 
     @staticmethod
     def forward(
@@ -153,7 +156,7 @@ class _PairSum(torch.autograd.Function):
     def backward(ctx: FunctionCtx, outer: Tensor) -> tuple[Tensor | None, ...]:
         scores, gradient = ctx.saved_tensors  # type: ignore[attr-defined]
         gradient = _LastDerivative.apply(scores, gradient)  # type: ignore[no-untyped-call]
-        # A sum that overflows where nobody asks for it must not make 0 * inf.
+        # A prompt of outer gradient 0 must not make 0 * inf where its sum overflows.
         chained = (outer[:, None] * gradient).masked_fill_(outer[:, None] == 0, 0.0)
         return chained, None, None, None
 
@@ -184,11 +187,15 @@ def _logistic_sum(scores: Tensor, log_real: Tensor, log_generated: Tensor) -> tu
 def _exponential_sum(
     scores: Tensor, log_real: Tensor, log_generated: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sum p exp(-f) times sum q exp(f): values (X,) and gradient (X, Y), in log space."""
-    # From the response that counts most, so that a shift of all scores costs no digits.
+    """Sum p exp(-f) times sum q exp(f): values (X,) and gradient (X, Y), in log space.
+
+    exp(-(f_y - f_y')) is a product, so that the double sum is one as well. The gradient is
+    q_y exp(f_y) sum p exp(-f) - p_y exp(-f_y) sum q exp(f), a difference of two logarithms.
+    """
+    # Scores are taken from the response that counts most: a shift of all of them costs no digits.
     anchor = (log_real - scores).argmax(dim=-1, keepdim=True)
     shifted = scores - scores.gather(-1, anchor)
-    log_real, log_generated = log_real - shifted, shifted.add_(log_generated)
+    log_real, log_generated = log_real - shifted, shifted.add_(log_generated)  # log p e^-f, q e^f
     places = torch.cat([anchor, log_generated.argmax(dim=-1, keepdim=True)], dim=-1)  # (X, 2)
     log_reals, others_real = _log_sums(log_real, places[:, :1], places)
     log_generateds, others_generated = _log_sums(log_generated, places[:, 1:], places)
@@ -199,6 +206,7 @@ def _exponential_sum(
     rise = log_generated.add_(log_reals).scatter_(-1, places, others_real)
     fall = log_real.add_(log_generateds).scatter_(-1, places, others_generated)
     excess, even = rise - fall, rise == fall  # one response: both -inf
+    # e^rise - e^fall = sign * e^max * (1 - e^-|rise - fall|), which subtracts no large numbers.
     size = torch.maximum(rise, fall, out=rise).exp_()
     gradient = excess.abs().neg_().expm1_().copysign_(excess).mul_(size).masked_fill_(even, 0.0)
     return (log_reals + log_generateds).exp().squeeze(-1), gradient
@@ -215,7 +223,11 @@ def _log_sums(logs: Tensor, heaviest: Tensor, places: Tensor) -> tuple[Tensor, T
 def _correlation_sum(
     scores: Tensor, log_real: Tensor, log_generated: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sum of p_y q_y' (1 - f_y + f_y'): values (X,) and gradient (X, Y)."""
+    """Sum of p_y q_y' (1 - f_y + f_y'): values (X,) and gradient (X, Y).
+
+    The sum separates into |p| |q| - |q| sum p f + |p| sum q f, with |p| the sum of p. Scores are
+    taken from a centre of each table, so that these three do not cancel.
+    """
     real, generated = log_real.exp(), log_generated.exp()
     places = torch.cat([part.argmax(dim=-1, keepdim=True) for part in (real, generated)], dim=-1)
     mass_real, others_real = _sums(real, places[:, :1], places)
@@ -251,12 +263,14 @@ def _centre(scores: Tensor, weights: Tensor, mass: Tensor, heaviest: Tensor) -> 
 def _hinge_sum(scores: Tensor, log_real: Tensor, log_generated: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of p_y q_y' max(0, 1 - f_y + f_y'): values (X,) and gradient (X, Y)."""
     order = sorted_order(scores)
-    ranked = scores.gather(-1, order)
+    ranked = scores.gather(-1, order)  # (X, Y), rising
     real, generated = log_real.gather(-1, order).exp_(), log_generated.gather(-1, order).exp_()
     # Sorted, y' counts for y from `first` on, as the others are more than 1 below ...
     first = _first_within_one(ranked)
     # ... so that y counts for y' up to `last`. All terms are >= 0.
     last = _running_counts(first).sub_(1)
+    # The costs of y' are sum over y <= last of p_y (1 - f_y + f_y'), added up gap by gap: p of all
+    # y up to `last` pays for the highest of them, p of all below a gap pays for the gap.
     mass = running_sums(real)
     lift = torch.zeros_like(ranked)
     torch.mul(ranked.diff(dim=-1), mass[:, :-1], out=lift[:, 1:])
@@ -264,6 +278,7 @@ def _hinge_sum(scores: Tensor, log_real: Tensor, log_generated: Tensor) -> tuple
     costs.mul_(mass.gather(-1, last)).add_(running_sums(lift).gather(-1, last))
     values = costs.mul_(generated).sum(dim=-1)
     del mass, lift, costs
+    # A pair that counts adds p_y q_y' to the gradient of y' and takes it from that of y.
     push = running_sums_of_the_others(real, last)
     # Seen from above, y' counts up to `first`.
     first = first.flip(dims=(-1,)).neg_().add_(scores.shape[-1] - 1)
@@ -302,4 +317,10 @@ _SUMS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "exponential": _exponential_sum,
     "correlation": _correlation_sum,
 }
-"""Values and gradients of the sums by penalty."""
+"""Values and gradients of the sums by penalty; a penalty that is not here is summed densely."""
+
+FACTORISED = frozenset({"exponential", "correlation"})
+"""Penalties whose sum is a product of two, and so faster than the dense one at every size."""
+
+_LOG_PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {"exponential": torch.neg}
+"""Logarithms of the penalties of which one pair's may overflow where the sum does not."""

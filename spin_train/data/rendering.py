@@ -1,18 +1,13 @@
 """Rows to token ids: the one renderer, for generation and training alike."""
 
-import re
 from typing import Any
-
-from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from spin_train.config.templates import CHAT_TEMPLATES, PLAIN_TEMPLATES
 from spin_train.data.formats import Message, RowError, SftRow
+from spin_train.data.special_tokens import SpecialTokens
 from spin_train.errors import UserError, one_line
 
 __all__ = ["Renderer"]
-
-# Private characters that transformers puts around text that looks like a special token.
-_MARKS = set(mark_control_tokens("x", re.compile("x"))) - {"x"}
 
 
 class Renderer:
@@ -43,9 +38,7 @@ class Renderer:
             self._chat = CHAT_TEMPLATES[template]
         elif template is not None:
             self._plain = PLAIN_TEMPLATES.get(template, template)
-        special = [token.content for _, token in self._added_tokens() if token.special]
-        longest_first = sorted(special, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._special = SpecialTokens(tokenizer)
         self.stop_id: int = self._end_of_turn()
 
     def render(self, row: SftRow) -> tuple[list[int], list[int]]:
@@ -69,10 +62,12 @@ class Renderer:
 
     def _render(self, row: SftRow, response: str) -> tuple[list[int], list[int]]:
         messages = [*row.messages, {"role": "assistant", "content": response}]
-        *before, answer = (
-            turn | {"content": mark_control_tokens(turn["content"], self._special)}
-            for turn in messages
-        )
+        try:
+            *before, answer = (
+                turn | {"content": self._special.mark(turn["content"])} for turn in messages
+            )
+        except ValueError as error:
+            raise RowError(f"{row.where}: {one_line(error)}") from None
         if self._plain is None:
             prompt, full = self._render_chat(before, answer, row.where)
             special_tokens = False  # the chat template writes them itself
@@ -94,9 +89,7 @@ class Renderer:
             else:
                 response_ids = self._encode_continuation(full[len(prompt) :])
         except ValueError as error:
-            raise RowError(
-                f"{row.where}: a special token is written out: {one_line(error)}"
-            ) from None
+            raise RowError(f"{row.where}: {one_line(error)}") from None
         return prompt_ids, self._end_once(response_ids)
 
     def _render_chat(self, before: list[Message], answer: Message, where: str) -> tuple[str, str]:
@@ -117,13 +110,13 @@ class Renderer:
         return prompt, full
 
     def _encode(self, text: str, special_tokens: bool) -> list[int]:
-        marked = bool(_MARKS & set(text))
+        marked = self._special.marked(text)
         start = "" if marked else text
         ids: list[int] = self._tokenizer(start, add_special_tokens=special_tokens)["input_ids"]
         # Some tokenizers add an end of text to every text; a prompt goes on.
         while special_tokens and ids and ids[-1] == self._tokenizer.eos_token_id:
             ids = ids[:-1]
-        return [*ids, *encode_marked_chat(self._tokenizer, text)] if marked else ids
+        return [*ids, *self._special.encode(text)] if marked else ids
 
     def _encode_continuation(self, text: str) -> list[int]:
         # Some tokenizers put a space before a text that stands alone, so something stands before.
@@ -149,8 +142,5 @@ class Renderer:
         )
         prompt, full = self._render_chat([user], answer, "chat template")
         after = full[len(prompt) :].partition("response")[2]
-        special = {index for index, token in self._added_tokens() if token.special}
-        return next((i for i in self._encode(after, special_tokens=False) if i in special), end)
-
-    def _added_tokens(self) -> Any:
-        return self._tokenizer.added_tokens_decoder.items()
+        after_ids = self._encode(after, special_tokens=False)
+        return next((i for i in after_ids if i in self._special.ids), end)

@@ -1,6 +1,7 @@
 """Everything that is refused before anything is loaded."""
 
 import difflib
+import importlib.util
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +15,7 @@ __all__ = ["refuse_early"]
 
 def refuse_early(config: Config) -> None:
     """Raise `UserError` for whatever cannot work here, in seconds instead of after hours."""
+    _require_deepspeed()
     _refuse_unknown_arguments(config)
     if config.adapter:
         require_adapters(config.adapter)
@@ -22,6 +24,14 @@ def refuse_early(config: Config) -> None:
 
         require_vllm()
     require_benchmarks(config)
+
+
+def _require_deepspeed() -> None:
+    """Check that DeepSpeed is installed: its launcher starts the workers."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            "a run needs DeepSpeed, which is not installed: pip install 'spin-toolkit[train]'"
+        )
 
 
 def _refuse_unknown_arguments(config: Config) -> None:

@@ -37,7 +37,7 @@ def require_adapters(adapter: AdapterConfig) -> None:
     try:
         import peft  # noqa: F401
     except ImportError:
-        raise UserError("adapter needs peft: pip install -e '.[peft]'") from None
+        raise UserError("adapter needs peft: pip install 'spin-toolkit[peft]'") from None
     if not adapter.quantised:
         return
     import torch

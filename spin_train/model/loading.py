@@ -50,8 +50,15 @@ def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
             for name, value in settings.to_dict().items()
             if name.endswith(_DROPOUT_ENDINGS) and isinstance(value, float)
         }
+        # Before transformers 5.21 Gemma 2 takes torch's own attention, which leaves its cap out.
+        capped = getattr(settings.get_text_config(), "attn_logit_softcapping", None)
         return AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), use_safetensors=True, **dropouts, **source
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager" if capped else None,
+            use_safetensors=True,
+            **dropouts,
+            **source,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(_not_at("causal language model", path, error)) from None

@@ -298,8 +298,13 @@ def _attention(module: Any, *, packed: bool) -> Iterator[None]:
         yield
     finally:
         # With activation checkpointing the backward pass runs the layers again.
-        if not (packed and torch.is_grad_enabled() and module.is_activation_checkpointing):
+        if not (packed and torch.is_grad_enabled() and _is_checkpointing(module)):
             config._attn_implementation = _own_attention[module]
+
+
+def _is_checkpointing(module: nn.Module) -> bool:
+    """Say whether layers are checkpointed; transformers 5.23 renamed its own answer to this."""
+    return any(getattr(layer, "gradient_checkpointing", False) for layer in module.modules())
 
 
 def _unwrapped(model: Any) -> Any:

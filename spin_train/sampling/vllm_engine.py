@@ -22,7 +22,7 @@ def require_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "generation.engine=vllm needs vLLM, which is not installed: "
-            "pip install -e '.[vllm]', or set generation.engine=hf"
+            "pip install 'spin-toolkit[vllm]', or set generation.engine=hf"
         )
 
 

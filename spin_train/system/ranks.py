@@ -5,7 +5,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 
@@ -23,6 +22,8 @@ class Ranks:
     """
 
     def __init__(self, stop_request: Path) -> None:
+        import deepspeed  # so that this module imports where DeepSpeed does not install
+
         on_cpu = not torch.cuda.is_available()
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if not on_cpu:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from spin_theory.losses import PENALTIES, sft_loss, spin_loss, tspin_loss
@@ -144,6 +143,5 @@ def control_objective(config: Config, iteration: int) -> Objective:
         SFT times :math:`\beta |\ell'(0)|`. In expectation its gradient at the opponent is SPIN's,
         so optimiser, clipping and learning rate see the same scale.
     """
-    zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(PENALTIES[config.loss_type](zero), zero)
-    return Objective(algorithm="sft", scale=config.at("beta", iteration) * abs(slope.item()))
+    slope = PENALTIES[config.loss_type].slope_at_zero
+    return Objective(algorithm="sft", scale=config.at("beta", iteration) * abs(slope))

@@ -58,6 +58,9 @@ class SpinTrainer(Trainer):
     def __init__(
         self, *args: Any, objective: Objective, dtype: str, ranks: Ranks, **kwargs: Any
     ) -> None:
+        # Before transformers 5.20 a Trainer knows no `loss_is_scaled_for_ga`: it takes a loss as
+        # scaled where it was given a function for it, which `compute_loss` below never calls.
+        kwargs["compute_loss_func"] = self.compute_loss
         super().__init__(*args, **kwargs)
         self.objective = objective
         self._dtype = dtype

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from spin_theory import PENALTIES, sft_loss, spin_loss, tspin_loss
+from spin_theory.losses import Penalty
 from tests.strategies import BETAS, LOSS_TYPES, MARGINS
 
 ROUNDING = 1e-15  # relative; a few operations in float64
@@ -133,6 +134,79 @@ def test_penalties_are_convex(loss_type, left, right):
     low, high, middle = PENALTIES[loss_type](float64(left, right, (left + right) / 2))
     mean = (low + high) / 2
     assert middle <= mean + 1e-13 * (1 + mean.abs())
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "slope"),
+    # l'(0): logistic -1 / (1 + e^0), hinge -1, exponential -e^0, correlation -1
+    [("logistic", -0.5), ("hinge", -1.0), ("exponential", -1.0), ("correlation", -1.0)],
+)
+def test_the_slope_at_zero_by_hand(loss_type, slope):
+    assert PENALTIES[loss_type].slope_at_zero == slope
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@given(margin=st.floats(-20.0, 20.0), share=st.floats(0.0, 1.0))
+def test_a_penalty_is_the_maximum_over_its_conjugates_lines(loss_type, margin, share):
+    penalty = PENALTIES[loss_type]
+    loss = penalty(float64(margin)).item()
+    largest = min(penalty.steepest, 100.0)
+    line = penalty.conjugate(float64(share * largest)).item() - share * largest * margin
+    assert line <= loss + 1e-12 * (1 + abs(loss) + largest * abs(margin))
+    # the tangent at the margin is the line that touches it
+    touching = penalty.log_derivatives(float64(margin))[0].exp()
+    tangent = penalty.conjugate(touching).item() - touching.item() * margin
+    assert tangent == pytest.approx(loss, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_far_below_zero_the_slope_is_the_steepest(loss_type):
+    penalty = PENALTIES[loss_type]
+    slope = penalty.log_derivatives(float64(-60.0))[0].exp().item()
+    assert slope == penalty.steepest or slope > 1e20 > penalty.slope_at_zero
+    assert (slope > 1e20) == math.isinf(penalty.steepest)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_only_the_correlation_penalty_has_no_lower_bound(loss_type):
+    far = PENALTIES[loss_type](float64(1e6)).item()
+    assert (far >= 0) == PENALTIES[loss_type].bounded_below
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_slopes_jump_at_the_kinks_and_nowhere_else(loss_type):
+    step = 1e-6
+    places = torch.linspace(-3.0, 3.0, 13, dtype=torch.float64)  # the kink of hinge is one
+    before, at, after = (PENALTIES[loss_type](places + shift) for shift in (-step, 0, step))
+    jumps = ((after - at) - (at - before)) / step > 1e-3
+    assert places[jumps].tolist() == list(PENALTIES[loss_type].kinks)
+
+
+@pytest.mark.parametrize("loss_type", ["logistic", "exponential"])
+@given(margin=st.floats(-30.0, 30.0))
+def test_automatic_derivatives_are_those_written_out(loss_type, margin):
+    penalty = PENALTIES[loss_type]
+    automatic = Penalty("by autograd", penalty.value).log_derivatives(float64(margin))
+    # autograd's curvature is a product of which one factor loses digits in the tail
+    torch.testing.assert_close(
+        automatic, penalty.log_derivatives(float64(margin)), rtol=0, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "slopes"), [("hinge", [1.0, 0.0]), ("correlation", [1.0, 1.0])]
+)
+def test_straight_lines_have_no_curvature(loss_type, slopes):
+    log_slope, log_curvature = PENALTIES[loss_type].log_derivatives(float64(0.0, 2.0))
+    assert log_slope.exp().tolist() == slopes
+    assert log_curvature.exp().tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("loss_type", ["logistic", "exponential"])
+def test_only_the_logistic_curvature_is_even(loss_type):
+    penalty = PENALTIES[loss_type]
+    left, right = penalty.log_derivatives(float64(-2.0, 2.0))[1]
+    assert torch.isclose(left, right) == penalty.even_curvature
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)

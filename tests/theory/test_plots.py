@@ -76,5 +76,5 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path):
 
 def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    with pytest.raises(ValueError, match="pip install matplotlib"):
+    with pytest.raises(ValueError, match=r"pip install 'spin-toolkit\[plots\]'"):
         require_plot(Path("figure.png"))

@@ -81,7 +81,9 @@ def tiny_model(architecture, dtype=torch.float64, *, seed=0):
             setattr(config, name, 0.0)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        # As `load_model` does: torch's own attention leaves Gemma 2's cap out.
+        own = "eager" if getattr(config, "attn_logit_softcapping", None) else None
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=own)
     return model.eval()
 
 

@@ -23,7 +23,6 @@ from spin_theory.claims.games import (
     check_mixing,
 )
 from spin_theory.games.rates import mixing_multipliers
-from spin_theory.minima.closed_forms import closed_form
 from tests.strategies import BETAS, log_policies, log_probs
 
 SMOOTH = ["logistic", "exponential"]
@@ -68,11 +67,11 @@ def test_searched_iterates_are_the_closed_forms(loss_type, tables, betas):
 
 
 def wrong_beta(problem, **state):
-    return closed_form(replace(problem, beta=problem.beta * (1 + 1e-6)))
+    return exact(replace(problem, beta=problem.beta * (1 + 1e-6)))
 
 
 def wrong_penalty(problem, **state):
-    return closed_form(replace(problem, loss_type="exponential"))
+    return exact(replace(problem, loss_type="exponential"))
 
 
 def to_the_data(problem, **state):
@@ -80,11 +79,11 @@ def to_the_data(problem, **state):
 
 
 def without_the_opponent(problem, **state):
-    return closed_form(replace(problem, reference=None))
+    return exact(replace(problem, reference=None))
 
 
 def swapped_roles(problem, **state):
-    return closed_form(replace(problem, data=problem.sampler, sampler=problem.data))
+    return exact(replace(problem, data=problem.sampler, sampler=problem.data))
 
 
 def not_moving(problem, *, start, generator):

@@ -21,8 +21,8 @@ from spin_theory.claims.objective import (
     check_optimal_value,
     check_unbounded,
 )
-from spin_theory.minima.certificates import Ray, descending_ray, hinge_programme
-from spin_theory.minima.hinge import chain_potentials, hinge_minimum
+from spin_theory.minima.certificates import Ray, descending_ray
+from spin_theory.minima.hinge import chain_potentials, hinge_minimum, hinge_programme
 from tests.strategies import BETAS, LOSS_TYPES, log_policies, log_probs
 
 BOUNDED = ["logistic", "hinge", "exponential"]

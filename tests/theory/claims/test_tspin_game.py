@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spin_theory import TabularPolicy, fixed_point, last_iterate, without_reference
 from spin_theory.claims.tspin_game import check_tspin_fixed_point, check_tspin_update
-from spin_theory.minima.closed_forms import closed_form
+from spin_theory.minima.closed_forms import exact
 from spin_theory.minima.minimise import minimise_problem
 from tests.strategies import BETAS, log_policies, log_probs
 
@@ -33,15 +33,15 @@ def test_the_update_without_history_has_a_closed_form(loss_type, tables, beta):
 
 
 def wrong_beta(problem):
-    return closed_form(replace(problem, beta=problem.beta * (1 + 1e-6)))
+    return exact(replace(problem, beta=problem.beta * (1 + 1e-6)))
 
 
 def of_spin(problem):
-    return closed_form(replace(problem, reference=problem.sampler))
+    return exact(replace(problem, reference=problem.sampler))
 
 
 def swapped_roles(problem):
-    return closed_form(replace(problem, data=problem.sampler, sampler=problem.data))
+    return exact(replace(problem, data=problem.sampler, sampler=problem.data))
 
 
 def to_the_data(problem):
@@ -49,7 +49,7 @@ def to_the_data(problem):
 
 
 def other_penalty(problem):
-    return closed_form(replace(problem, loss_type="exponential"))
+    return exact(replace(problem, loss_type="exponential"))
 
 
 @pytest.mark.parametrize("update", [wrong_beta, of_spin, swapped_roles, to_the_data, other_penalty])

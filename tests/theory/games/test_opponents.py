@@ -7,13 +7,13 @@ from spin_theory import (
     InnerProblem,
     TabularPolicy,
     average_of_iterates,
+    exact,
     geometric_mixture,
     last_iterate,
     mixed_samples,
     tv,
     without_reference,
 )
-from spin_theory.minima.closed_forms import closed_form
 from tests.strategies import BETAS, log_policies
 
 EXACT = 1e-14  # total variation: rounding of logsumexp
@@ -88,7 +88,7 @@ def test_mixed_samples_move_the_last_iterate_by_the_mixtures_ratio(policies, bet
     problem = InnerProblem(data=data, sampler=chosen.sampler, reference=chosen.reference, beta=beta)
     mixture = (before.probs + last.probs) / 2
     logits = last.log_probs + (data.log_probs - mixture.log()) / beta
-    assert tv(closed_form(problem), TabularPolicy.from_logits(logits)).max() <= 1e-12
+    assert tv(exact(problem), TabularPolicy.from_logits(logits)).max() <= 1e-12
 
 
 def test_bad_arguments_are_refused():

@@ -23,7 +23,6 @@ from spin_theory import (
     without_reference,
 )
 from spin_theory.minima.hinge import hinge_minimum
-from spin_theory.minima.minimise import solve
 from tests.strategies import BETAS, log_policies
 
 START, DATA = (TabularPolicy.random(2, 6, seed=seed, smallest=1e-3) for seed in (0, 1))
@@ -89,7 +88,7 @@ def test_a_tspin_game_minimises_its_own_objective_each_time(policies, betas):
             initial=start,
             history_weight=weights[index],
         )
-        assert torch.equal(game.policies[index + 1].log_probs, solve(problem).log_probs)
+        assert torch.equal(game.policies[index + 1].log_probs, minimiser(problem).log_probs)
 
 
 @given(policies=log_policies(count=2), alpha=st.floats(0.3, 5.0))

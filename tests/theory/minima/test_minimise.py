@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from spin_theory import TabularPolicy, closed_form_update, kl, minimise, spin_objective, tv
 from spin_theory.minima.closed_forms import opponent_update
-from spin_theory.minima.minimise import minimiser_update
 from tests.strategies import BETAS, log_policies
 
 TV_TOLERANCE = 1e-12  # the claim; measured: below 2e-14
@@ -149,7 +148,8 @@ def test_the_main_players_advantage_leads_the_opponent_to_the_policy():
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "reason"), [("hinge", "linear programme"), ("correlation", "unbounded")]
+    ("loss_type", "reason"),
+    [("hinge", "linear programme"), ("correlation", "unbounded")],
 )
 def test_penalties_without_a_closed_form_are_refused_with_the_reason(loss_type, reason):
     policy = TabularPolicy.random(1, 2, seed=0)
@@ -157,7 +157,7 @@ def test_penalties_without_a_closed_form_are_refused_with_the_reason(loss_type, 
         closed_form_update(policy, policy, beta=1.0, loss_type=loss_type)
 
 
-@pytest.mark.parametrize("update", [closed_form_update, minimiser_update])
+@pytest.mark.parametrize("update", [closed_form_update, minimise])
 def test_bad_arguments_are_refused(update):
     two, three = TabularPolicy.random(1, 2, seed=0), TabularPolicy.random(1, 3, seed=0)
     with pytest.raises(ValueError, match="one shape"):

@@ -93,7 +93,7 @@ def test_the_process_is_alone_on_the_device_of_its_rank():
 
 
 def test_a_missing_vllm_is_named_with_its_extra():
-    with pytest.raises(UserError, match=r"pip install -e '\.\[vllm\]'"):
+    with pytest.raises(UserError, match=r"pip install 'spin-toolkit\[vllm\]'"):
         require_vllm()
 
 
