@@ -1,4 +1,4 @@
-"""How many samples an iteration needs: the exact update from n pairs, and its distance."""
+"""The number of samples that one iteration needs: the exact update from n pairs, and its distance."""
 
 import math
 from dataclasses import dataclass

@@ -147,7 +147,7 @@ def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = Non
     ------
     ValueError
         If `prompt_probs` is not a distribution, the objective is unbounded below (correlation),
-        or HiGHS resolves the hinge's weights no more.
+        or HiGHS no longer resolves the hinge's weights.
 
     Notes
     -----

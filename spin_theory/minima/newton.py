@@ -103,7 +103,9 @@ def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
         reach = direction.amax(dim=-1) - direction.amin(dim=-1)  # (A,), the most a margin moves
         scores[active] += direction * (LARGEST_STEP / reach).clamp(max=1)[:, None]
         last = before[active]
-        stalled = (last < NEWTON_STALL) & (reach > last / 2)  # quadratic no more: rounding is left
+        stalled = (last < NEWTON_STALL) & (
+            reach > last / 2
+        )  # no longer quadratic: only rounding is left
         before[active] = reach
         unfinished = (reach > NEWTON_STEP) & ~stalled
         if not bool(unfinished.all()):
@@ -172,7 +174,7 @@ def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type:
 
 
 def _cholesky(matrices: Tensor) -> Tensor:
-    """Cholesky factor; ridges grow from rounding until it exists: they slow Newton, no more."""
+    """Cholesky factor; ridges grow from rounding until it exists; they only slow Newton."""
     ridge = 0.0
     while ridge <= 1:
         eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)

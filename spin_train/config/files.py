@@ -1,4 +1,4 @@
-"""Configurations as they come: YAML files, presets and ``key=value`` overrides."""
+"""Configurations as given: YAML files, presets and ``key=value`` overrides."""
 
 import difflib
 import importlib.resources

@@ -19,7 +19,7 @@ class SpecialTokens:
     Parameters
     ----------
     tokenizer : PreTrainedTokenizerBase
-        The model's.
+        Tokenizer of the model.
 
     Attributes
     ----------

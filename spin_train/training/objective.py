@@ -99,7 +99,7 @@ def selfplay_objective(config: Config, iteration: int) -> Objective:
     Parameters
     ----------
     config : Config
-        The run's.
+        Configuration of the run.
     iteration : int
         K, from 0.
 
@@ -133,7 +133,7 @@ def control_objective(config: Config, iteration: int) -> Objective:
     Parameters
     ----------
     config : Config
-        The run's.
+        Configuration of the run.
     iteration : int
         K, from 0.
 

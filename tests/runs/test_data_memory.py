@@ -34,7 +34,7 @@ LETTERS = "abcd " * 80  # 400 characters, at most as many tokens
 
 
 def test_preparing_keeps_digests_of_rows_not_rows(tmp_path, traced):
-    """A row of some 300 tokens is 1.2 kB at 4 bytes a token, and 10 kB as Python lists."""
+    """A row of some 300 tokens is 1.2 kB at 4 bytes per token, and 10 kB as Python lists."""
     path = tmp_path / "rows.jsonl"
     with path.open("w") as file:
         for number in range(2000):

@@ -65,7 +65,7 @@ def test_policy_holds_weights_config_and_tokenizer_and_loads(finished):
 
 
 def test_a_run_leaves_no_shared_memory_behind(finished):
-    """DeepSpeed's buffers, 66 MiB a rank, would fill it run by run."""
+    """DeepSpeed's buffers, 66 MiB per rank, would fill it run by run."""
     assert json.loads((finished[0] / "shared_memory.json").read_text()) == []
 
 
@@ -356,7 +356,7 @@ def test_a_checkpoint_of_another_layout_is_refused_with_a_way_on(tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
-    limit = 60 * 1024  # bytes a file: enough for rows and logs, not for weights
+    limit = 60 * 1024  # bytes per file: enough for rows and logs, not for weights
     config = make_config(tmp_path, **SHORT, width=64)
 
     def small_files():

@@ -1,4 +1,4 @@
-"""Several samples a prompt, from the opponent to the loss, by runs of the command line."""
+"""Several samples per prompt, from the opponent to the loss, by runs of the command line."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """T-SPIN, two samples a prompt, two iterations with mixing, two ranks."""
+    """T-SPIN, two samples per prompt, two iterations with mixing, two ranks."""
     folder = tmp_path_factory.mktemp("samples")
     succeed("run", make_config(folder, **SETTINGS, mixing=1, ranks=2, zero_stage=2))
     return folder

@@ -48,7 +48,7 @@ def loss_and_gradient(model):
     return loss.detach().cpu(), logps.cpu(), gradient
 
 
-# Nats a token, and the relative error of loss and gradient.
+# Nats per token, and the relative error of loss and gradient.
 @pytest.mark.parametrize(
     ("dtype", "nats", "relative"), [(torch.float32, 1e-5, 1e-4), (torch.bfloat16, 0.1, 0.1)]
 )

@@ -93,7 +93,7 @@ def test_a_rate_that_diverges_is_noted_and_the_others_are_played(tmp_path, monke
     assert [(failure.seed, failure.learning_rate) for failure in failures] == [(0, 10.0)]
     assert {cell.learning_rate for cell in cells if cell.policy == "p_1"} == {0.1, 0.2}
     text = (tmp_path / "grid" / "grid.json").read_text()
-    assert "NaN" not in text  # which is no JSON
+    assert "NaN" not in text  # JSON has none
     content = json.loads(text)
     assert content["failed"] == [{"seed": 0, "learning_rate": 10.0, "error": "the loss is nan"}]
 

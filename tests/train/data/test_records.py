@@ -154,8 +154,8 @@ def test_responses_of_a_role_keep_their_order():
 def test_a_write_that_fails_half_way_leaves_no_file(tmp_path):
     def records():
         yield Record(0, [1], [])
-        raise RuntimeError("no more")
+        raise RuntimeError("exhausted")
 
-    with pytest.raises(RuntimeError, match="no more"):
+    with pytest.raises(RuntimeError, match="exhausted"):
         write_records(tmp_path / "records.parquet", records())
     assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,7 @@ def logps(model):
 
 
 def learn(model, seed):
-    """As if trained: every adapter weight that would be is drawn anew."""
+    """As if trained: every adapter weight that would be is drawn again."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Shards: the same rows whoever does them, each done by one."""
+"""Shards: always the same rows, each done by one rank."""
 
 import subprocess
 import sys

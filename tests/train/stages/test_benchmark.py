@@ -35,7 +35,7 @@ def config_with(**lm_eval):
 
 
 def write_task(folder, *, data="questions.jsonl"):
-    """A task of two choices a question, as a user writes it; its data are files beside it."""
+    """A task of two choices per question, as a user writes it; its data are files next to it."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"prompt": prompt, "choices": choices, "answer": 0} for prompt, choices in QUESTIONS]
     (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -9,7 +9,7 @@ from spin_train.stages.evaluate import held_out_sums, summarise
 from spin_train.training.objective import Objective, sft_objective
 from tests.train.models import VOCABULARY, tiny_model, uniform_model
 
-TOKEN = math.log(VOCABULARY)  # nats a token under the uniform model
+TOKEN = math.log(VOCABULARY)  # nats per token under the uniform model
 
 
 def spin_record(*, real_tokens=2, generated_tokens=3, stopped=True):

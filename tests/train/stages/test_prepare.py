@@ -301,7 +301,7 @@ def test_rows_that_the_chat_template_refuses_can_be_dropped_too(tmp_path, caplog
 
 
 def test_a_plain_template_refuses_chats_even_if_malformed_rows_are_dropped(tmp_path):
-    """That is no fault of a row: most of the data would be gone."""
+    """No row is at fault: most of the data would be gone."""
     chat = {"messages": [turn("system", "say"), turn("user", "a"), turn("assistant", "b")]}
     with pytest.raises(UserError, match=r"line 1: a plain template .*; .*zephyr"):
         prepared(write(tmp_path, [chat, *ROWS]), malformed="drop")

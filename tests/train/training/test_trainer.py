@@ -19,7 +19,7 @@ GROUPS = {
     "tspin_ref": [Group([3, 4], [[5, 6, 2], [7], [8, 2]]), Group([8], [[9, 2], [10, 11], [3]])],
     "sft": [Group([3, 4], [[5, 6, 2]]), Group([8], [[9, 2]])],
 }
-# Five: the last batch of four is one example beside a filler or nothing.
+# Five: the last batch of four is one example next to a filler or nothing.
 COUNT = 5
 
 
@@ -202,7 +202,7 @@ def test_a_micro_batch_passes_through_the_loader_as_it_is():
 
 
 def test_the_loss_prints_nothing(tmp_path, capfd):
-    """Defect 1: eight tensors a step on standard output."""
+    """Defect 1: eight tensors per step on standard output."""
     model = tiny_model("llama", torch.float32)
     trainer = make_trainer(tmp_path, model, Objective("spin", beta=0.5))
     capfd.readouterr()
