@@ -11,7 +11,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from spin_theory.claims.verification import Claim, verify
+from spin_theory.claims.rows import as_markdown, as_text, statement_rows, statements, verdict_rows
+from spin_theory.claims.table import CLAIMS
+from spin_theory.claims.verification import verify
 from spin_theory.flags import BAD_FLAGS, build_parser
 from spin_theory.games import opponents
 from spin_theory.games.iterates import cycle_length
@@ -30,7 +32,7 @@ LARGEST_TABLE = 10**8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0, 1 if a claim fails, 2 for flags to fix."""
+    """Run one command; return its exit code: 0, 1 if a claim fails, 2 if the flags are wrong."""
     commands = {"verify": _verify, "play": _play, "phase": _phase}
     options = build_parser(commands).parse_args(arguments)
     try:
@@ -46,15 +48,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    if options.list:
+        _list_claims(options)
+        return 0
     jobs = min(options.jobs, options.instances)
     with _progress("instances") as track:
         seeds = track(range(options.seed, options.seed + options.instances))
-        claims = verify(seeds=seeds, jobs=jobs)
+        verdicts = verify(seeds=seeds, jobs=jobs)
     if options.json:
-        print(json.dumps([asdict(claim) | {"holds": claim.holds} for claim in claims], indent=2))
+        found = [asdict(verdict) | {"holds": verdict.holds} for verdict in verdicts]
+        print(json.dumps(found, indent=2))
     else:
-        print(_claims_table(claims))
-    return 0 if all(claim.holds for claim in claims) else FAILED
+        layout = as_markdown if options.markdown else as_text
+        print(layout(verdict_rows(verdicts)))
+    return 0 if all(verdict.holds for verdict in verdicts) else FAILED
+
+
+def _list_claims(options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps([claim.facts for claim in CLAIMS], indent=2))
+    else:
+        print(as_markdown(statement_rows(CLAIMS)) if options.markdown else statements(CLAIMS))
 
 
 @contextmanager
@@ -74,34 +88,10 @@ def _progress(description: str) -> Iterator[Callable[[Any], Any]]:
         yield partial(progress.track, description=description)
 
 
-def _claims_table(claims: Sequence[Claim]) -> str:
-    rows = [("claim", "instances", "worst residual", "tolerance", "verdict", "hardest instance")]
-    rows += [
-        (
-            claim.name,
-            str(claim.instances),
-            f"{claim.worst_residual:.1e}",
-            f"{claim.tolerance:.0e}",
-            "holds" if claim.holds else f"FAILS in {claim.failures}",
-            f"seed {claim.hardest.seed}, Y {claim.hardest.responses}, "
-            f"beta {claim.hardest.beta:.3g}, smallest p {claim.hardest.smallest:.1e}",
-        )
-        for claim in claims
-    ]
-    return _columns(rows)
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    """Lay rows out as a table under the first."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(max(lines, key=len)), *lines[1:]])
-
-
 def _rule(options: argparse.Namespace) -> opponents.OpponentRule:
     if options.algorithm == "tspin":
         if options.opponent != "last":
-            raise ValueError("--algorithm tspin plays against the last iterate: --opponent last")
+            raise ValueError("--algorithm tspin needs --opponent last")
         return opponents.without_reference
     rules: dict[str, opponents.OpponentRule] = {
         "last": opponents.last_iterate,
@@ -147,7 +137,7 @@ def _play(options: argparse.Namespace) -> int:
     elif options.pairs is not None:
         raise ValueError(f"--pairs needs --solver {' or '.join(OPTIMISERS)}")
     elif options.solver == "exact":
-        _require_closed_form(options, "take --solver minimiser")
+        _require_closed_form(options, "use --solver minimiser")
         solver = exact
     else:
         solver = minimiser
@@ -209,7 +199,7 @@ def _game_table(rows: Sequence[dict[str, float | None]]) -> str:
         )
         for row in rows
     ]
-    return _columns(lines)
+    return as_text(lines)
 
 
 def _how_it_ends(game: Game, options: argparse.Namespace) -> str:
@@ -277,7 +267,7 @@ def _phase_table(diagram: PhaseDiagram) -> str:
         (f"{beta:.4g}", *(f"{value:+.2f}" for value in diagram.change[row].tolist()))
         for row, beta in enumerate(diagram.betas)
     ]
-    return _columns(rows)
+    return as_text(rows)
 
 
 if __name__ == "__main__":

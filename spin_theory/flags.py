@@ -1,4 +1,4 @@
-"""Flags of `spin-theory`: what its commands take, how they are read, what `--help` says."""
+"""The flags of `spin-theory`, how they are read, and what `--help` says."""
 
 import argparse
 import importlib.metadata
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from spin_theory.games.solvers import OPTIMISERS
 from spin_theory.losses import PENALTIES
@@ -20,22 +20,22 @@ BAD_FLAGS = 2
 LARGEST_SEED = 2**62
 RULES = {
     "last": "SPIN: the last iterate",
-    "mixed": "the last iterate and --earlier before it generate",
-    "geometric": "geometric mixture with p_0, of weight --base-weight",
+    "mixed": "samples of the last iterate and of --earlier iterates before it",
+    "geometric": "geometric mixture with p_0, which has weight --base-weight",
     "average": "fictitious play: the average of all iterates",
 }
 
 
 class _ShowVersion(argparse.Action):
-    """Looks the version up only when asked: a checkout need not be installed."""
+    """Looks the version up only when asked, because a checkout need not be installed."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         sys.stdout.write(f"spin-theory {importlib.metadata.version('spin-toolkit')}\n")
         parser.exit()
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default once and as it is typed; none where a flag may be left out."""
+    """Shows a default once and as it is typed, and none where there is no default."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False:
@@ -48,7 +48,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
-    def error(self, message: str) -> "None":  # type: ignore[override]  # exits, as the base does
+    def error(self, message: str) -> NoReturn:
         self.exit(BAD_FLAGS, f"{self.prog}: {message}\n")
 
 
@@ -60,73 +60,88 @@ def build_parser(
     Parameters
     ----------
     commands : mapping of str to callable
-        What does `verify`, `play` and `phase`; each takes the flags and returns the exit code.
+        The functions behind `verify`, `play` and `phase`. Each takes the flags and returns the
+        exit code.
 
     Returns
     -------
     argparse.ArgumentParser
-        Whose namespaces hold the command's name as `command` and what does it as `run`.
+        Its namespaces hold the command's name as `command` and its function as `run`.
     """
     parser = _Parser(prog="spin-theory", description="Self-play fine-tuning on tables, exactly.")
     parser.add_argument(
         "--version", action=_ShowVersion, nargs=0, help="print the version and exit"
     )
     subparsers = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    help_ = partial(_Help, width=100)
+    for name, (summary, add_flags) in _COMMANDS.items():
+        command = subparsers.add_parser(
+            name, help=summary, formatter_class=partial(_Help, width=100)
+        )
+        add_flags(command)
+        command.set_defaults(run=commands[name])
+    return parser
 
-    check = subparsers.add_parser(
-        "verify", help="check all claims on random tables", formatter_class=help_
+
+def _add_verify_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--instances", type=_positive, default=200, help="number of random instances"
     )
-    check.add_argument("--instances", type=_positive, default=200, help="how many")
-    check.add_argument("--seed", type=_seed, default=0, help="seed of the first")
-    check.add_argument(
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of the first instance")
+    parser.add_argument(
         "--jobs", type=_positive, default=os.cpu_count() or 1, help="worker processes"
     )
-    check.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    check.set_defaults(run=commands["verify"])
+    parser.add_argument(
+        "--list", action="store_true", help="print what is claimed, without checking it"
+    )
+    layout = parser.add_mutually_exclusive_group()
+    layout.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    layout.add_argument("--markdown", action="store_true", help="print the table as Markdown")
 
-    game = subparsers.add_parser(
-        "play", help="play one game and print how far each iterate is", formatter_class=help_
+
+def _add_play_flags(parser: argparse.ArgumentParser) -> None:
+    _add_game_flags(parser)
+    parser.add_argument("--prompts", type=_positive, default=1, help="number of prompts")
+    parser.add_argument(
+        "--beta",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="one value for all iterations, or one per iteration",
     )
-    _add_game_flags(game)
-    game.add_argument("--prompts", type=_positive, default=1, help="X")
-    game.add_argument(
-        "--beta", type=float, nargs="+", default=[1.0], help="one for all iterations, or one each"
-    )
-    game.add_argument(
+    parser.add_argument(
         "--solver",
         choices=("exact", "minimiser", *OPTIMISERS),
         default="exact",
         help="closed form, certified search, or an optimiser's steps",
     )
-    game.add_argument("--inner-steps", type=_positive, default=10, help="of the optimiser")
-    game.add_argument("--pairs", type=_positive, help="samples per prompt and iteration (all)")
-    game.set_defaults(run=commands["play"])
-
-    phase = subparsers.add_parser(
-        "phase", help="beta against inner steps: where games converge", formatter_class=help_
+    parser.add_argument(
+        "--inner-steps", type=_positive, default=10, help="optimiser steps per iteration"
     )
-    _add_game_flags(phase)
-    phase.add_argument(
+    parser.add_argument(
+        "--pairs", type=_positive, help="samples per prompt and iteration; without it, all pairs"
+    )
+
+
+def _add_phase_flags(parser: argparse.ArgumentParser) -> None:
+    _add_game_flags(parser)
+    parser.add_argument(
         "--betas",
         type=float,
         nargs="+",
         default=[0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0],
-        help="one row each",
+        help="one row per value",
     )
-    phase.add_argument(
+    parser.add_argument(
         "--inner-steps",
         type=_steps,
         nargs="+",
         default=[1, 3, 10, 30, 100, 300, "exact"],
-        help="of the optimiser, one column each; exact is the closed form",
+        help="optimiser steps per iteration, one column per value; exact is the closed form",
     )
-    phase.add_argument(
-        "--optimiser", choices=tuple(OPTIMISERS), default="gd", help="of the inner steps"
+    parser.add_argument(
+        "--optimiser", choices=tuple(OPTIMISERS), default="gd", help="optimiser of the inner steps"
     )
-    phase.add_argument("--games", type=_positive, default=64, help="random games per cell")
-    phase.set_defaults(run=commands["phase"])
-    return parser
+    parser.add_argument("--games", type=_positive, default=64, help="random games per cell")
 
 
 def _add_game_flags(parser: argparse.ArgumentParser) -> None:
@@ -142,18 +157,33 @@ def _add_game_flags(parser: argparse.ArgumentParser) -> None:
         default="last",
         help="; ".join(f"{name}: {rule}" for name, rule in RULES.items()),
     )
-    parser.add_argument("--earlier", type=_positive, default=1, help="of --opponent mixed")
-    parser.add_argument("--base-weight", type=float, default=0.5, help="of --opponent geometric")
     parser.add_argument(
-        "--history-weight", type=float, default=0.0, help="of T-SPIN's history term, >= 0"
+        "--earlier", type=_positive, default=1, help="earlier iterates, with --opponent mixed"
     )
-    parser.add_argument("--responses", type=_positive, default=8, help="Y")
-    parser.add_argument("--iterations", type=_positive, default=10, help="of self-play")
-    parser.add_argument("--learning-rate", type=float, default=1.0, help="of the optimiser")
-    parser.add_argument("--smallest", type=float, default=1e-3, help="least probability drawn")
-    parser.add_argument("--seed", type=_seed, default=0, help="of the tables and samples")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw to FILE as well")
+    parser.add_argument(
+        "--base-weight", type=float, default=0.5, help="weight of p_0, with --opponent geometric"
+    )
+    parser.add_argument(
+        "--history-weight", type=float, default=0.0, help="weight of T-SPIN's history term, >= 0"
+    )
+    parser.add_argument("--responses", type=_positive, default=8, help="number of responses")
+    parser.add_argument("--iterations", type=_positive, default=10, help="iterations of self-play")
+    parser.add_argument(
+        "--learning-rate", type=float, default=1.0, help="learning rate of the optimiser"
+    )
+    parser.add_argument(
+        "--smallest", type=float, default=1e-3, help="smallest probability that is drawn"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of the tables and samples")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw a figure into FILE")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+_COMMANDS = {
+    "verify": ("check all claims on random tables", _add_verify_flags),
+    "play": ("play one game and print how far each iterate is from the data", _add_play_flags),
+    "phase": ("beta against inner steps: where games converge", _add_phase_flags),
+}
 
 
 def _positive(text: str) -> int:

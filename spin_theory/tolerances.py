@@ -19,9 +19,23 @@ __all__ = [
     "ROUNDING",
     "STATIONARY",
     "TRUST_GRADIENT",
+    "Tolerance",
 ]
 
-ROUNDING = 1e-12
+
+class Tolerance(float):
+    """A tolerance of claims, which says why to those who list them."""
+
+    reason: str
+
+    def __new__(cls, value: float, reason: str = "") -> "Tolerance":
+        """Make the number; `reason` is one line for `spin-theory verify --list`."""
+        made = super().__new__(cls, value)
+        made.reason = reason
+        return made
+
+
+ROUNDING = Tolerance(1e-12, "rounding, relative to the terms compared; seen: below 2e-13")
 """Of two ways to one number, relative to their terms, or in total variation. Seen: below 1e-14 in
 most checks, 3e-15 in the sums of an objective at 256 responses, 2e-14 in an exact update at
 beta = 0.1, which multiplies a log-ratio of 27 nats by 10, and 1.3e-13 after 400 iterations at
@@ -43,24 +57,32 @@ NEWTON_STALL = 1e-3
 TRUST_GRADIENT = 1e-13
 """Norm of the gradient at which scipy's trust-exact may stop; Newton steps follow it."""
 
-STATIONARY = 1e-10
+STATIONARY = Tolerance(
+    1e-10, "relative: Newton's method brings the gradient only near zero; seen: 5e-15"
+)
 """Of a gradient that Newton's method brought to zero, relative to its terms; seen: 1e-15."""
 
 FIXED_POINT_STEP = 1e-14
 """Total variation that an iteration still moves where the search for a fixed point stops."""
 
-FIXED_POINT = 1e-10
+FIXED_POINT = Tolerance(
+    1e-10, "total variation: the search stops when a step is below 1e-14, and steps add up"
+)
 """Of a fixed point in total variation: its search stops at `FIXED_POINT_STEP`, and steps add up."""
 
 CYCLE_TV = 1e-9
 """Two iterates closer than this, in total variation, are the same state of a cycle. A game whose
 steps are smaller counts as settled."""
 
-LINEAR_RATE = 1e-6
+LINEAR_RATE = Tolerance(
+    1e-6, "relative: near the data the map is linear only up to the deviation; seen: 2e-7"
+)
 """Of observed against predicted rates: the map is linear only up to the deviation."""
 
-LIMIT = 1e-6
+LIMIT = Tolerance(
+    1e-6, "relative: near the end the two objectives differ by rounding alone; seen: 2e-9"
+)
 """Relative, of an end found by bracketing: near it the drop vanishes within rounding."""
 
-PROGRAMME = 1e-9
+PROGRAMME = Tolerance(1e-9, "HiGHS's own, on tables of moderate probabilities; seen: 1e-15")
 """Of HiGHS on tables of moderate probabilities; seen: 1e-15."""

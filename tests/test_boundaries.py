@@ -1,12 +1,18 @@
 """What each package may import, and that the loss exists once."""
 
 import ast
+import dataclasses
 import importlib
+import inspect
+import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+
+import spin_theory
 
 ROOT = Path(__file__).parents[1]
 BLOCKED = ["accelerate", "datasets", "deepspeed", "matplotlib", "rich", "transformers", "yaml"]
@@ -30,6 +36,9 @@ FIXED_NAMES = {
     "spin_theory": [
         "NoisySort",
         "TabularPolicy",
+        "TabularPolicy.from_logits",
+        "TabularPolicy.from_probs",
+        "TabularPolicy.random",
         "check_theorem_5_2",
         "check_theorem_5_4",
         "closed_form_update",
@@ -38,12 +47,35 @@ FIXED_NAMES = {
         "spin_loss",
         "spin_objective",
         "tspin_loss",
+        "tspin_objective",
     ],
     "spin_theory.__main__": ["main"],
+    "spin_train.api": ["Run", "run"],
     "spin_train.cli": ["main"],
-    "spin_train.model.logps": ["response_logps"],
+    "spin_train.logps": ["response_logps", "response_loss"],
+    "spin_train.model.logps": ["response_logps", "response_loss"],
+    "spin_train.trainer": ["SpinTrainer"],
     "spin_train.training.trainer": ["SpinTrainer"],
 }
+"""What users, notebooks and other programs import, and where from."""
+
+FIXED_FIELDS = {
+    "spin_theory.minima.minimise.Minimum": [
+        "policy",
+        "objective",
+        "lower_bound",
+        "gap",
+        "gradient_norm",
+    ],
+    "spin_theory.games.play.Game": ["policies"],
+    "spin_theory.claims.theorem_5_2.Theorem52Evidence": ["holds"],
+    "spin_theory.claims.theorem_5_4.Theorem54Evidence": ["holds"],
+    "spin_theory.policies.TabularPolicy": ["log_probs"],
+}
+"""What they read from what those return."""
+
+MOST_NAMES = 45
+"""At the top of spin_theory: what fits into a notebook's first cell and a reader's head."""
 
 
 def test_spin_theory_and_its_command_line_run_on_torch_numpy_scipy_alone():
@@ -120,9 +152,42 @@ def test_spin_theory_does_not_know_spin_train(path):
     ("module", "name"), [(module, name) for module, names in FIXED_NAMES.items() for name in names]
 )
 def test_fixed_names_are_importable(module, name):
-    assert callable(getattr(importlib.import_module(module), name))
+    assert callable(attrgetter(name)(importlib.import_module(module)))
 
 
-def test_the_table_of_contents_is_what_it_says():
-    contents = importlib.import_module("spin_theory")
-    assert all(hasattr(contents, name) for name in contents.__all__)
+@pytest.mark.parametrize("path", FIXED_FIELDS)
+def test_fixed_fields_are_there(path):
+    module, _, name = path.rpartition(".")
+    fields = {field.name for field in dataclasses.fields(import_from(module, name))}
+    assert set(FIXED_FIELDS[path]) <= fields
+
+
+def import_from(module, name):
+    return getattr(importlib.import_module(module), name)
+
+
+def test_the_top_of_spin_theory_holds_the_fixed_names_and_not_many_more():
+    assert {name.split(".")[0] for name in FIXED_NAMES["spin_theory"]} <= set(spin_theory.__all__)
+    assert len(spin_theory.__all__) <= MOST_NAMES
+
+
+@pytest.mark.parametrize("name", spin_theory.__all__)
+def test_every_name_at_the_top_of_spin_theory_is_there_and_says_what_it_is(name):
+    found = getattr(spin_theory, name)
+    if callable(found):
+        assert inspect.getdoc(found)
+        assert name in sys.modules[found.__module__].__all__
+    else:
+        assert name == "PENALTIES"
+
+
+def test_nothing_public_stands_at_the_top_of_spin_theory_but_its_names_and_its_wings():
+    wings = {path.stem for path in (ROOT / "spin_theory").iterdir()}
+    others = {name for name in vars(spin_theory) if not name.startswith("_")}
+    assert others - wings <= set(spin_theory.__all__)
+
+
+def test_the_table_of_contents_of_spin_theory_names_every_wing():
+    wings = {path.stem for path in (ROOT / "spin_theory").iterdir() if path.name[0] != "_"}
+    for wing in wings - {"py"}:
+        assert re.search(rf"^``.*\b{wing}\b.*``", spin_theory.__doc__, re.MULTILINE), wing

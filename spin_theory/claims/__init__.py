@@ -1,1 +1,29 @@
-"""Every claim of the papers, and of ours, as a check that can fail."""
+"""Every claim of the papers, and of ours, as a check that can fail.
+
+A check takes what is claimed as an argument where that is a function (an objective, an update), so
+that a wrong one can be put in its place and has to be found out. It returns evidence: whether the
+claim held, the residual, the tolerance, and the numbers it rests on.
+
+======================  =========================================================================
+``theorem_5_2``         the opponent is a global minimum where it is the data, and only there
+``witnesses``           at which beta it is not, in a table
+``classes``             the same in log-linear and quantised classes
+``theorem_5_4``         the closed-form update is the global minimiser
+``iteration``           one iteration: the opponent's update, the start value, the likelihood
+``existence``           where the exact update exists: its normaliser
+``first_step``          SPIN's first step is SFT's
+``objective``           convexity, and the least value of every penalty
+``distance``            what the loss proves about the distance between opponent and data
+``games``               whole games: iterates, and opponents that mix or average them
+``resting_point``       SPIN rests where SFT does
+``tspin``               what the paper of T-SPIN claims
+``tspin_game``          what we derive of the games that T-SPIN plays
+======================  =========================================================================
+
+Each of these files ends with its own table, ``CLAIMS``. ``table`` is their union, ``verification``
+checks all of it on the random tables of ``instances``, and ``rows`` prints it. ``claim`` and
+``evidence`` say what a claim and a finding are.
+
+A new claim is a check in the file it belongs to, an entry in that file's ``CLAIMS``, and a test.
+The command line and the tables in the documentation follow.
+"""

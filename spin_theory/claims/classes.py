@@ -1,38 +1,32 @@
 """Policy classes smaller than all tables: log-linear ones, and quantised ones.
 
-What Theorem 5.2 says of them differs. In a log-linear class whose parameters form a convex set
-every beta is a witness of necessity, as in a table. Where the parameters are quantised, as in
-any real number format, only small beta are, and the theorem's "some lambda" is needed.
+Theorem 5.2 says that the opponent is not a minimum for "some lambda". In a log-linear class whose
+parameters form a convex set this is true of every beta, as in a table. Where the parameters are
+quantised, as in any number format, it is true of small beta alone.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.witnesses import witness_limit
 from spin_theory.divergences import kl, tv
 from spin_theory.losses import penalty_slope
 from spin_theory.minima.log_linear import (
     LogLinearClass,
-    Vector,
-    as_vector,
-    minimise_within,
-    trust_newton,
 )
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import EQUAL_TV, ROUNDING, STATIONARY
+from spin_theory.policies import TabularPolicy
+from spin_theory.tolerances import EQUAL_TV, ROUNDING, Tolerance
 
-__all__ = [
-    "check_fixed_point_is_sft",
-    "check_log_linear_necessity",
-    "check_quantised_necessity",
-]
+__all__ = ["CLAIMS", "check_log_linear_necessity", "check_quantised_necessity"]
+
+EXACT = Tolerance(0.0, "the residual counts failures; none is allowed")
 
 
 def check_log_linear_necessity(
@@ -49,7 +43,7 @@ def check_log_linear_necessity(
     Parameters
     ----------
     family : LogLinearClass
-        The class; any convex set of parameters that holds both ends will do.
+        The class. Any convex set of parameters that contains `real` and `start` would do.
     real, start : Tensor, shape (D,)
         Parameters of p_data and of p_t, of different policies.
     betas : sequence of float, default (0.1, 1.0, 10.0, 1000.0)
@@ -57,7 +51,7 @@ def check_log_linear_necessity(
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -101,86 +95,6 @@ def check_log_linear_necessity(
         if not expected < 0:
             errors.append(math.inf)
     return Evidence(largest_error(errors), tolerance, {"slope": penalty_slope(loss_type) * both})
-
-
-def check_fixed_point_is_sft(
-    family: LogLinearClass,
-    data: TabularPolicy,
-    *,
-    beta: float,
-    loss_type: str = "logistic",
-    tolerance: float = STATIONARY,
-) -> Evidence:
-    r"""Check that SPIN rests where SFT does, in a log-linear class without p_data.
-
-    Parameters
-    ----------
-    family : LogLinearClass
-        The class.
-    data : TabularPolicy, shape (X, Y)
-        p_data, in the class or not.
-    beta : float
-        Pull towards the opponent, > 0, no unit.
-    loss_type : {'logistic', 'exponential'}, default 'logistic'
-        The penalty.
-    tolerance : float, default 1e-10
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: norm of SPIN's gradient where the opponent is SFT's solution, relative to
-        beta times the features' size, and the distance in nats that :func:`minimise_within`
-        goes from there. `misfit` is KL(p_data || SFT's solution) in nats: positive, it shows a
-        fixed point of SPIN that is not the data, so that Theorem 5.2 needs p_data in the class.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, `beta` is not > 0, or the penalty is not smooth.
-
-    Notes
-    -----
-    Derived. Both are stationary where the features have their means under p_data, and both
-    objectives are convex.
-
-    Examples
-    --------
-    >>> generator = torch.Generator().manual_seed(0)
-    >>> features = torch.randn(2, 6, 2, generator=generator, dtype=torch.float64)
-    >>> data = TabularPolicy.random(2, 6, seed=0, smallest=0.1)
-    >>> evidence = check_fixed_point_is_sft(LogLinearClass(features), data, beta=0.5)
-    >>> evidence.holds, evidence.numbers["misfit"] > 0.01
-    (True, True)
-    """
-    features = family.features
-    origin = np.zeros(features.shape[-1])
-    require_same_shape(data=data, family=family.policy(torch.from_numpy(origin)))
-
-    def negative_likelihood(theta: Vector) -> float:
-        table = family.log_probs(torch.from_numpy(theta))
-        return -float((data.probs * table).sum() / len(table))
-
-    def excess_means(theta: Vector) -> Vector:
-        probs = family.policy(torch.from_numpy(theta)).probs
-        return as_vector(torch.einsum("xy,xyd->d", probs - data.probs, features) / len(probs))
-
-    def covariance(theta: Vector) -> Vector:
-        probs = family.policy(torch.from_numpy(theta)).probs
-        centred = features - torch.einsum("xy,xyd->xd", probs, features)[:, None]
-        return as_vector(torch.einsum("xy,xyd,xye->de", probs, centred, centred) / len(probs))
-
-    theta = torch.from_numpy(trust_newton(negative_likelihood, excess_means, covariance, origin))
-    found = minimise_within(family, theta, data, beta=beta, loss_type=loss_type)
-    start = theta.clone().requires_grad_()
-    opponent = family.policy(theta)
-    value = spin_objective(family.policy(start), opponent, data, beta=beta, loss_type=loss_type)
-    (gradient,) = torch.autograd.grad(value, start)
-    errors = [
-        float(gradient.norm() / (beta * features.abs().max())),
-        float(kl(opponent, found.policy).max()),
-    ]
-    return Evidence(largest_error(errors), tolerance, {"misfit": float(kl(data, opponent).mean())})
 
 
 def check_quantised_necessity(
@@ -235,14 +149,16 @@ def check_quantised_necessity(
     if reach < 1:
         raise ValueError(f"reach must be >= 1, got {reach!r}")
     if loss_type == "correlation":
-        raise ValueError("loss_type correlation has witnesses without end; use another")
+        raise ValueError("loss_type must not be correlation, for which every beta is a witness")
     steps = itertools.product(range(-reach, reach + 1), repeat=family.features.shape[-1])
     grid = [torch.tensor(step, dtype=torch.float64) * spacing for step in steps if any(step)]
     members = [family.policy(theta) for theta in grid]
     opponent = family.policy(torch.zeros(family.features.shape[-1], dtype=torch.float64))
     tables = torch.stack([policy.log_probs.flatten() for policy in [opponent, *members]])
     if float(torch.pdist(tables, p=math.inf).min()) <= ROUNDING * float(tables.abs().max()):
-        raise ValueError("features must give no two grid points the same policy, and did")
+        raise ValueError(
+            "features must give every grid point a policy of its own; two have the same"
+        )
     failures, limits = 0, []
     for data in members:
 
@@ -260,4 +176,31 @@ def check_quantised_necessity(
         start = float(spin_objective(opponent, opponent, data, beta=1.0, loss_type=loss_type))
         failures += not (least(own / 2) < start <= least(2 * largest))
         limits.append(largest)
-    return Evidence(float(failures), 0.0, {"limit": min(limits), "members": float(len(members))})
+    return Evidence(float(failures), EXACT, {"limit": min(limits), "members": float(len(members))})
+
+
+CLAIMS = (
+    Claim(
+        name="5.2 log-linear class",
+        statement="In a log-linear class that contains `p_data`, the opponent is not stationary "
+        "either, at any beta, unless it is the data.",
+        source="derived",
+        function=check_log_linear_necessity,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_log_linear_necessity(
+            LogLinearClass(draw.features), *draw.parameters
+        ),
+    ),
+    Claim(
+        name="5.2 quantised class",
+        statement="With quantised parameters beta has to be small. At half of the interval that "
+        "belongs to `p_data` the opponent is not the minimum; at twice the longest interval of "
+        "the class it is.",
+        source="derived",
+        function=check_quantised_necessity,
+        tolerance=EXACT,
+        check=lambda draw, *_: check_quantised_necessity(
+            LogLinearClass(draw.features[..., :1]), spacing=1.0, reach=1
+        ),
+    ),
+)

@@ -3,8 +3,25 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-__all__ = ["Evidence", "largest_error"]
+__all__ = ["Evidence", "Finding", "largest_error"]
+
+
+class Finding(Protocol):
+    """What every check returns, whatever else its evidence holds."""
+
+    @property
+    def residual(self) -> float:
+        """How far the claim is from holding exactly; at least 0, or nan."""
+
+    @property
+    def tolerance(self) -> float:
+        """How large the residual may be."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim held."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +33,7 @@ class Evidence:
     residual : float
         How far the claim is from holding exactly, in the unit that the check names; at least 0.
     tolerance : float
-        What rounding may make of it.
+        How large the residual may be.
     numbers : mapping of str to float
         What else was computed on the way, by name.
 
@@ -39,12 +56,12 @@ class Evidence:
 
 
 def largest_error(errors: Iterable[float]) -> float:
-    """Make a residual of errors: the largest, but nan if one is nan, which `max` may pass over.
+    """Reduce errors to the largest one, or to nan if one is nan, which `max` may pass over.
 
     Parameters
     ----------
     errors : iterable of float
-        Each in the unit of the residual; one below 0 is none.
+        Each in the unit of the residual; one below 0 counts as 0.
 
     Returns
     -------

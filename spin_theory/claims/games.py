@@ -1,4 +1,4 @@
-"""What is claimed of whole games, iteration after iteration, as checks that can say no."""
+"""What is claimed of whole games, iteration after iteration."""
 
 import math
 from collections.abc import Sequence
@@ -6,29 +6,30 @@ from functools import partial
 
 import torch
 
+from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
-from spin_theory.divergences import renyi, tv
+from spin_theory.claims.instances import Draw
+from spin_theory.divergences import tv
 from spin_theory.games.iterates import observed_multipliers
 from spin_theory.games.opponents import average_of_iterates, geometric_mixture, mixed_samples
 from spin_theory.games.play import Game, play
 from spin_theory.games.rates import mixing_multipliers, multiplier, predicted_policy
 from spin_theory.games.solvers import Solver
 from spin_theory.games.stability import linearise
-from spin_theory.minima.closed_forms import Update, closed_form_update, exact
-from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.minima.closed_forms import exact
+from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import LINEAR_RATE, ROUNDING
 
 __all__ = [
+    "CLAIMS",
     "check_averaged_play",
     "check_geometric_mixture",
     "check_iterates",
     "check_mixing",
-    "check_update_normaliser",
-    "update_exists",
 ]
 
-NEARBY = 3e-8
-"""Log-ratio in nats from the data at which a game counts as linear; squared, it is rounding."""
+NEARBY = 3e-8  # nats from the data at which a game counts as linear; squared, it is rounding
+LEAST_LINEAR_BETA = 0.3  # below it a game that starts this near is soon too far away
 
 
 def check_iterates(
@@ -51,9 +52,9 @@ def check_iterates(
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     solver : Solver, default exact
-        What is claimed to be an iteration.
+        The solver that is claimed to solve an iteration.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -111,9 +112,9 @@ def check_mixing(
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     seed : int, default 0
-        Of the direction of the start.
+        Seed of the direction in which the start differs from the data.
     tolerance : float, default 1e-6
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -137,12 +138,13 @@ def check_mixing(
     linear = linearise(
         [data] * 3, data, beta=beta, depth=2, loss_type=loss_type, opponent=mixed_samples
     )
-    game = _near(data, beta, loss_type, seed, iterations=4)
+    game = _near(data, beta, loss_type, seed, 4, averaged=False)
     first, second, third, *later = (
         policy.log_probs - data.log_probs for policy in game.policies[1:]
     )
     half = (1 - multiplier(beta=beta, loss_type=loss_type)) / 2
     errors = [abs(linear.spectral_radius - predicted) / predicted]
+    # The recurrence: new = (1 - half) old - half oldest, up to a constant per prompt.
     for oldest, old, new in ((first, second, third), (second, third, *later)):
         excess = new - (1 - half) * old + half * oldest
         spread = excess - excess.mean(dim=-1, keepdim=True)
@@ -175,13 +177,13 @@ def check_geometric_mixture(
     base_weight : float
         Weight w of p_0 in the opponent, in [0, 1], no unit.
     iterations : int, default 4
-        How many to play.
+        Number of iterations to play.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     solver : Solver, default exact
-        What is claimed to be an iteration.
+        The solver that is claimed to solve an iteration.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -206,7 +208,6 @@ def check_geometric_mixture(
     >>> check_geometric_mixture(start, data, beta=0.5, base_weight=0.3).holds
     True
     """
-    rule = partial(geometric_mixture, base_weight=base_weight)
     game = play(
         start,
         data,
@@ -214,7 +215,7 @@ def check_geometric_mixture(
         iterations=iterations,
         loss_type=loss_type,
         solver=solver,
-        opponent=rule,
+        opponent=partial(geometric_mixture, base_weight=base_weight),
     )
     m = multiplier(beta=beta, loss_type=loss_type)
     power, largest, errors = 1.0, 1.0, []
@@ -247,13 +248,13 @@ def check_averaged_play(
     beta : float
         Pull towards the opponent, > 0, no unit.
     iterations : int, default 8
-        How many to play.
+        Number of iterations to play.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
     seed : int, default 0
-        Of the direction of the start.
+        Seed of the direction in which the start differs from the data.
     tolerance : float, default 1e-6
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -289,109 +290,62 @@ def check_averaged_play(
     return Evidence(residual, tolerance, {"factor": factors[-1]})
 
 
-def check_update_normaliser(
-    data: TabularPolicy,
-    opponent: TabularPolicy,
-    *,
-    beta: float,
-    update: Update = closed_form_update,
-    tolerance: float = ROUNDING,
-) -> Evidence:
-    r"""Check that the exact update's normaliser is a Renyi divergence.
-
-    Parameters
-    ----------
-    data, opponent : TabularPolicy, shape (X, Y)
-        p_data and p_t.
-    beta : float
-        Pull towards the opponent, > 0, no unit, not 1.
-    update : Update, default closed_form_update
-        What is claimed to have this normaliser.
-    tolerance : float, default 1e-12
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: largest error over responses of :math:`\log Z`, by which the update is short
-        of its exponent, relative to the exponents' size. On infinitely many responses the
-        update exists where this divergence is finite: :func:`update_exists`.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, or `beta` is 1 or not > 0.
-
-    Notes
-    -----
-    :math:`Z = \sum_y p_t (p_{data}/p_t)^{1/\beta}`, :math:`\log Z = (1/\beta - 1) \,
-    D_{1/\beta}(p_{data} \| p_t)`: order 10 at beta = 0.1.
-
-    Examples
-    --------
-    >>> data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
-    >>> check_update_normaliser(data, opponent, beta=0.1).holds
-    True
-    """
-    require_same_shape(data=data, opponent=opponent)
-    exponents = (data.log_probs - opponent.log_probs) / beta
-    updated = update(opponent, data, beta=beta, loss_type="logistic")
-    log_normaliser = opponent.log_probs + exponents - updated.log_probs  # of any response
-    order = 1 / beta
-    divergence = renyi(data, opponent, order=order)
-    size = 1 + exponents.abs().amax(dim=-1, keepdim=True)
-    error = (log_normaliser - (order - 1) * divergence[:, None]).abs() / size
-    return Evidence(float(error.max()), tolerance, {"log_normaliser": float(log_normaliser.max())})
-
-
-def update_exists(*, data_ratio: float, opponent_ratio: float, beta: float) -> bool:
-    r"""Whether SPIN's exact update exists for two geometric distributions.
-
-    Parameters
-    ----------
-    data_ratio, opponent_ratio : float
-        a and b of :math:`p_{data}(k) \propto a^k` and :math:`p_t(k) \propto b^k`, in (0, 1).
-    beta : float
-        Pull towards the opponent, > 0, no unit.
-
-    Returns
-    -------
-    bool
-        Whether :math:`\sum_k b^k (a/b)^{k/\beta}` is finite, that is :math:`b^{\beta - 1} a <
-        1`: data with a heavier tail than the opponent's have no update below some beta.
-
-    Raises
-    ------
-    ValueError
-        If a ratio is not in (0, 1) or `beta` is not > 0.
-
-    Examples
-    --------
-    >>> update_exists(data_ratio=0.9, opponent_ratio=0.5, beta=1.0)  # the data themselves
-    True
-    >>> update_exists(data_ratio=0.9, opponent_ratio=0.5, beta=0.5)  # 0.9^2 / 0.5
-    False
-    """
-    for name, ratio in {"data_ratio": data_ratio, "opponent_ratio": opponent_ratio}.items():
-        if not 0 < ratio < 1:
-            raise ValueError(f"{name} must be in (0, 1), got {ratio!r}")
-    if not beta > 0:
-        raise ValueError(f"beta must be > 0, got {beta!r}")
-    terms = (beta - 1) * math.log(opponent_ratio), math.log(data_ratio)
-    return sum(terms) < -ROUNDING * sum(map(abs, terms))  # at 0 all terms of the sum are 1
-
-
 def _near(
-    data: TabularPolicy,
-    beta: float,
-    loss_type: str,
-    seed: int,
-    iterations: int,
-    averaged: bool = False,
+    data: TabularPolicy, beta: float, loss_type: str, seed: int, iterations: int, *, averaged: bool
 ) -> Game:
-    """Play a game that starts `NEARBY`, so near that it is linear."""
+    """Play a game that starts so near the data that it is linear."""
     generator = torch.Generator().manual_seed(seed)
     shift = torch.randn(data.log_probs.shape, generator=generator, dtype=torch.float64)
     start = TabularPolicy.from_logits(data.log_probs + NEARBY * shift)
     rule = average_of_iterates if averaged else mixed_samples
     return play(start, data, beta=beta, iterations=iterations, loss_type=loss_type, opponent=rule)
+
+
+def _linear_beta(draw: Draw) -> float:
+    return max(LEAST_LINEAR_BETA, draw.beta)
+
+
+CLAIMS = (
+    Claim(
+        name="iterates, {loss_type}",
+        statement="After t exact iterations `p_t = p_data (p_0 / p_data)^(m_1 ... m_t)`, "
+        "normalised, with `m = 1 - 1 / beta` for logistic and `m = 1 - 1 / (2 beta)` for "
+        "exponential.",
+        source="derived",
+        function=check_iterates,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_iterates(
+            draw.opponent, draw.data, betas=[draw.beta, 2 * draw.beta, 5.0], loss_type=loss_type
+        ),
+        loss_types=("logistic", "exponential"),
+    ),
+    Claim(
+        name="mixed samples near the data",
+        statement="With the samples of two iterates mixed, deviations from the data are multiplied "
+        "by the roots of `r^2 - (1 - 1 / (2 beta)) r + 1 / (2 beta)`.",
+        source="derived",
+        function=check_mixing,
+        tolerance=LINEAR_RATE,
+        check=lambda draw, *_: check_mixing(draw.small_data, beta=_linear_beta(draw)),
+    ),
+    Claim(
+        name="geometric mixture",
+        statement="Against a geometric mixture with `p_0` of weight w, deviations are multiplied "
+        "by `(1 - 1 / beta) (1 - w)`, and the limit is not the data.",
+        source="Alami et al., derived",
+        function=check_geometric_mixture,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_geometric_mixture(
+            draw.opponent, draw.data, beta=draw.beta, base_weight=0.3
+        ),
+    ),
+    Claim(
+        name="fictitious play near the data",
+        statement="Against the average of all iterates, the average's deviation from the data "
+        "falls like `t^(-1 / beta)`, at every beta.",
+        source="Alami et al., derived",
+        function=check_averaged_play,
+        tolerance=LINEAR_RATE,
+        check=lambda draw, *_: check_averaged_play(draw.small_data, beta=_linear_beta(draw)),
+    ),
+)

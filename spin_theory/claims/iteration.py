@@ -1,34 +1,20 @@
-"""What is claimed of one iteration of SPIN, as checks that can say no.
-
-Each takes what is claimed as an argument where that is a function, so that a wrong one can be
-put in its place. Theorems 5.2 and 5.4 have :mod:`spin_theory.claims.theorems` to themselves.
-"""
+"""What is claimed of one iteration of SPIN."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.functional import jacobian
 
+from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence
 from spin_theory.divergences import kl
-from spin_theory.losses import penalty_named, penalty_slope, require_beta
+from spin_theory.losses import penalty_named
 from spin_theory.minima.closed_forms import Update, closed_form_update, opponent_update
 from spin_theory.minima.problems import InnerProblem
-from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.policies import TabularPolicy, require_same_shape
 from spin_theory.tolerances import ROUNDING
 
-__all__ = [
-    "LogProbs",
-    "check_first_step_is_sft",
-    "check_likelihood_rises",
-    "check_opponent_update",
-    "check_start_value",
-]
-
-LogProbs = Callable[[Tensor], Tensor]
-"""A differentiable policy class: from parameters (D,) to normalised log-probs (X, Y)."""
+__all__ = ["CLAIMS", "check_likelihood_rises", "check_opponent_update", "check_start_value"]
 
 
 def check_opponent_update(
@@ -53,9 +39,9 @@ def check_opponent_update(
     beta : float
         Strength of the penalty, > 0, no unit.
     update : callable, default opponent_update
-        What is claimed to be the maximiser.
+        The function that is claimed to give the maximiser.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -90,6 +76,7 @@ def check_opponent_update(
     def value(policy: TabularPolicy) -> Tensor:
         return (policy.probs * advantages).sum(dim=-1) - beta * kl(policy, opponent)
 
+    # Gibbs: E_p f - beta KL(p || p_t) = partition - beta KL(p || best), for every p.
     partition = beta * torch.logsumexp(opponent.log_probs + advantages / beta, dim=-1)
     size = advantages.abs().amax(dim=-1) + beta * (kl(best, opponent) + kl(other, opponent)) + beta
     errors = torch.stack(
@@ -100,152 +87,6 @@ def check_opponent_update(
         ]
     )
     return Evidence(float(errors.max()), tolerance, {"maximum": float(value(best).mean())})
-
-
-def check_first_step_is_sft(
-    log_probs: LogProbs,
-    parameters: Tensor,
-    data: TabularPolicy,
-    *,
-    beta: float,
-    loss_type: str = "logistic",
-    prompt_probs: Tensor | None = None,
-    tolerance: float = ROUNDING,
-) -> Evidence:
-    r"""Check that SPIN's gradient at the opponent is SFT's, for any differentiable class.
-
-    Parameters
-    ----------
-    log_probs : callable
-        From parameters (D,), float64, to normalised log-probs (X, Y): a table, a log-linear
-        class, a network.
-    parameters : Tensor, shape (D,)
-        theta_t, the opponent's.
-    data : TabularPolicy, shape (X, Y)
-        p_data; it need not be in the class.
-    beta : float
-        Pull towards the opponent, > 0, no unit.
-    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
-        The penalty :math:`\ell`.
-    prompt_probs : Tensor, shape (X,), optional
-        Distribution q(x) of the prompts; uniform by default.
-    tolerance : float, default 1e-12
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: norm of the difference of the two gradients, relative to the size of what
-        they sum.
-
-    Raises
-    ------
-    ValueError
-        If `beta` is not finite and > 0, `loss_type` is unknown, or shapes differ.
-
-    Notes
-    -----
-    :math:`\nabla L(\theta_t, \theta_t) = \beta \, \ell'(0) \, E_{p_{data}} \nabla \log p_\theta`:
-    the opponent's score has mean zero under its own samples. So to first order SPIN is SFT on
-    summed log-probs with the learning rate scaled by :math:`\beta |\ell'(0)|`.
-
-    Examples
-    --------
-    >>> data = TabularPolicy.random(2, 4, seed=0)
-    >>> features = torch.randn(2, 4, 3, dtype=torch.float64)
-    >>> def log_linear(theta):
-    ...     return torch.log_softmax(features @ theta, dim=-1)
-    >>> check_first_step_is_sft(log_linear, torch.ones(3).double(), data, beta=0.1).holds
-    True
-    """
-    require_beta(beta)
-    theta = parameters.detach().clone().requires_grad_()
-    table = log_probs(theta)
-    opponent = TabularPolicy(table.detach())
-    value = spin_objective(
-        TabularPolicy(table),
-        opponent,
-        data,
-        beta=beta,
-        loss_type=loss_type,
-        prompt_probs=prompt_probs,
-    )
-    (gradient,) = torch.autograd.grad(value, theta, retain_graph=True)
-    real = prompt_average((data.probs * table).sum(dim=-1), prompt_probs)
-    (sft,) = torch.autograd.grad(real, theta, retain_graph=True)
-    # The size of the terms: what the gradient would be if no score cancelled another.
-    spread = torch.autograd.grad((table * (data.probs + opponent.probs)).sum(), theta)[0]
-    slope = penalty_slope(loss_type)
-    size = beta * (sft.norm() + spread.norm() + _largest_score(log_probs, theta))
-    size = size + torch.finfo(torch.float64).tiny  # of one response, all scores are zero
-    residual = float((gradient - beta * slope * sft).norm() / size)
-    return Evidence(
-        residual,
-        tolerance,
-        {"gradient_norm": float(gradient.norm()), "learning_rate_scale": beta * abs(slope)},
-    )
-
-
-def _largest_score(log_probs: LogProbs, theta: Tensor) -> Tensor:
-    """Norm of the gradients of all log-probs: the scale on which their sums cancel."""
-    rows: Tensor = jacobian(log_probs, theta.detach())  # type: ignore[no-untyped-call]
-    largest: Tensor = rows.flatten(0, 1).norm(dim=-1).max()
-    return largest
-
-
-def check_likelihood_rises(
-    data: TabularPolicy,
-    opponent: TabularPolicy,
-    *,
-    beta: float,
-    loss_type: str = "logistic",
-    update: Update = closed_form_update,
-    tolerance: float = ROUNDING,
-) -> Evidence:
-    r"""Check that an exact iteration never lowers E log p(real) from beta = 1 on.
-
-    Parameters
-    ----------
-    data, opponent : TabularPolicy, shape (X, Y)
-        p_data and p_t.
-    beta : float
-        Pull towards the opponent, no unit; the claim is made for beta >= 1 (exponential: 1/2).
-    loss_type : {'logistic', 'exponential'}, default 'logistic'
-        The penalty.
-    update : Update, default closed_form_update
-        What is claimed to raise the likelihood.
-    tolerance : float, default 1e-12
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: how far KL(p_data || p_{t+1}) is above KL(p_data || p_t) in any prompt, in
-        nats, relative to its size. `change` is the change of E log p(real) in nats.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ or the penalty has no closed form.
-
-    Notes
-    -----
-    :math:`p_{t+1} \propto p_t^{1-s} p_{data}^s` with :math:`s = 1/\beta \le 1` lies between the
-    two, and KL(p_data || .) falls along that path. Below beta = 1 the update overshoots, and the
-    likelihood of real responses can fall while the objective does: likelihood displacement.
-
-    Examples
-    --------
-    >>> data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
-    >>> check_likelihood_rises(data, opponent, beta=2.0).holds
-    True
-    >>> check_likelihood_rises(data, opponent, beta=0.1).holds  # nobody claims it would
-    False
-    """
-    updated = update(opponent, data, beta=beta, loss_type=loss_type)
-    before, after = kl(data, opponent), kl(data, updated)
-    residual = float(((after - before) / (1 + before)).max().clamp(min=0))
-    return Evidence(residual, tolerance, {"change": float((before - after).mean())})
 
 
 def check_start_value(
@@ -270,7 +111,7 @@ def check_start_value(
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -302,3 +143,95 @@ def check_start_value(
     values = problem.values(opponent)
     residual = float(((values - expected).abs() / expected).max())
     return Evidence(residual, tolerance, {"value": float(values.mean())})
+
+
+def check_likelihood_rises(
+    data: TabularPolicy,
+    opponent: TabularPolicy,
+    *,
+    beta: float,
+    loss_type: str = "logistic",
+    update: Update = closed_form_update,
+    tolerance: float = ROUNDING,
+) -> Evidence:
+    r"""Check that an exact iteration never lowers E log p(real) from beta = 1 on.
+
+    Parameters
+    ----------
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data and p_t.
+    beta : float
+        Pull towards the opponent, no unit; the claim is made for beta >= 1 (exponential: 1/2).
+    loss_type : {'logistic', 'exponential'}, default 'logistic'
+        The penalty.
+    update : Update, default closed_form_update
+        The update that is claimed to raise the likelihood.
+    tolerance : float, default 1e-12
+        Largest residual at which the claim holds.
+
+    Returns
+    -------
+    Evidence
+        Residual: how far KL(p_data || p_{t+1}) is above KL(p_data || p_t) in any prompt, in
+        nats, relative to its size. `change` is the change of E log p(real) in nats.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or the penalty has no closed form.
+
+    Notes
+    -----
+    :math:`p_{t+1} \propto p_t^{1-s} p_{data}^s` with :math:`s = 1/\beta \le 1` lies between the
+    two, and KL(p_data || .) falls along that path. Below beta = 1 the update overshoots, and the
+    likelihood of real responses can fall while the objective does: likelihood displacement.
+
+    Examples
+    --------
+    >>> data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    >>> check_likelihood_rises(data, opponent, beta=2.0).holds
+    True
+    >>> check_likelihood_rises(data, opponent, beta=0.1).holds  # not claimed below 1
+    False
+    """
+    updated = update(opponent, data, beta=beta, loss_type=loss_type)
+    before, after = kl(data, opponent), kl(data, updated)
+    residual = float(((after - before) / (1 + before)).max().clamp(min=0))
+    return Evidence(residual, tolerance, {"change": float((before - after).mean())})
+
+
+CLAIMS = (
+    Claim(
+        name="SPIN (4.4) opponent's update",
+        statement="The opponent's best response to the advantages f is `p_t e^(f / beta)`, "
+        "normalised.",
+        source="SPIN, eq. (4.4)",
+        function=check_opponent_update,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_opponent_update(
+            draw.opponent, draw.other.log_probs, draw.data, beta=draw.beta
+        ),
+    ),
+    Claim(
+        name="start value l(0)",
+        statement="At the opponent the objective is `l(0)`, whatever the tables; with a history "
+        "term it is `(1 + history_weight) l(0)`.",
+        source="SPIN, eq. (4.7)",
+        function=check_start_value,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_start_value(
+            draw.data, draw.opponent, beta=draw.beta, history_weight=0.1
+        ),
+    ),
+    Claim(
+        name="likelihood rises, beta >= 1",
+        statement="An exact iteration never lowers the expected log-prob of real responses if "
+        "beta is 1 or more. If beta is smaller, it may.",
+        source="derived",
+        function=check_likelihood_rises,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_likelihood_rises(
+            draw.data, draw.opponent, beta=max(1.0, draw.beta)
+        ),
+    ),
+)

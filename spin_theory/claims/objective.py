@@ -1,4 +1,4 @@
-"""What is claimed of SPIN's objective and its values, as checks that can say no."""
+"""What is claimed of the shape of SPIN's objective and of its least value."""
 
 import math
 from collections.abc import Callable
@@ -6,26 +6,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.distance import pair_policies
 from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.claims.instances import Draw
 from spin_theory.divergences import bhattacharyya, js, tv
-from spin_theory.losses import penalty_named, spin_loss
+from spin_theory.losses import PENALTIES
 from spin_theory.minima.certificates import certify, descending_ray
 from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum, hinge_programme
 from spin_theory.minima.minimise import minimise
 from spin_theory.minima.optimal import optimality_gap
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
+from spin_theory.policies import TabularPolicy, prompt_average
 from spin_theory.tolerances import EQUAL_TV, PROGRAMME, ROUNDING
 
 __all__ = [
+    "CLAIMS",
     "check_convexity",
-    "check_degeneracy",
-    "check_distance_bounds",
     "check_hinge_duality",
     "check_optimal_value",
     "check_unbounded",
-    "pair_policies",
 ]
 
 
@@ -46,9 +47,10 @@ def check_convexity(
     one, other : TabularPolicy, shape (X, Y)
         Ends of the segment.
     values : callable, optional
-        What is claimed to be convex, from a policy to shape (X,); the problem's by default.
+        Function that is claimed to be convex, from a policy to shape (X,); by default the
+        problem's objective.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -75,37 +77,6 @@ def check_convexity(
     return Evidence(residual, tolerance, {"curvature": -float(above[1].mean())})
 
 
-def pair_policies(
-    data: TabularPolicy, opponent: TabularPolicy
-) -> tuple[TabularPolicy, TabularPolicy]:
-    r"""Distributions of the pairs (y, y') in the two orders.
-
-    Parameters
-    ----------
-    data, opponent : TabularPolicy, shape (X, Y)
-        p_data and p_t.
-
-    Returns
-    -------
-    TabularPolicy, TabularPolicy, shape (X, Y * Y)
-        :math:`P = p_{data} \otimes p_t` and :math:`Q = p_t \otimes p_{data}`.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-
-    Examples
-    --------
-    >>> p, q = (TabularPolicy.from_probs([[a, 1 - a]]) for a in (0.5, 0.2))
-    >>> pair_policies(p, q)[0].probs
-    tensor([[0.1000, 0.4000, 0.1000, 0.4000]], dtype=torch.float64)
-    """
-    require_same_shape(data=data, opponent=opponent)
-    pairs = data.log_probs[:, :, None] + opponent.log_probs[:, None, :]
-    return TabularPolicy(pairs.flatten(1)), TabularPolicy(pairs.mT.flatten(1))
-
-
 def check_optimal_value(
     data: TabularPolicy,
     opponent: TabularPolicy,
@@ -126,7 +97,7 @@ def check_optimal_value(
     loss_type : {'logistic', 'hinge', 'exponential'}, default 'logistic'
         The penalty.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -169,7 +140,7 @@ def check_optimal_value(
         values, advantages = hinge_minimum(data, opponent)
         least = prompt_average(values, None)
         cheap = prompt_average(1 - tv(pairs, swapped), None)
-        tight = data.log_probs.shape[1] <= 2
+        tight = data.log_probs.shape[1] <= 2  # the cheap bound is the minimum there
         errors.append(abs(float(cheap - least)) if tight else float(cheap - least))
         order = (data.log_probs - opponent.log_probs).argsort(dim=-1, stable=True)
         errors.append(float((-advantages.gather(-1, order).diff(dim=-1)).clamp(min=0).sum()))
@@ -184,154 +155,6 @@ def check_optimal_value(
     )
 
 
-def check_distance_bounds(
-    data: TabularPolicy,
-    opponent: TabularPolicy,
-    margins: Tensor,
-    *,
-    tolerance: float = ROUNDING,
-) -> Evidence:
-    r"""Check that a SPIN loss on fresh pairs bounds the distance of opponent and data.
-
-    Parameters
-    ----------
-    data, opponent : TabularPolicy, shape (X, Y)
-        p_data and p_t.
-    margins : Tensor, shape (X, Y, Y)
-        Margin of y over y', no unit; fixed before the pairs are drawn, and antisymmetric.
-    tolerance : float, default 1e-12
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: the largest violation in nats of meter <= JS(P, Q) <= log 2, JS <= JS(P, Q)
-        <= 2 JS, and TV >= meter / (2 log 2). `meter` is log 2 minus the expected logistic loss.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ.
-
-    Notes
-    -----
-    The convergence meter: positive, it proves a difference; otherwise nothing. A margin that is
-    not antisymmetric proves nothing either, and fails this check where it seems to.
-
-    Examples
-    --------
-    >>> data, opponent = (TabularPolicy.random(1, 3, seed=seed) for seed in (0, 1))
-    >>> check_distance_bounds(data, opponent, torch.zeros(1, 3, 3).double()).holds
-    True
-    >>> check_distance_bounds(data, opponent, torch.full((1, 3, 3), 9.0).double()).holds
-    False
-    """
-    pairs, swapped = pair_policies(data, opponent)
-    if tuple(margins.shape) != (*data.log_probs.shape, data.log_probs.shape[1]):
-        raise ValueError(f"margins must have shape (X, Y, Y), got {tuple(margins.shape)}")
-    losses = penalty_named("logistic")(margins.flatten(1))
-    meter = math.log(2) - (pairs.probs * losses).sum(dim=-1)
-    of_pairs, of_responses, distance = js(pairs, swapped), js(data, opponent), tv(data, opponent)
-    violations = torch.stack(
-        [
-            meter - of_pairs,
-            of_pairs - math.log(2),
-            of_responses - of_pairs,
-            of_pairs - 2 * of_responses,
-            meter / (2 * math.log(2)) - distance,
-        ]
-    )
-    numbers = {"meter": float(meter.mean()), "tv": float(distance.mean())}
-    return Evidence(float(violations.max().clamp(min=0)), tolerance, numbers)
-
-
-def check_degeneracy(
-    data: TabularPolicy,
-    other: TabularPolicy,
-    *,
-    beta: float,
-    loss_type: str = "logistic",
-    tolerance: float = ROUNDING,
-) -> Evidence:
-    r"""Check what is left of SPIN's objective where the opponent is the data.
-
-    Parameters
-    ----------
-    data, other : TabularPolicy, shape (X, Y)
-        p_data = p_t, and another policy.
-    beta : float
-        Pull towards the opponent, > 0, no unit.
-    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
-        The penalty :math:`\ell`.
-    tolerance : float, default 1e-12
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: the value at y' = y as strings against the constant l(0); where the two are
-        equal as distributions, that p_data is the minimiser and the other policy above it by
-        the gap's identity (logistic, exponential), that the objective is flat while no margin
-        exceeds 1 (hinge), or everywhere (correlation). `rise` is how far the other is above.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, or a parameter is out of its range.
-
-    Notes
-    -----
-    Fact behind the degeneracy claim of [1]_: true of one pair of equal strings; as
-    distributions, logistic and exponential keep p_data as their only minimiser.
-
-    References
-    ----------
-    .. [1] Wang et al., "Triplets Better Than Pairs", NeurIPS 2025, arXiv:2601.08198v1.
-
-    Examples
-    --------
-    >>> data, other = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
-    >>> check_degeneracy(data, other, beta=1.0).numbers["rise"] > 0
-    True
-    >>> check_degeneracy(data, other, beta=1.0, loss_type="correlation").holds
-    True
-    """
-    require_same_shape(data=data, other=other)
-    penalty = penalty_named(loss_type)
-    scores = beta * (other.log_probs - data.log_probs)
-    at_zero = float(penalty(torch.zeros((), dtype=torch.float64)))
-    on_equal_strings = spin_loss(
-        policy_real_logps=other.log_probs,
-        policy_generated_logps=other.log_probs,
-        opponent_real_logps=data.log_probs,
-        opponent_generated_logps=data.log_probs,
-        beta=beta,
-        loss_type=loss_type,
-    )
-    errors = [float((on_equal_strings - at_zero).abs().max())]
-    at_data, value = (
-        float(spin_objective(policy, data, data, beta=beta, loss_type=loss_type))
-        for policy in (data, other)
-    )
-    rise = value - at_data
-    errors.append(abs(at_data - at_zero))
-    if loss_type in ("logistic", "exponential"):
-        gap = float(optimality_gap(other, data, data, beta=beta, loss_type=loss_type))
-        equal = float(tv(other, data).max()) <= EQUAL_TV
-        errors.append(abs(rise - gap) / (1 + value) if gap > 0 or equal else math.inf)
-        rise = gap
-    elif loss_type == "correlation":
-        errors.append(abs(rise) / (1 + float(scores.abs().max())))
-    else:
-        reach = float((scores.amax(dim=-1) - scores.amin(dim=-1)).max())
-        flat = TabularPolicy.from_logits(data.log_probs + scores / (beta * max(1.0, reach)))
-        errors.append(
-            abs(float(spin_objective(flat, data, data, beta=beta, loss_type="hinge")) - 1)
-        )
-        errors.append(-rise)
-    return Evidence(largest_error(errors), tolerance, {"rise": rise})
-
-
 def check_hinge_duality(
     data: TabularPolicy, opponent: TabularPolicy, *, tolerance: float = PROGRAMME
 ) -> Evidence:
@@ -342,7 +165,7 @@ def check_hinge_duality(
     data, opponent : TabularPolicy, shape (X, Y)
         p_data and p_t, of probabilities that HiGHS resolves: above about 1e-5.
     tolerance : float, default 1e-9
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -391,7 +214,7 @@ def check_unbounded(
     depth : float, default 1e6
         How far below 0 the objective is taken.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -412,11 +235,102 @@ def check_unbounded(
     """
     ray = descending_ray(data, opponent)
     if float(tv(data, opponent).min()) <= EQUAL_TV:
-        raise ValueError("opponent must differ from data in every prompt: there is no ray")
+        raise ValueError(
+            "opponent must differ from data in every prompt; where it does not, nothing falls"
+        )
     problem = InnerProblem(
         data=data, sampler=opponent, reference=opponent, beta=beta, loss_type="correlation"
     )
+    # At distance t along the ray the objective is 1 - slope t.
     policy = problem.policy(ray.direction * ((1 + depth) / ray.slope)[:, None])
     size = depth + problem.scores(policy).abs().amax(dim=-1)
     errors = (problem.values(policy) + depth).abs() / size
     return Evidence(float(errors.max()), tolerance, {"slope": float(ray.slope.min())})
+
+
+def _convex(draw: Draw, loss_type: str, *, tspin: bool) -> Evidence:
+    problem = InnerProblem(
+        data=draw.small_data,
+        sampler=draw.small_start,
+        reference=None if tspin else draw.small_start,
+        beta=draw.beta,
+        loss_type=loss_type,
+        initial=draw.small_other,
+        history_weight=0.1 if tspin else 0.0,
+    )
+    return check_convexity(problem, draw.small_start, draw.small_other)
+
+
+def _least_value(statement: str, source: str, loss_type: str) -> Claim:
+    return Claim(
+        name="least value, {loss_type}",
+        statement=statement,
+        source=source,
+        function=check_optimal_value,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_optimal_value(
+            draw.small_data,
+            draw.small_start,
+            draw.small_other,
+            beta=draw.beta,
+            loss_type=loss_type,
+        ),
+        loss_types=(loss_type,),
+    )
+
+
+CLAIMS = (
+    Claim(
+        name="convexity, SPIN {loss_type}",
+        statement="SPIN's objective is convex in the log-probs of a table.",
+        source="derived",
+        function=check_convexity,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: _convex(draw, loss_type, tspin=False),
+        loss_types=tuple(PENALTIES),
+    ),
+    Claim(
+        name="convexity, T-SPIN {loss_type}",
+        statement="T-SPIN's objective is convex in the log-probs of a table, history included.",
+        source="derived",
+        function=check_convexity,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: _convex(draw, loss_type, tspin=True),
+        loss_types=tuple(PENALTIES),
+    ),
+    _least_value(
+        "The least value of the logistic objective is `log 2 - JS(P, Q)`, with P and Q the two "
+        "orders of a pair of a real and a generated response.",
+        "SPIN, Lemma C.2",
+        "logistic",
+    ),
+    _least_value(
+        "The least value of the hinge objective is the length of a shortest path, and at least "
+        "`1 - TV(P, Q)`.",
+        "derived",
+        "hinge",
+    ),
+    _least_value(
+        "The least value of the exponential objective is `BC(p_data, p_t)^2`, the squared "
+        "Bhattacharyya coefficient.",
+        "derived",
+        "exponential",
+    ),
+    Claim(
+        name="least value, hinge by HiGHS",
+        statement="A linear programme and its dual give the shortest path's length too.",
+        source="derived",
+        function=check_hinge_duality,
+        tolerance=PROGRAMME,
+        check=lambda draw, *_: check_hinge_duality(draw.small_data, draw.small_start),
+    ),
+    Claim(
+        name="unbounded, correlation",
+        statement="The correlation objective has no least value where the opponent differs from "
+        "the data: it falls without end along a ray.",
+        source="derived",
+        function=check_unbounded,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_unbounded(draw.small_data, draw.small_start, beta=draw.beta),
+    ),
+)

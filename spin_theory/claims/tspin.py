@@ -1,4 +1,4 @@
-"""What T-SPIN's paper and our derivations claim, as checks that can say no."""
+"""What the paper of T-SPIN claims."""
 
 import math
 from collections.abc import Callable
@@ -7,27 +7,16 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jacobian
 
-from spin_theory.claims.evidence import Evidence, largest_error
-from spin_theory.claims.iteration import LogProbs
-from spin_theory.divergences import entropy, kl, tv
-from spin_theory.games.opponents import without_reference
-from spin_theory.games.stability import fixed_point, linearise
-from spin_theory.losses import penalty_named, require_beta
-from spin_theory.minima.closed_forms import exact
-from spin_theory.minima.minimise import minimise_problem
-from spin_theory.minima.problems import InnerProblem
+from spin_theory.claims.claim import Claim
+from spin_theory.claims.evidence import Evidence
+from spin_theory.claims.first_step import LogProbs
+from spin_theory.divergences import entropy, kl
+from spin_theory.losses import PENALTIES, penalty_named, require_beta
 from spin_theory.objectives.objectives import tspin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import FIXED_POINT, ROUNDING
+from spin_theory.tolerances import ROUNDING
 
-__all__ = [
-    "check_tspin_fixed_point",
-    "check_tspin_gradient",
-    "check_tspin_opponent",
-    "check_tspin_update",
-]
-
-Update = Callable[[InnerProblem], TabularPolicy]
+__all__ = ["CLAIMS", "check_tspin_gradient", "check_tspin_opponent"]
 
 
 def check_tspin_opponent(
@@ -49,10 +38,10 @@ def check_tspin_opponent(
     beta : float
         Weight of the entropy, > 0, no unit. Written :math:`\alpha` in [1]_.
     update : callable, optional
-        What is claimed to be the maximiser, from confidences and beta;
+        Function that is claimed to give the maximiser, from confidences and beta;
         :math:`\propto e^{c/\beta}` by default.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -128,10 +117,10 @@ def check_tspin_gradient(
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     gradient : callable, optional
-        What is claimed to be the gradient, from parameters to (D,); automatic differentiation
-        of :func:`tspin_objective` by default.
+        Function that is claimed to be the gradient, from parameters to (D,); by default
+        automatic differentiation of :func:`tspin_objective`.
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -212,152 +201,35 @@ def _slopes(margins: Tensor, loss_type: str) -> Tensor:
     return -torch.ones_like(margins)
 
 
-def check_tspin_update(
-    opponent: TabularPolicy,
-    data: TabularPolicy,
-    *,
-    beta: float,
-    loss_type: str = "logistic",
-    update: Update = exact,
-    tolerance: float = ROUNDING,
-) -> Evidence:
-    r"""Check the closed form of T-SPIN's iteration without history.
-
-    Parameters
-    ----------
-    opponent, data : TabularPolicy, shape (X, Y)
-        pi_t and p_data.
-    beta : float
-        Scale on log-prob differences, > 0, no unit. Written :math:`\alpha` in [1]_.
-    loss_type : {'logistic', 'exponential'}, default 'logistic'
-        The penalty.
-    update : callable, default exact
-        What is claimed to be the minimiser of an :class:`InnerProblem`.
-    tolerance : float, default 1e-12
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: largest total variation distance from :func:`minimise_problem`, and its
-        certified gap.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, `beta` is not > 0, or the penalty has no closed form.
-
-    Notes
-    -----
-    :math:`\pi_{t+1} \propto (p_{data}/\pi_t)^{1/\alpha}`: multiplier :math:`-1/\alpha`, a 2-cycle
-    at the published :math:`\alpha = 1`, and a fixed point that is not p_data.
-
-    References
-    ----------
-    .. [1] Wang et al., "Triplets Better Than Pairs", NeurIPS 2025, arXiv:2601.08198v1.
-
-    Examples
-    --------
-    >>> opponent, data = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
-    >>> check_tspin_update(opponent, data, beta=1.0).holds
-    True
-    """
-    problem = InnerProblem(
-        data=data, sampler=opponent, reference=None, beta=beta, loss_type=loss_type
-    )
-    minimum = minimise_problem(problem)
-    distance = float(tv(update(problem), minimum.policy).max())
-    numbers = {"gap": minimum.gap, "objective": minimum.objective}
-    return Evidence(largest_error([distance, minimum.gap]), tolerance, numbers)
-
-
-def check_tspin_fixed_point(
-    start: TabularPolicy,
-    data: TabularPolicy,
-    *,
-    beta: float,
-    history_weight: float = 0.0,
-    loss_type: str = "logistic",
-    tolerance: float = FIXED_POINT,
-) -> Evidence:
-    r"""Check where T-SPIN's exact game of one prompt rests, and what history does to it.
-
-    Parameters
-    ----------
-    start, data : TabularPolicy, shape (1, Y)
-        pi_0 and p_data.
-    beta : float
-        Scale on log-prob differences, > 0, no unit. Written :math:`\alpha` in [1]_.
-    history_weight : float, default 0.0
-        Weight of the historical advantage, >= 0, no unit. Written :math:`\beta` in [1]_.
-    loss_type : {'logistic', 'exponential'}, default 'logistic'
-        The penalty.
-    tolerance : float, default 1e-10
-        What the residual may be.
-
-    Returns
-    -------
-    Evidence
-        Residual: total variation distance of the fixed point and its next exact iterate;
-        without history also of :math:`p_{data}^{1/(1 + \alpha)}`, and the error of the spectral
-        radius against :math:`1/\alpha`; with history, a spectral radius that is not below the
-        one without. `tv` is the distance of the fixed point from p_data, `spectral_radius` says
-        whether the game settles there.
-
-    Raises
-    ------
-    ValueError
-        If there is more than one prompt, a parameter is out of its range, or no fixed point is
-        found.
-
-    Notes
-    -----
-    Derived; not in [1]_. At the published :math:`\alpha = 1` history turns a neutral 2-cycle
-    into a contraction, so it does steady the game, but not at the data.
-
-    References
-    ----------
-    .. [1] Wang et al., "Triplets Better Than Pairs", NeurIPS 2025, arXiv:2601.08198v1.
-
-    Examples
-    --------
-    >>> start, data = (TabularPolicy.random(1, 5, seed=seed, smallest=0.1) for seed in (0, 1))
-    >>> evidence = check_tspin_fixed_point(start, data, beta=1.0, history_weight=0.1)
-    >>> evidence.holds, evidence.numbers["spectral_radius"] < 1, evidence.numbers["tv"] > 0.01
-    (True, True, True)
-    """
-    scale = beta if loss_type == "logistic" else 2 * beta
-    point = fixed_point(
-        start,
-        data,
-        beta=beta,
-        loss_type=loss_type,
-        opponent=without_reference,
-        history_weight=history_weight,
-        damping=scale / (1 + scale),
-    )
-    problem = InnerProblem(
-        data=data,
-        sampler=point,
-        reference=None,
-        beta=beta,
-        loss_type=loss_type,
-        initial=start,
-        history_weight=history_weight,
-    )
-    errors = [float(tv(minimise_problem(problem).policy, point).max())]
-    radius = linearise(
-        [start, point],
-        data,
-        beta=beta,
-        loss_type=loss_type,
-        opponent=without_reference,
-        history_weight=history_weight,
-    ).spectral_radius
-    if history_weight == 0:
-        expected = TabularPolicy.from_logits(data.log_probs / (1 + scale))
-        errors += [float(tv(point, expected).max()), abs(radius - 1 / scale) * scale]
-    elif data.log_probs.shape[-1] > 1:
-        errors.append(radius * scale - 1)
-    numbers = {"spectral_radius": radius, "tv": float(tv(point, data).max())}
-    return Evidence(largest_error(errors), tolerance, numbers)
+CLAIMS = (
+    Claim(
+        name="T-SPIN Proposition 1",
+        statement="The policy that maximises the mean confidence c plus beta times the entropy is "
+        "`e^(c / beta)`, normalised.",
+        source="T-SPIN, Proposition 1",
+        function=check_tspin_opponent,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_tspin_opponent(
+            draw.data.log_probs, draw.other, beta=draw.beta
+        ),
+    ),
+    Claim(
+        name="T-SPIN Theorem 1, {loss_type}",
+        statement="T-SPIN's gradient is the sum over triplets of Theorem 1, in any differentiable "
+        "class of policies.",
+        source="T-SPIN, Theorem 1",
+        function=check_tspin_gradient,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_tspin_gradient(
+            draw.network,
+            draw.parameters.flatten(),
+            draw.small_start,
+            draw.small_other,
+            draw.small_data,
+            beta=draw.beta,
+            history_weight=0.1,
+            loss_type=loss_type,
+        ),
+        loss_types=tuple(PENALTIES),
+    ),
+)

@@ -1,4 +1,4 @@
-"""Random instances of all claims, checked and summarised claim by claim."""
+"""All claims checked on random instances, summarised claim by claim."""
 
 import math
 import multiprocessing
@@ -9,32 +9,33 @@ from itertools import islice
 
 import torch
 
-from spin_theory.claims.table import Instance, all_claims, random_instance
+from spin_theory.claims.instances import Instance, random_instance
+from spin_theory.claims.table import CASES
 from spin_theory.minima.closed_forms import Update, closed_form_update
 
-__all__ = ["Claim", "verify"]
+__all__ = ["Verdict", "verify"]
 
 CHUNK = 8  # instances that a worker process takes at a time
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim over all instances.
+class Verdict:
+    """What came out for one claim and penalty, over all instances.
 
     Attributes
     ----------
     name : str
         Which theorem, which direction, which penalty.
     instances : int
-        How many were checked.
+        Number of instances checked.
     failures : int
-        In how many the check said no.
+        Number of instances in which the claim failed.
     worst_residual : float
-        The largest residual.
+        Largest residual; infinite if one was nan.
     tolerance : float
-        What a residual may be.
+        How large a residual may be.
     hardest : Instance
-        Where the residual was largest.
+        The instance with the largest residual.
     """
 
     name: str
@@ -46,13 +47,13 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether no check said no."""
+        """Whether the claim held in every instance."""
         return self.failures == 0
 
 
 def verify(
     *, seeds: Iterable[int], update: Update = closed_form_update, jobs: int = 1
-) -> list[Claim]:
+) -> list[Verdict]:
     """Check every claim on the random instance of each seed.
 
     Parameters
@@ -60,14 +61,14 @@ def verify(
     seeds : iterable of int
         Seeds of the instances; at least one.
     update : Update, default closed_form_update
-        What is claimed to be SPIN's minimiser.
+        The function that is claimed to give SPIN's minimiser.
     jobs : int, default 1
-        Worker processes; 1 is this one.
+        Worker processes; with 1 everything runs in this process.
 
     Returns
     -------
-    list of Claim
-        All claims of :func:`spin_theory.claims.table.all_claims`, in its order.
+    list of Verdict
+        One for each of :data:`spin_theory.claims.table.CASES`, in that order.
 
     Raises
     ------
@@ -76,19 +77,19 @@ def verify(
 
     Examples
     --------
-    >>> all(claim.holds for claim in verify(seeds=range(2)))
+    >>> all(verdict.holds for verdict in verify(seeds=range(2)))
     True
     """
     if not jobs >= 1:
         raise ValueError(f"jobs must be >= 1, got {jobs!r}")
     outcomes = [outcome for chunk in _checked(_chunks(seeds), update, jobs) for outcome in chunk]
     if not outcomes:
-        raise ValueError("seeds must hold at least one, got none")
-    claims = []
+        raise ValueError("seeds must hold at least one seed, got none")
+    verdicts = []
     for name in outcomes[0].residuals:
         hardest = max(outcomes, key=lambda outcome: outcome.residuals[name])
-        claims.append(
-            Claim(
+        verdicts.append(
+            Verdict(
                 name=name,
                 instances=len(outcomes),
                 failures=sum(name in outcome.failed for outcome in outcomes),
@@ -97,7 +98,7 @@ def verify(
                 hardest=hardest.instance,
             )
         )
-    return claims
+    return verdicts
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,12 @@ def _chunks(seeds: Iterable[int]) -> Iterator[list[int]]:
 
 
 def _checked(chunks: Iterable[list[int]], update: Update, jobs: int) -> Iterator[list[_Outcome]]:
-    """Outcomes chunk by chunk, in order, here or in worker processes."""
+    """Yield the outcomes chunk by chunk, in order, from here or from worker processes."""
     if jobs == 1:
         for chunk in chunks:
             yield _check(chunk, update)
         return
-    # Spawned: a forked torch may hang in the threads that it has not got.
+    # Spawned, because a forked torch may wait forever for threads that only its parent has.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         pending = []
@@ -146,7 +147,7 @@ def _check(seeds: list[int], update: Update) -> list[_Outcome]:
 
 def _outcome(seed: int, update: Update) -> _Outcome:
     draw = random_instance(seed)
-    evidence = {name: check(draw, update) for name, check in all_claims().items()}
+    evidence = {name: check(draw, update) for name, check in CASES.items()}
     return _Outcome(
         instance=draw.instance,
         residuals={

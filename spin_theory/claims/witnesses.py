@@ -7,21 +7,23 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.divergences import kl, tv
-from spin_theory.losses import penalty_named, penalty_slope, require_beta
+from spin_theory.losses import PENALTIES, penalty_named, penalty_slope, require_beta
 from spin_theory.objectives.objectives import average_penalty, spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
 from spin_theory.tolerances import EQUAL_TV, LIMIT, ROUNDING
 
 __all__ = [
+    "CLAIMS",
     "check_witness_interval",
     "objective_drop_at_data",
     "objective_slope_at_zero",
     "witness_limit",
 ]
 
-LEAST_BETA, LARGEST_BETA = 1e-300, 1e300
+LOWEST_LIMIT, HIGHEST_LIMIT = 1e-300, 1e300
 """Where the search for the end of the witnesses gives up."""
 
 
@@ -196,15 +198,15 @@ def witness_limit(
     low = -step
     while not at(low) > 0:
         low, step = low - step, 2 * step
-        if low < math.log(LEAST_BETA):
+        if low < math.log(LOWEST_LIMIT):
             return 0.0
     step = math.log(2)
     high = low + step
     while at(high) > 0:
-        if high == math.log(LARGEST_BETA):
+        if high == math.log(HIGHEST_LIMIT):
             return math.inf
         low, step = high, 2 * step
-        high = min(high + step, math.log(LARGEST_BETA))
+        high = min(high + step, math.log(HIGHEST_LIMIT))
     root = brentq(at, low, high, xtol=1e-13, maxiter=500)
     return math.exp(root)
 
@@ -230,11 +232,11 @@ def _drop(
                 opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
             )
         )
-        return -math.inf if math.isnan(drop) else drop  # an exponential has overflown
+        return -math.inf if math.isnan(drop) else drop  # an exponential has overflowed
 
     def finite(beta: float) -> float:
         drop = at_data(beta) if policy is None else at_policy(beta)
-        return max(drop, -LARGEST_BETA)
+        return max(drop, -HIGHEST_LIMIT)
 
     return finite
 
@@ -256,7 +258,7 @@ def check_witness_interval(
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     tolerance : float, default 1e-6
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -314,3 +316,21 @@ def check_witness_interval(
     errors.append(float((gradient - expected).norm() / 3.0))
     numbers = {"limit": limit, "slope": float(slope.mean()), "gradient": float(gradient.norm())}
     return Evidence(largest_error(errors), tolerance, numbers)
+
+
+CLAIMS = (
+    Claim(
+        name="5.2 witness interval, {loss_type}",
+        statement="The beta at which the data have a lower objective than the opponent are an "
+        "interval from 0. Its end is 1 for exponential, above 2 for logistic, at least e for hinge "
+        "and infinite for correlation. In a table the opponent is not even stationary, at any "
+        "beta, unless it is the data.",
+        source="derived",
+        function=check_witness_interval,
+        tolerance=LIMIT,
+        check=lambda draw, _, loss_type: check_witness_interval(
+            draw.small_data, draw.small_start, loss_type=loss_type
+        ),
+        loss_types=tuple(PENALTIES),
+    ),
+)

@@ -6,7 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from spin_theory import PENALTIES, Penalty, sft_loss, spin_loss, tspin_loss
+from spin_theory import PENALTIES, sft_loss, spin_loss, tspin_loss
+from spin_theory.losses import Penalty
 from tests.strategies import BETAS, LOSS_TYPES, MARGINS
 
 ROUNDING = 1e-15  # relative; a few operations in float64

@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from spin_theory.claims.objective import pair_policies
+from spin_theory.claims.distance import pair_policies
 from spin_theory.divergences import js, tv
 from spin_theory.languages import NoisySort
 from spin_theory.losses import penalty_named

@@ -9,13 +9,10 @@ from spin_theory import (
     PENALTIES,
     GradientSteps,
     InnerProblem,
-    Penalty,
     TabularPolicy,
     closed_form_update,
-    expected_penalty,
     linearise,
     minimise,
-    minimise_problem,
     minimiser,
     multiplier,
     optimality_gap,
@@ -25,6 +22,9 @@ from spin_theory import (
     tv,
     without_reference,
 )
+from spin_theory.losses import Penalty
+from spin_theory.minima.minimise import minimise_problem
+from spin_theory.objectives.pair_sums import expected_penalty
 from tests.strategies import BETAS, log_policies
 
 # max(0, 1 - t)^2 is the largest of u - u^2/4 - u t over u >= 0: at u = 2 (1 - t), or 0 from t = 1.

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from spin_theory import PhaseDiagram, TabularPolicy, phase_diagram, play
+from spin_theory import TabularPolicy, phase_diagram, play
+from spin_theory.games.phase import PhaseDiagram
 from spin_theory.plots import draw_game, draw_phase, require_plot
 
 pytest.importorskip("matplotlib")

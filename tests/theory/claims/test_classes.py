@@ -5,22 +5,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from spin_theory import (
-    LogLinearClass,
-    TabularPolicy,
-    check_fixed_point_is_sft,
-    check_log_linear_necessity,
-    check_quantised_necessity,
-    kl,
-    minimise_within,
-    spin_objective,
-    tv,
-    witness_limit,
-)
-from spin_theory.minima.log_linear import trust_newton
-from tests.strategies import BETAS, LOSS_TYPES, log_probs
+from spin_theory import LogLinearClass, TabularPolicy, kl, spin_objective, tv
+from spin_theory.claims.classes import check_log_linear_necessity, check_quantised_necessity
+from spin_theory.claims.witnesses import witness_limit
+from tests.strategies import LOSS_TYPES
 
-SMOOTH = ["logistic", "exponential"]
 FINITE = ["logistic", "hinge", "exponential"]
 COIN = LogLinearClass(torch.tensor([[[1.0], [0.0]]], dtype=torch.float64))
 
@@ -49,13 +38,6 @@ def families_with_members(draw, *, count):
     size = family.features.shape[-1]
     cells = st.lists(st.floats(-5.0, 5.0), min_size=size, max_size=size)
     return family, *(torch.tensor(draw(cells), dtype=torch.float64) for _ in range(count))
-
-
-@st.composite
-def families_with_data(draw):
-    family = draw(families())
-    prompts, responses = family.features.shape[:2]
-    return family, TabularPolicy(draw(log_probs(prompts=prompts, responses=responses)))
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
@@ -123,60 +105,6 @@ def test_log_linear_necessity_says_no_to_a_rising_penalty(monkeypatch):
     patch(monkeypatch, "penalty_slope", lambda _: 0.5)
     patch(monkeypatch, "spin_objective", opposite)
     assert not check_log_linear_necessity(*members_of_a_class()).holds
-
-
-@pytest.mark.parametrize("loss_type", SMOOTH)
-@settings(max_examples=30)
-@given(drawn=families_with_data(), beta=BETAS)
-def test_spin_rests_where_sft_does(loss_type, drawn, beta):
-    evidence = check_fixed_point_is_sft(*drawn, beta=beta, loss_type=loss_type)
-    assert evidence.holds, evidence
-    assert evidence.numbers["misfit"] >= 0
-
-
-def test_a_class_without_the_data_rests_away_from_them_and_one_with_them_does_not():
-    family, real, _ = members_of_a_class()
-    inside = check_fixed_point_is_sft(family, family.policy(real), beta=0.5)
-    outside = check_fixed_point_is_sft(
-        family, TabularPolicy.random(2, 4, seed=0, smallest=0.1), beta=0.5
-    )
-    assert inside.holds
-    assert inside.numbers["misfit"] < 1e-15
-    assert outside.holds
-    assert outside.numbers["misfit"] > 0.01
-
-
-@pytest.mark.parametrize("wrong", ["stopped early", "moved"])
-def test_the_fixed_point_says_no_to_sft_that_is_not_solved(wrong, monkeypatch):
-    def unsolved(value, gradient, hessian, start):
-        if wrong == "stopped early":
-            return start - 0.1 * gradient(start)
-        return trust_newton(value, gradient, hessian, start) * (1 + 1e-6)
-
-    patch(monkeypatch, "trust_newton", unsolved)
-    family, _, _ = members_of_a_class()
-    data = TabularPolicy.random(2, 4, seed=0, smallest=0.1)
-    assert not check_fixed_point_is_sft(family, data, beta=0.5).holds
-
-
-def test_the_fixed_point_says_no_to_an_iteration_that_moves_on(monkeypatch):
-    def elsewhere(family, start, data, **rules):
-        return minimise_within(family, start + 1e-3, data, **rules | {"beta": 3.0})
-
-    patch(monkeypatch, "minimise_within", elsewhere)
-    family, _, _ = members_of_a_class()
-    data = TabularPolicy.random(2, 4, seed=0, smallest=0.1)
-    assert not check_fixed_point_is_sft(family, data, beta=0.5).holds
-
-
-def test_the_fixed_point_says_no_to_an_objective_that_is_not_spins(monkeypatch):
-    def tilted(policy, *tables, **rules):
-        return spin_objective(policy, *tables, **rules) + 1e-6 * policy.log_probs[0, 0]
-
-    patch(monkeypatch, "spin_objective", tilted)
-    family, _, _ = members_of_a_class()
-    data = TabularPolicy.random(2, 4, seed=0, smallest=0.1)
-    assert not check_fixed_point_is_sft(family, data, beta=0.5).holds
 
 
 @pytest.mark.parametrize("loss_type", FINITE)
@@ -258,15 +186,6 @@ def test_bad_arguments_are_refused():
         check_log_linear_necessity(COIN, theta + 1, theta, betas=())
     with pytest.raises(ValueError, match="loss_type must be"):
         check_log_linear_necessity(COIN, theta + 1, theta, loss_type="square")
-    data = TabularPolicy.random(1, 2, seed=0)
-    with pytest.raises(ValueError, match="one shape"):
-        check_fixed_point_is_sft(COIN, TabularPolicy.random(1, 3, seed=0), beta=1.0)
-    with pytest.raises(ValueError, match="one shape"):
-        check_fixed_point_is_sft(COIN, TabularPolicy.random(2, 2, seed=0), beta=1.0)
-    with pytest.raises(ValueError, match="beta must be finite"):
-        check_fixed_point_is_sft(COIN, data, beta=0.0)
-    with pytest.raises(ValueError, match="logistic or exponential"):
-        check_fixed_point_is_sft(COIN, data, beta=1.0, loss_type="hinge")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +195,7 @@ def test_bad_arguments_are_refused():
         ({"spacing": math.nan}, "spacing must be finite"),
         ({"spacing": math.inf}, "spacing must be finite"),
         ({"reach": 0}, "reach must be >= 1"),
-        ({"loss_type": "correlation"}, "witnesses without end"),
+        ({"loss_type": "correlation"}, "must not be correlation"),
         ({"loss_type": "square"}, "loss_type must be"),
     ],
 )
@@ -290,5 +209,5 @@ def test_two_grid_points_of_one_policy_are_refused():
     # two steps along the first feature are one along the second, but for rounding
     twice = torch.tensor([[[0.1, 0.2], [0.7, 1.4 * (1 + 1e-15)]]], dtype=torch.float64)
     for features in (flat, twice):
-        with pytest.raises(ValueError, match="no two grid points"):
+        with pytest.raises(ValueError, match="every grid point a policy of its own"):
             check_quantised_necessity(LogLinearClass(features), spacing=1.0)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_theory import Evidence
-from spin_theory.claims.evidence import largest_error
+from spin_theory.claims.evidence import Evidence, largest_error
 
 
 @given(residual=st.floats(0.0), tolerance=st.floats(0.0, allow_infinity=False))

@@ -10,25 +10,25 @@ from spin_theory import (
     GradientSteps,
     TabularPolicy,
     average_of_iterates,
-    check_averaged_play,
-    check_geometric_mixture,
-    check_iterates,
-    check_mixing,
-    check_update_normaliser,
-    closed_form_update,
     exact,
     geometric_mixture,
     last_iterate,
     minimiser,
-    mixing_multipliers,
     play,
-    update_exists,
 )
+from spin_theory.claims.games import (
+    check_averaged_play,
+    check_geometric_mixture,
+    check_iterates,
+    check_mixing,
+)
+from spin_theory.games.rates import mixing_multipliers
 from tests.strategies import BETAS, log_policies, log_probs
 
 SMOOTH = ["logistic", "exponential"]
 LINEAR_BETAS = st.floats(math.log(0.3), math.log(100.0)).map(math.exp)
 """Below, a game that starts 3e-8 from the data soon is so far that it is not linear."""
+
 WIDE_LOG_RATIO = (
     TabularPolicy.from_probs([[1 - 2e-12, 1e-12, 1e-12]]),
     TabularPolicy.from_probs([[0.2, 0.3, 0.5]]),
@@ -238,75 +238,6 @@ def test_averaged_play_of_one_response_has_no_deviation_to_check():
     assert not check_averaged_play(TabularPolicy.from_probs([[1.0]]), beta=1.0).holds
 
 
-@given(
-    tables=log_policies(count=2),
-    beta=st.floats(math.log(1e-2), math.log(1e2)).map(math.exp),
-)
-def test_the_updates_normaliser_is_a_renyi_divergence(tables, beta):
-    assume(abs(beta - 1) > 1e-3)
-    evidence = check_update_normaliser(*tables, beta=beta)
-    assert evidence.holds, evidence
-
-
-class Unchecked(TabularPolicy):
-    def __post_init__(self):
-        pass
-
-
-def other_exponent(opponent, data, *, beta, loss_type):
-    return closed_form_update(opponent, data, beta=beta * (1 + 1e-6))
-
-
-def without_normaliser(opponent, data, *, beta, loss_type):
-    return Unchecked(opponent.log_probs + (data.log_probs - opponent.log_probs) / beta)
-
-
-def other_roles(opponent, data, *, beta, loss_type):
-    return closed_form_update(data, opponent, beta=beta)
-
-
-def other_penalty(opponent, data, *, beta, loss_type):
-    return closed_form_update(opponent, data, beta=beta, loss_type="exponential")
-
-
-@pytest.mark.parametrize("update", [other_exponent, without_normaliser, other_roles, other_penalty])
-@given(beta=BETAS)
-def test_the_normaliser_says_no_to_a_wrong_update(update, beta):
-    # the check compared one sum with itself, and could not have said no
-    assume(abs(beta - 1) > 1e-2)
-    data, opponent = tables_of(2)
-    assert not check_update_normaliser(data, opponent, beta=beta, update=update).holds
-
-
-RATIOS = st.floats(0.01, 0.99)
-
-
-@given(data_ratio=RATIOS, opponent_ratio=RATIOS, beta=BETAS)
-def test_the_update_exists_where_its_partial_sums_settle(data_ratio, opponent_ratio, beta):
-    # log of the k-th term over k: b^k (a/b)^(k/beta); far from where it is 0
-    slope = math.log(opponent_ratio) + math.log(data_ratio / opponent_ratio) / beta
-    assume(abs(slope) > 1e-3)
-    terms = slope * torch.arange(20_000, dtype=torch.float64)
-    half, whole = terms[:10_000].logsumexp(0), terms.logsumexp(0)
-    settled = (whole - half).item() < 1e-3
-    exists = update_exists(data_ratio=data_ratio, opponent_ratio=opponent_ratio, beta=beta)
-    assert exists == settled
-
-
-@given(data_ratio=RATIOS, beta=st.floats(0.1, 0.9))
-def test_where_all_terms_are_one_no_rounding_makes_the_update_exist(data_ratio, beta):
-    # b^(beta - 1) a = 1: the sum is infinite, and either sign of its last bit was an answer
-    opponent_ratio = data_ratio ** (1 / (1 - beta))
-    assume(opponent_ratio > 0)
-    assert not update_exists(data_ratio=data_ratio, opponent_ratio=opponent_ratio, beta=beta)
-
-
-@given(data_ratio=RATIOS, opponent_ratio=RATIOS)
-def test_at_beta_one_and_beyond_the_update_always_exists(data_ratio, opponent_ratio):
-    for beta in (1.0, 1.5, 1e6):
-        assert update_exists(data_ratio=data_ratio, opponent_ratio=opponent_ratio, beta=beta)
-
-
 def test_bad_arguments_are_refused():
     two, three = TabularPolicy.random(1, 2, seed=0), TabularPolicy.random(1, 3, seed=0)
     prompts = TabularPolicy.random(2, 3, seed=0)
@@ -324,22 +255,3 @@ def test_bad_arguments_are_refused():
         check_geometric_mixture(two, two, beta=1.0, base_weight=1.5)
     with pytest.raises(ValueError, match="beta must be finite"):
         check_averaged_play(three, beta=0.0)
-    with pytest.raises(ValueError, match="order must be finite"):
-        check_update_normaliser(two, two, beta=1.0)
-    with pytest.raises(ValueError, match="one shape"):
-        check_update_normaliser(two, three, beta=2.0)
-
-
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        ({"data_ratio": 1.0}, "data_ratio must be in"),
-        ({"opponent_ratio": 0.0}, "opponent_ratio must be in"),
-        ({"data_ratio": math.nan}, "data_ratio must be in"),
-        ({"beta": 0.0}, "beta must be > 0"),
-        ({"beta": math.nan}, "beta must be > 0"),
-    ],
-)
-def test_geometric_distributions_that_are_none_are_refused(parts, message):
-    with pytest.raises(ValueError, match=message):
-        update_exists(**{"data_ratio": 0.5, "opponent_ratio": 0.5, "beta": 1.0} | parts)

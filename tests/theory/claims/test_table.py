@@ -1,64 +1,93 @@
-import math
+import importlib
+import sys
+from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spin_theory import closed_form_update
-from spin_theory.claims.table import all_claims, random_instance
-from spin_theory.losses import PENALTIES
+import spin_theory.claims
+from spin_theory import PENALTIES, closed_form_update
+from spin_theory.claims.instances import random_instance
+from spin_theory.claims.table import CASES, CLAIMS
 
-CLAIMS = all_claims()
-SEEDS = st.integers(0, 2**62)
+MODULES = [
+    importlib.import_module(f"spin_theory.claims.{path.stem}")
+    for path in sorted(Path(spin_theory.claims.__path__[0]).glob("[a-z]*.py"))
+]
+
+each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 
 
 @settings(max_examples=10)
-@given(seed=SEEDS)
+@given(seed=st.integers(0, 2**62))
 def test_all_claims_hold_on_any_instance(seed):
     draw = random_instance(seed)
-    for name, check in CLAIMS.items():
-        evidence = check(draw, closed_form_update)
+    for name, case in CASES.items():
+        evidence = case(draw, closed_form_update)
         assert evidence.holds, (name, evidence)
 
 
-@given(seed=SEEDS)
-def test_a_seed_stands_for_one_instance(seed):
-    one, again = random_instance(seed), random_instance(seed)
-    assert one.instance == again.instance
-    for part in ("data", "opponent", "other", "small_data", "small_start", "small_other"):
-        assert torch.equal(getattr(one, part).log_probs, getattr(again, part).log_probs)
-    assert torch.equal(one.features, again.features)
-    assert torch.equal(one.parameters, again.parameters)
+def test_no_two_rows_have_one_name():
+    assert len(CASES) == sum(len(claim.cases) for claim in CLAIMS)
 
 
-@given(seed=SEEDS)
-def test_an_instance_is_within_its_domain_and_says_what_it_is(seed):
-    draw = random_instance(seed)
-    instance = draw.instance
-    assert 2 <= instance.responses <= 256
-    assert 0.1 <= instance.beta <= 10
-    assert draw.data.log_probs.shape == (1, instance.responses)
-    assert 2 <= draw.small_data.log_probs.shape[1] <= 12
-    tables = (draw.data, draw.opponent)
-    smallest = min(table.log_probs.min().item() for table in tables)
-    assert instance.smallest == pytest.approx(math.exp(smallest), rel=1e-12)
+def test_the_table_is_the_union_of_the_tables_of_all_files():
+    tables = [
+        module.CLAIMS
+        for module in MODULES
+        if module.__name__ != "spin_theory.claims.table"
+        if hasattr(module, "CLAIMS")
+    ]
+    assert len(tables) >= 10
+    assert {id(claim) for table in tables for claim in table} == {id(claim) for claim in CLAIMS}
 
 
-@given(seed=SEEDS)
-def test_the_tables_of_an_instance_differ_from_one_another(seed):
-    draw = random_instance(seed)
-    large = (draw.data, draw.opponent, draw.other)
-    small = (draw.small_data, draw.small_start, draw.small_other)
-    for tables in (large, small):
-        for index, table in enumerate(tables):
-            for other in tables[index + 1 :]:
-                assert not torch.equal(table.log_probs, other.log_probs)
+def test_every_public_check_checks_a_claim_of_its_own_file():
+    public = {
+        (module.__name__, name)
+        for module in MODULES
+        for name in module.__all__
+        if name.startswith("check_")
+    }
+    assert public == {(claim.function.__module__, claim.function.__name__) for claim in CLAIMS}
+
+
+@each_claim
+def test_a_claim_is_checked_by_the_function_it_names(claim, monkeypatch):
+    called = []
+    monkeypatch.setattr(
+        sys.modules[claim.function.__module__],
+        claim.function.__name__,
+        lambda *tables, **rules: called.append(rules.get("loss_type")),
+    )
+    for case in claim.cases.values():
+        case(random_instance(0), closed_form_update)
+    assert len(called) == len(claim.loss_types)
+    if len(called) > 1 and claim.function.__name__ != "check_convexity":
+        assert tuple(called) == claim.loss_types
+
+
+@each_claim
+def test_a_claims_tolerance_is_its_evidences(claim):
+    for case in claim.cases.values():
+        assert case(random_instance(0), closed_form_update).tolerance == claim.tolerance
+
+
+@each_claim
+def test_a_claim_says_what_is_claimed_and_where_it_comes_from(claim):
+    assert claim.statement.endswith(".")
+    assert claim.statement.count("`") % 2 == 0
+    assert "|" not in claim.statement + claim.name  # the rows go into Markdown tables
+    assert claim.source == "derived" or claim.source.startswith(("SPIN, ", "T-SPIN, ", "Alami"))
+    assert len(claim.tolerance.reason) > 10
+    assert set(claim.loss_types) <= set(PENALTIES)
+    assert len(claim.loss_types) == 1 or "{loss_type}" in claim.name
 
 
 def test_every_penalty_has_its_claims():
     for loss_type in PENALTIES:
-        named = {name.split(",")[0] for name in CLAIMS if name.endswith(loss_type)}
+        named = {name.split(",")[0] for name in CASES if name.endswith(loss_type)}
         assert {"5.2 sufficiency", "5.2 necessity", "5.2 witness interval"} <= named
 
 
@@ -67,11 +96,11 @@ def test_every_penalty_has_its_claims():
     [
         ({"5.4 closed form, logistic", "closed form, exponential"}, None),
         (
-            {name for name in CLAIMS if name.startswith("first step")},
-            "claims.iteration.spin_objective",
+            {name for name in CASES if name.startswith("first step")},
+            "claims.first_step.spin_objective",
         ),
         (
-            {name for name in CLAIMS if name.startswith("T-SPIN Theorem 1")},
+            {name for name in CASES if name.startswith("T-SPIN Theorem 1")},
             "claims.tspin.tspin_objective",
         ),
     ],
@@ -87,5 +116,5 @@ def test_a_wrong_formula_fails_the_claims_about_it_and_no_others(names, target, 
         monkeypatch.setattr(f"spin_theory.{target}", at_another_beta)
     update = at_another_beta if target is None else closed_form_update
     draw = random_instance(2)
-    failed = {name for name, check in CLAIMS.items() if not check(draw, update).holds}
+    failed = {name for name, case in CASES.items() if not case(draw, update).holds}
     assert failed == names

@@ -6,7 +6,8 @@ import torch
 
 from spin_theory import closed_form_update
 from spin_theory.__main__ import main
-from spin_theory.claims.table import all_claims, random_instance
+from spin_theory.claims.instances import random_instance
+from spin_theory.claims.table import CASES
 from spin_theory.claims.verification import verify
 
 
@@ -16,7 +17,7 @@ def wrong_update(opponent, data, *, beta, loss_type="logistic"):
 
 def test_all_claims_hold_on_random_instances():
     claims = verify(seeds=range(8))
-    assert [claim.name for claim in claims] == list(all_claims())
+    assert [claim.name for claim in claims] == list(CASES)
     for claim in claims:
         assert claim.holds, claim
         assert claim.instances == 8
@@ -53,7 +54,7 @@ def test_the_verify_command_prints_a_table_and_returns_zero(capsys):
     assert main(["verify", "--instances", "2", "--seed", "7"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["claim", "instances"]
-    assert len(lines) == 2 + len(all_claims())
+    assert len(lines) == 2 + len(CASES)
     assert all("holds" in line and "seed" in line for line in lines[2:])
 
 

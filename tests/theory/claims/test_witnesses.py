@@ -5,19 +5,14 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from spin_theory import (
-    PENALTIES,
-    LogLinearClass,
-    TabularPolicy,
+from spin_theory import PENALTIES, LogLinearClass, TabularPolicy, kl, spin_objective, tv
+from spin_theory.claims.witnesses import (
     check_witness_interval,
-    kl,
     objective_drop_at_data,
     objective_slope_at_zero,
-    penalty_slope,
-    spin_objective,
-    tv,
     witness_limit,
 )
+from spin_theory.losses import penalty_slope
 from tests.strategies import LOSS_TYPES, log_policies
 
 FINITE = ["logistic", "hinge", "exponential"]

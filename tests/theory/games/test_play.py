@@ -12,7 +12,6 @@ from spin_theory import (
     TabularPolicy,
     average_of_iterates,
     geometric_mixture,
-    hinge_minimum,
     js,
     kl,
     minimiser,
@@ -23,6 +22,7 @@ from spin_theory import (
     tv,
     without_reference,
 )
+from spin_theory.minima.hinge import hinge_minimum
 from tests.strategies import BETAS, log_policies
 
 START, DATA = (TabularPolicy.random(2, 6, seed=seed, smallest=1e-3) for seed in (0, 1))

@@ -5,15 +5,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spin_theory import (
-    TabularPolicy,
-    closed_form_update,
-    predicted_tv,
-    sample_complexity,
-    sampled_update,
-    spin_loss,
-    tv,
-)
+from spin_theory import TabularPolicy, closed_form_update, sample_complexity, spin_loss, tv
+from spin_theory.games.sampling import predicted_tv, sampled_update
 from tests.strategies import BETAS, log_policies
 
 

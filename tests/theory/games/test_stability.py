@@ -13,18 +13,17 @@ from spin_theory import (
     effective_beta,
     fixed_point,
     geometric_mixture,
-    iterations_to,
     last_iterate,
     linearise,
     minimiser,
     mixed_samples,
-    mixing_multipliers,
     multiplier,
-    observed_multipliers,
     play,
     tv,
     without_reference,
 )
+from spin_theory.games.iterates import observed_multipliers
+from spin_theory.games.rates import iterations_to, mixing_multipliers
 from spin_theory.tolerances import EQUAL_TV
 from tests.strategies import BETAS, log_policies, log_probs
 

@@ -6,20 +6,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from spin_theory import (
-    InnerProblem,
-    TabularPolicy,
-    certify,
-    chain_potentials,
-    descending_ray,
-    hinge_bound,
-    hinge_minimum,
-    hinge_programme,
-    minimise_problem,
-    optimal_value,
-    optimality_gap,
-)
+from spin_theory import InnerProblem, TabularPolicy, optimal_value, optimality_gap
 from spin_theory.losses import penalty_named
+from spin_theory.minima.certificates import certify, descending_ray
+from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum, hinge_programme
+from spin_theory.minima.minimise import minimise_problem
 from spin_theory.minima.newton import newton
 from tests.strategies import BETAS, log_policies, log_probs
 

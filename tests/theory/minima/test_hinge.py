@@ -5,13 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_theory import (
-    TabularPolicy,
-    chain_potentials,
-    dense_expected_penalty,
-    hinge_bound,
-    hinge_minimum,
-)
+from spin_theory import TabularPolicy
+from spin_theory.minima.hinge import chain_potentials, hinge_bound, hinge_minimum
+from spin_theory.objectives.pair_sums import dense_expected_penalty
 from tests.strategies import log_policies
 
 TOLERANCE = 1e-12  # absolute: values are at most 1, the hinge at scores 0

@@ -6,15 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_theory import (
-    InnerProblem,
-    TabularPolicy,
-    dense_expected_penalty,
-    spin_objective,
-    tspin_objective,
-    tv,
-)
+from spin_theory import InnerProblem, TabularPolicy, spin_objective, tspin_objective, tv
 from spin_theory.losses import penalty_named
+from spin_theory.objectives.pair_sums import dense_expected_penalty
 from tests.strategies import BETAS, LOSS_TYPES, log_policies
 
 HISTORY_WEIGHTS = st.one_of(st.just(0.0), st.floats(1e-3, 10.0))

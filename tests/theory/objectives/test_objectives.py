@@ -10,7 +10,6 @@ from spin_theory import (
     TabularPolicy,
     bhattacharyya,
     closed_form_update,
-    hinge_minimum,
     optimal_value,
     optimality_gap,
     spin_loss,
@@ -18,6 +17,7 @@ from spin_theory import (
     tspin_loss,
     tspin_objective,
 )
+from spin_theory.minima.hinge import hinge_minimum
 from tests.strategies import BETAS, LOSS_TYPES, log_policies
 
 ROUNDING = 1e-13  # relative; sums of up to 36 products whose margins reach 600

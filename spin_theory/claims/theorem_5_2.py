@@ -1,8 +1,4 @@
-"""The theorems of SPIN as functions that return their evidence, and can say no.
-
-Each takes what is claimed as an argument (an objective, an update), so that a wrong one can be
-put in its place and has to be found out.
-"""
+"""Theorem 5.2 of SPIN: the opponent is a global minimum where it is the data, and only there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,34 +7,28 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import largest_error
 from spin_theory.claims.witnesses import objective_drop_at_data
 from spin_theory.divergences import tv
-from spin_theory.losses import penalty_named, require_beta
-from spin_theory.minima.closed_forms import Update, closed_form_update
-from spin_theory.minima.minimise import minimise
-from spin_theory.minima.optimal import optimal_value, optimality_gap
+from spin_theory.losses import PENALTIES, penalty_named, require_beta
+from spin_theory.minima.optimal import optimal_value
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
 from spin_theory.tolerances import EQUAL_TV, ROUNDING
 
-__all__ = [
-    "Objective",
-    "Theorem52Evidence",
-    "Theorem54Evidence",
-    "check_theorem_5_2",
-    "check_theorem_5_4",
-]
+__all__ = ["CLAIMS", "Objective", "Theorem52Evidence", "check_theorem_5_2"]
 
 BETAS = (0.1, 1.0, 10.0)
-"""The lambda at which sufficiency is tried: the range of the published runs and around."""
+"""The lambda at which sufficiency is checked: the published 0.1 and up to 100 times that."""
 
 FIRST_WITNESS = 0.5  # the search goes down from here; witnesses are an interval from 0
-HALVINGS = 200  # of the witness tried, before giving up
+
+HALVINGS = 200  # before the search gives up
 
 
 class Objective(Protocol):
-    """What is claimed to be (4.7)."""
+    """A function that is claimed to be (4.7)."""
 
     def __call__(
         self,
@@ -87,7 +77,7 @@ class Theorem52Evidence:
         `best_objective`. Necessity: how far `drop` is from the difference of the
         two objectives, relative to their size (infinite if no witness).
     tolerance : float
-        What `residual` may be.
+        Largest residual at which the theorem counts as confirmed.
     """
 
     holds: bool
@@ -102,46 +92,6 @@ class Theorem52Evidence:
     drop: float
     residual: float
     tolerance: float
-
-
-@dataclass(frozen=True)
-class Theorem54Evidence:
-    """What :func:`check_theorem_5_4` rests on.
-
-    Attributes
-    ----------
-    holds : bool
-        Whether `residual` is within `tolerance` and the minimiser is certified: its `gap`
-        within `tolerance` too.
-    beta : float
-        The lambda of the theorem.
-    loss_type : str
-        The penalty.
-    residual : float
-        Largest total variation distance between claimed update and minimiser over prompts, or
-        the claimed update's own gap relative to the objective, whichever is larger: near a
-        point mass the first sees no wrong exponent, the second does.
-    tolerance : float
-        What `residual` may be.
-    gap : float
-        How far the minimiser's objective is above the least possible one.
-    gradient_norm : float
-        Norm of the gradient at the minimiser.
-    objective : float
-        The minimiser's objective.
-    lower_bound : float
-        What no policy can go below.
-    """
-
-    holds: bool
-    beta: float
-    loss_type: str
-    residual: float
-    tolerance: float
-    gap: float
-    gradient_norm: float
-    objective: float
-    lower_bound: float
 
 
 def check_theorem_5_2(
@@ -168,9 +118,9 @@ def check_theorem_5_2(
     prompt_probs : Tensor, shape (X,), optional
         Distribution q(x) of the prompts; uniform by default.
     objective : Objective, default spin_objective
-        What is claimed to be (4.7).
+        The function that is claimed to be (4.7).
     tolerance : float, default 1e-12
-        What the residual may be.
+        Largest residual at which the claim holds.
 
     Returns
     -------
@@ -225,8 +175,8 @@ def _sufficiency(
     objective: Objective,
     tolerance: float,
 ) -> Theorem52Evidence:
-    # The data themselves stand for the opponent in the bound: correlation is unbounded for any
-    # other table, be the difference in the last digit.
+    # The bound is taken at the data, not at the opponent: for correlation it is infinite as soon
+    # as the two differ, even if only in the last digit.
     least = float(optimal_value(data, data, loss_type=loss_type, prompt_probs=prompt_probs))
     values, norms = zip(
         *(_at_opponent(data, opponent, beta, loss_type, prompt_probs, objective) for beta in betas),
@@ -268,7 +218,7 @@ def _necessity(
                 opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
             )
         )
-        if drop > 0:  # not nan, where an exponential has overflown
+        if drop > 0:  # not nan, where an exponential has overflowed
             witness = beta
             break
     tried = betas[0] if witness is None else witness
@@ -282,7 +232,7 @@ def _necessity(
         )
         residual = abs((value - best) - drop) / (abs(value) + abs(best))
     return Theorem52Evidence(
-        holds=residual <= tolerance,  # nan too is a no
+        holds=residual <= tolerance,  # False for nan
         case="necessity",
         loss_type=loss_type,
         tv=float(tv(data, opponent).max()),
@@ -315,79 +265,29 @@ def _at_opponent(
     return float(value.detach()), float(gradient.norm())
 
 
-def check_theorem_5_4(
-    data: TabularPolicy,
-    opponent: TabularPolicy,
-    *,
-    beta: float,
-    loss_type: str = "logistic",
-    prompt_probs: Tensor | None = None,
-    update: Update = closed_form_update,
-    tolerance: float = ROUNDING,
-) -> Theorem54Evidence:
-    r"""Check that the closed-form update is the global minimiser of (4.7).
-
-    Parameters
-    ----------
-    data, opponent : TabularPolicy, shape (X, Y)
-        p_data and p_t.
-    beta : float
-        Pull towards the opponent, > 0, no unit. Written :math:`\lambda` in [1]_.
-    loss_type : {'logistic', 'exponential'}, default 'logistic'
-        The penalty; the theorem is about the logistic one.
-    prompt_probs : Tensor, shape (X,), optional
-        Distribution q(x) that the certificate is averaged over; uniform by default.
-    update : Update, default closed_form_update
-        What is claimed to be the minimiser.
-    tolerance : float, default 1e-12
-        What residual and gap may be. Rounding grows like 1/beta below 0.1.
-
-    Returns
-    -------
-    Theorem54Evidence
-        Whether the claim held, and the numbers.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, `beta` is not finite and > 0, `prompt_probs` is not a distribution, or
-        the penalty has no closed form.
-
-    Notes
-    -----
-    Theorem 5.4 of [1]_. The update is compared with :func:`minimise`, which starts at the
-    opponent and knows of no closed form; its own optimality is certified by the gap.
-
-    References
-    ----------
-    .. [1] Chen et al., "Self-Play Fine-Tuning Converts Weak Language Models to Strong
-       Language Models", ICML 2024, arXiv:2401.01335v3.
-
-    Examples
-    --------
-    >>> opponent, data = (TabularPolicy.random(1, 8, seed=seed) for seed in (0, 1))
-    >>> check_theorem_5_4(data, opponent, beta=0.1).holds
-    True
-    >>> def to_the_data(opponent, data, *, beta, loss_type="logistic"):
-    ...     return data
-    >>> check_theorem_5_4(data, opponent, beta=0.1, update=to_the_data).holds
-    False
-    """
-    claimed = update(opponent, data, beta=beta, loss_type=loss_type)
-    minimum = minimise(opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs)
-    # Near a point mass total variation sees no wrong exponent; the objective's gap does.
-    above = optimality_gap(claimed, opponent, data, beta=beta, loss_type=loss_type)
-    residual = largest_error(
-        [float(tv(claimed, minimum.policy).max()), float(above) / minimum.objective]
-    )
-    return Theorem54Evidence(
-        holds=residual <= tolerance and minimum.gap <= tolerance,
-        beta=beta,
-        loss_type=loss_type,
-        residual=residual,
-        tolerance=tolerance,
-        gap=minimum.gap,
-        gradient_norm=minimum.gradient_norm,
-        objective=minimum.objective,
-        lower_bound=minimum.lower_bound,
-    )
+CLAIMS = (
+    Claim(
+        name="5.2 sufficiency, {loss_type}",
+        statement="Where `p_t = p_data`, the opponent is a global minimum of SPIN's objective, at "
+        "every beta.",
+        source="SPIN, Theorem 5.2",
+        function=check_theorem_5_2,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_theorem_5_2(
+            draw.data, draw.data, loss_type=loss_type, betas=(draw.beta,)
+        ),
+        loss_types=tuple(PENALTIES),
+    ),
+    Claim(
+        name="5.2 necessity, {loss_type}",
+        statement="Where `p_t` differs from `p_data`, there is a beta at which the opponent is "
+        "not a global minimum.",
+        source="SPIN, Theorem 5.2",
+        function=check_theorem_5_2,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_theorem_5_2(
+            draw.data, draw.opponent, loss_type=loss_type
+        ),
+        loss_types=tuple(PENALTIES),
+    ),
+)
