@@ -1,4 +1,4 @@
-"""The number of samples that one iteration needs: the exact update from n pairs, and its distance."""
+"""Samples that one iteration needs: the exact update from n pairs, and its distance."""
 
 import math
 from dataclasses import dataclass

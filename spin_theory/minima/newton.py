@@ -103,9 +103,8 @@ def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
         reach = direction.amax(dim=-1) - direction.amin(dim=-1)  # (A,), the most a margin moves
         scores[active] += direction * (LARGEST_STEP / reach).clamp(max=1)[:, None]
         last = before[active]
-        stalled = (last < NEWTON_STALL) & (
-            reach > last / 2
-        )  # no longer quadratic: only rounding is left
+        # No longer quadratic: only rounding is left.
+        stalled = (last < NEWTON_STALL) & (reach > last / 2)
         before[active] = reach
         unfinished = (reach > NEWTON_STEP) & ~stalled
         if not bool(unfinished.all()):
