@@ -46,6 +46,7 @@ FIXED_NAMES = {
 }
 
 
+@pytest.mark.process
 def test_spin_theory_and_its_command_line_run_on_torch_numpy_scipy_alone():
     program = f"""
 import sys

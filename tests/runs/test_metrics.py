@@ -18,6 +18,8 @@ from spin_train.run.tables import benchmark_table
 from spin_train.system.files import write_json
 from tests.train.runs import make_config, run, start, succeed
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 ONE_BATCH = {"batch_size": 1000, "micro_batch_size": 7, "logging_steps": 1}
 

@@ -20,6 +20,8 @@ from spin_train.model.logps import Group, response_logps
 from spin_train.run.run import Run
 from tests.train.runs import losses, make_config, make_model, run, start, succeed, weights
 
+pytestmark = pytest.mark.process
+
 # One iteration, no SFT: what little a test of messages needs.
 SHORT = {"sft": None, "iterations": 1}
 
