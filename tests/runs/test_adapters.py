@@ -17,7 +17,6 @@ from tests.train.runs import logs_of, make_config, run, succeed
 pytestmark = pytest.mark.process
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("between", "zero_stage"), [("merge", 3), ("stack", 2)])
 def test_the_opponent_of_the_second_iteration_is_all_that_was_learnt(tmp_path, between, zero_stage):
     settings = {"zero_stage": zero_stage, "ranks": 2, "learning_rate": 0.05, "beta": 2.0}
