@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spin_theory import (
@@ -18,7 +18,7 @@ from spin_theory import (
     witness_limit,
 )
 from spin_theory.minima.log_linear import trust_newton
-from tests.strategies import BETAS, LOSS_TYPES, log_probs
+from tests.strategies import BETAS, LOSS_TYPES, at_most, log_probs
 
 SMOOTH = ["logistic", "exponential"]
 FINITE = ["logistic", "hinge", "exponential"]
@@ -126,7 +126,7 @@ def test_log_linear_necessity_says_no_to_a_rising_penalty(monkeypatch):
 
 
 @pytest.mark.parametrize("loss_type", SMOOTH)
-@settings(max_examples=30)
+@at_most(30)
 @given(drawn=families_with_data(), beta=BETAS)
 def test_spin_rests_where_sft_does(loss_type, drawn, beta):
     evidence = check_fixed_point_is_sft(*drawn, beta=beta, loss_type=loss_type)
@@ -180,7 +180,7 @@ def test_the_fixed_point_says_no_to_an_objective_that_is_not_spins(monkeypatch):
 
 
 @pytest.mark.parametrize("loss_type", FINITE)
-@settings(max_examples=8)
+@at_most(8)
 @given(
     family=families(max_features=1),
     spacing=st.floats(math.log(0.03), math.log(10.0)).map(math.exp),

@@ -2,18 +2,19 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spin_theory import closed_form_update
 from spin_theory.claims.table import all_claims, random_instance
 from spin_theory.losses import PENALTIES
+from tests.strategies import at_most
 
 CLAIMS = all_claims()
 SEEDS = st.integers(0, 2**62)
 
 
-@settings(max_examples=10)
+@at_most(10)
 @given(seed=SEEDS)
 def test_all_claims_hold_on_any_instance(seed):
     draw = random_instance(seed)

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from spin_theory import (
@@ -20,7 +20,7 @@ from spin_theory import (
     opponent_update,
     without_reference,
 )
-from tests.strategies import BETAS, LOSS_TYPES, log_policies, log_probs
+from tests.strategies import BETAS, LOSS_TYPES, at_most, log_policies, log_probs
 
 SMOOTH = ["logistic", "exponential"]
 WIDE_BETAS = st.floats(math.log(1e-3), math.log(1e3)).map(math.exp)
@@ -250,7 +250,7 @@ def starts_and_data(draw):
 
 
 @pytest.mark.parametrize("loss_type", SMOOTH)
-@settings(max_examples=15)
+@at_most(15)
 @given(tables=starts_and_data(), beta=BETAS)
 def test_without_history_the_game_rests_at_a_power_of_the_data(loss_type, tables, beta):
     evidence = check_tspin_fixed_point(*tables, beta=beta, loss_type=loss_type)
@@ -258,7 +258,7 @@ def test_without_history_the_game_rests_at_a_power_of_the_data(loss_type, tables
 
 
 @pytest.mark.parametrize("loss_type", SMOOTH)
-@settings(max_examples=15)
+@at_most(15)
 @given(
     tables=starts_and_data(),
     beta=BETAS,

@@ -3,7 +3,7 @@ import resource
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.nn.functional import logsigmoid
@@ -17,7 +17,7 @@ from spin_theory.objectives.window_sums import (
     running_sums_of_the_others,
     sorted_order,
 )
-from tests.strategies import LOSS_TYPES
+from tests.strategies import LOSS_TYPES, at_most
 
 RELATIVE = 1e-12  # of the sum of what is added up: the promise; 2e-14 is usual
 SMALLEST = 1e-290  # below, products of weights are subnormal and have fewer digits
@@ -172,7 +172,7 @@ def test_the_dense_gradient_leaves_the_pair_of_y_with_itself_out(loss_type, tabl
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-@settings(max_examples=30)
+@at_most(30)
 @given(tables=TABLES, shift=st.integers(-(10**6), 10**6))
 def test_a_shift_of_all_scores_changes_nothing(loss_type, tables, shift):
     scores, log_real, log_generated = tables
@@ -360,7 +360,7 @@ def test_bad_tables_are_refused():
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-@settings(max_examples=20)
+@at_most(20)
 @example(seed=0, responses=600)  # above the size where objectives leave the matrix by themselves
 @given(seed=st.integers(0, 10**6), responses=st.integers(1, 40))
 def test_objectives_agree_with_and_without_the_matrix(loss_type, seed, responses):
