@@ -25,6 +25,7 @@ PROMPTS = [[3, 4, 5], [6], [7, STOP, 8, 9]] * 5
 def installed(monkeypatch):
     """The stand-in on the path."""
     monkeypatch.syspath_prepend(FAKES)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     yield
     for name in ("vllm", "vllm.inputs"):
         sys.modules.pop(name, None)
