@@ -82,8 +82,8 @@ test-slow: setup
 test-long: test-slow processors mutants
 
 left-out:
-	@echo "left out here, part of make test-long: make mutants (about 35 minutes)"
-	@echo "left out here, for other machines: make gpu; tests marked cluster, browser, vllm"
+	@echo "Left out here, but part of make test-long: make processors, make mutants."
+	@echo "Left out here, for other machines: make gpu; tests marked cluster, browser or vllm."
 
 lint: setup
 	$(BIN)/ruff check
