@@ -167,6 +167,7 @@ def test_a_task_named_twice_is_run_once():
     assert tasks == (BenchmarkTask("a", 2), BenchmarkTask("b", 2))
 
 
+@pytest.mark.process  # lm-eval asks git for its version
 def test_a_local_task_gives_what_the_log_probs_say(lm_eval, tmp_path):
     make_model(tmp_path / "model", seed=3)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
