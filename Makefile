@@ -28,7 +28,7 @@ help:
 	@echo "make test-theory   about 3 minutes: tests of spin_theory"
 	@echo "make test-train    about 10 minutes: tests of spin_train and whole runs"
 	@echo "make test-slow     about 8 minutes: the slow tests alone (kills, compilers)"
-	@echo "make test-long     about 45 minutes: slow tests, processors, mutants"
+	@echo "make test-long     about 45 minutes: slow tests, processors, wheel-check, mutants"
 	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
 	@echo "make processors    tests of numbers as older processors compute them"
 	@echo "make wheel-check   build the wheel and run it in an empty environment"
@@ -79,10 +79,10 @@ test-train: setup
 test-slow: setup
 	$(PYTEST) $(BY_FILE) -m slow
 
-test-long: test-slow processors mutants
+test-long: test-slow processors wheel-check mutants
 
 left-out:
-	@echo "Left out here, but part of make test-long: make processors, make mutants."
+	@echo "Left out here, but part of make test-long: make processors, make wheel-check, make mutants."
 	@echo "Left out here, for other machines: make gpu; tests marked cluster, browser or vllm."
 
 lint: setup
@@ -115,7 +115,6 @@ gpu: setup
 	$(BIN)/python -m benchmarks.head --gpu
 	$(BIN)/python -m benchmarks.train_step --gpu
 
-.PHONY: lowest wheel-check
 lowest: setup
 	$(BIN)/python -m tests.lowest
 
