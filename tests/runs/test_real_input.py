@@ -65,7 +65,7 @@ def test_samples_cut_at_the_limit_have_no_end_of_text(finished):
 
 
 def test_held_out_numbers_are_those_of_a_language_model(finished):
-    """A language model of 512 tokens that knew nothing would be at log 512 = 6.24 nats per token."""
+    """A model of 512 tokens that knew nothing would be at log 512 = 6.24 nats per token."""
     config, folder, stdout = finished
     initial = json.loads((folder / "initial" / "evaluation.json").read_text())
     assert 1.0 < initial["real_nll_per_token"] < 2.2

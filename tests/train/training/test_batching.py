@@ -140,7 +140,7 @@ def test_one_micro_batch_less_would_not_do(count, **sizes):
 
 
 def test_the_longest_left_goes_where_there_is_least():
-    # 60 tokens at most; lengths 1, 38, 15, 52: 52 and 38 apart, 15 next to 38, 1 next to 52; each 53.
+    # At most 60 tokens; lengths 1, 38, 15, 52: 52 and 38 apart, 15 with 38, 1 with 52; each 53.
     batches = batches_of(4, micro_batch_tokens=60, micro_batch_size=None)
     assert [sorted(map(length_of, numbers(batches[i]))) for i in range(2)] == [[1, 52], [15, 38]]
 
