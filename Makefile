@@ -1,4 +1,4 @@
-# make demo, make test: each sets up .venv first. See README.md.
+# `make help` lists what there is; each target sets up .venv first. See README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,19 +9,35 @@ DOCUMENTED := spin_train/api.py $(addprefix spin_train/config/,files.py schema.p
 	spin_train/model/logps.py spin_train/run/run.py spin_train/training/objective.py \
 	spin_train/training/trainer.py
 
-.PHONY: help setup demo test lint types verify lab figures mutants processors gpu clean
+# Tests run one per core, on at most four; each process computes with one thread.
+WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores : 4)))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SHARED := --numprocesses $(WORKERS) --dist worksteal
+BY_FILE := --numprocesses $(WORKERS) --dist loadfile  # fixtures of a file are made once
+EVERY_CHANGE := not slow and not cluster and not browser and not vllm
+unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
+
+.PHONY: help setup demo check test test-theory test-train test-long test-slow left-out \
+	lint types verify lab figures mutants processors gpu lowest wheel-check clean
 
 help:
-	@echo "make demo     play SPIN on a small known language (no download after set-up)"
-	@echo "make test     lint, types and all tests"
-	@echo "make verify   check the theorems on 1000 random instances"
-	@echo "make figures  draw the figures into figures/"
-	@echo "make lab      open JupyterLab on notebooks/"
-	@echo "make mutants  break the loss on purpose and name the test that notices"
-	@echo "make processors  run the tests of numbers as older processors compute them"
-	@echo "make gpu      on a machine with a CUDA device: its tests and benchmarks"
-	@echo "make lowest   quick tests with the lowest versions that pyproject.toml allows"
+	@echo "make demo          play SPIN on a small known language (no download after set-up)"
+	@echo "make check         under 2 minutes: lint, types, tests that start no process"
+	@echo "make test          under 15 minutes: lint, types, and every test but the slow ones"
+	@echo "make test FILE=... tests of a file, a folder or a name, such as tests/theory/test_losses.py"
+	@echo "make test-theory   about 3 minutes: tests of spin_theory"
+	@echo "make test-train    about 10 minutes: tests of spin_train and whole runs"
+	@echo "make test-slow     about 8 minutes: the slow tests alone (kills, compilers)"
+	@echo "make test-long     about 45 minutes: slow tests, processors, wheel-check, mutants"
+	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
+	@echo "make processors    tests of numbers as older processors compute them"
 	@echo "make wheel-check   build the wheel and run it in an empty environment"
+	@echo "make lowest        quick tests with the lowest versions that pyproject.toml allows"
+	@echo "make verify        check the theorems on 1000 random instances"
+	@echo "make figures       draw the figures into figures/"
+	@echo "make lab           open JupyterLab on notebooks/"
+	@echo "make gpu           on a machine with a CUDA device: its tests and benchmarks"
+	@echo "Times are of two quiet cores, after set-up and the first run of mypy."
 
 setup: $(READY)
 
@@ -42,8 +58,32 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/spin-train demo
 
+check: setup lint types
+	HYPOTHESIS_PROFILE=quick $(PYTEST) $(SHARED) -m "not process and ($(EVERY_CHANGE))"
+
+ifdef FILE
+test: setup
+	$(PYTEST) $(FILE)
+else
 test: setup lint types
-	$(BIN)/python -m pytest
+	$(PYTEST) $(BY_FILE) -m "process and ($(EVERY_CHANGE))"
+	$(PYTEST) $(SHARED) -m "not process and ($(EVERY_CHANGE))"
+endif
+
+test-theory: setup
+	$(PYTEST) $(SHARED) -m "$(EVERY_CHANGE)" tests/theory spin_theory
+
+test-train: setup
+	$(PYTEST) $(BY_FILE) -m "$(EVERY_CHANGE)" tests/runs tests/train spin_train
+
+test-slow: setup
+	$(PYTEST) $(BY_FILE) -m slow
+
+test-long: test-slow processors wheel-check mutants
+
+left-out:
+	@echo "Left out here, but part of make test-long: make processors, make wheel-check, make mutants."
+	@echo "Left out here, for other machines: make gpu; tests marked cluster, browser or vllm."
 
 lint: setup
 	$(BIN)/ruff check
@@ -75,7 +115,6 @@ gpu: setup
 	$(BIN)/python -m benchmarks.head --gpu
 	$(BIN)/python -m benchmarks.train_step --gpu
 
-.PHONY: lowest wheel-check
 lowest: setup
 	$(BIN)/python -m tests.lowest
 

@@ -1,11 +1,14 @@
-"""Hypothesis profiles, the data folder, and no silent skips in CI."""
+"""Hypothesis profiles, the data folder, no silent skips in CI, and no unmarked process."""
 
+import multiprocessing.process
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+settings.register_profile("quick", deadline=None, max_examples=8, derandomize=True)
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile("quick", deadline=None, max_examples=10, derandomize=True)
@@ -15,6 +18,8 @@ settings.load_profile(
 
 ROOT = Path(__file__).parents[1]
 _unexpected_skips: list[str] = []
+_PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_now: dict[str, pytest.Item] = {}  # the test that is being set up, run or torn down
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +31,47 @@ def data_folder() -> Path:
     return folder
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    report = yield
-    if report.skipped and "gpu" not in item.keywords and not hasattr(report, "wasxfail"):
-        _unexpected_skips.append(f"{item.nodeid}: {report.longrepr}")
-    return report
+def _refuse_unmarked_process(what: str) -> None:
+    """Fail a test, or the fixture it waits for, that starts a process and is not marked so."""
+    item = _now.get("item")
+    if item is None or item.get_closest_marker("process") is not None:
+        return
+    frame = sys._getframe()
+    while frame := frame.f_back:  # a module that asks a command for something as it is imported
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return
+    pytest.fail(f"{what}: a test that starts a process is marked with pytest.mark.process")
+
+
+def _watch(event: str, arguments: tuple[object, ...]) -> None:
+    if event in _PROCESS_EVENTS:
+        _refuse_unmarked_process(f"{event} {arguments[:2]}")
+
+
+def pytest_configure(config):
+    # Hooks of the interpreter cannot be removed; this one does nothing between tests.
+    sys.addaudithook(_watch)
+    begin = multiprocessing.process.BaseProcess.start
+
+    def start(process):  # `spawn` and `forkserver` tell no hook
+        _refuse_unmarked_process(f"multiprocessing {process!r}")
+        begin(process)
+
+    multiprocessing.process.BaseProcess.start = start
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    _now["item"] = item
+    try:
+        return (yield)
+    finally:
+        _now.clear()
+
+
+def pytest_runtest_logreport(report):
+    if report.skipped and "gpu" not in report.keywords and not hasattr(report, "wasxfail"):
+        _unexpected_skips.append(f"{report.nodeid}: {report.longrepr}")
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -1,16 +1,19 @@
 """Break the code on purpose, one line of `mutants.toml` at a time, and see which test notices.
 
-``python -m tests.mutants`` edits a copy of the repository, never the working tree, and exits with 1
-if a mutant survives the fast tests.
+``python -m tests.mutants`` edits copies of the repository, one per core, never the working tree,
+and exits with 1 if a mutant survives the fast tests. With paths of source files as arguments it
+tries the mutants of these alone.
 """
 
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,23 +83,44 @@ def run_tests(folder, tests):
     return failed[1] if failed else None
 
 
+def try_all(mutants, folders):
+    """Yield each mutant with the test that notices it, or None; one at a time in each copy."""
+    free = queue.SimpleQueue()
+    for folder in folders:
+        free.put(folder)
+
+    def killer_of(mutant):
+        folder = free.get()
+        source = mutant.apply(folder)
+        try:
+            return run_tests(folder, TESTS[mutant.path])
+        finally:
+            (folder / mutant.path).write_text(source, encoding="utf-8")
+            free.put(folder)
+
+    with ThreadPoolExecutor(len(folders)) as pool:
+        yield from zip(mutants, pool.map(killer_of, mutants), strict=True)
+
+
 def main():
-    """Try every mutant; 1 if one survives."""
+    """Try every mutant, or those of the files that are named; 1 if one survives."""
+    wanted = sys.argv[1:] or list(TESTS)
+    mutants = [mutant for mutant in MUTANTS if mutant.path in wanted]
+    if unknown := set(wanted) - set(TESTS):
+        sys.exit(f"mutants.toml has no {', '.join(sorted(unknown))}")
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
-        folder = Path(name)
-        copy_repository(folder)
-        for test in sorted({test for tests in TESTS.values() for test in tests}):
-            killer = run_tests(folder, [test])
-            if killer is not None:
-                raise AssertionError(f"{killer} fails without any mutant")
-        for mutant in MUTANTS:
-            source = mutant.apply(folder)
-            killer = run_tests(folder, TESTS[mutant.path])
-            (folder / mutant.path).write_text(source, encoding="utf-8")
+        folders = [Path(name) / str(number) for number in range(len(os.sched_getaffinity(0)))]
+        for folder in folders:
+            folder.mkdir()
+            copy_repository(folder)
+        killer = run_tests(folders[0], sorted({test for path in wanted for test in TESTS[path]}))
+        if killer is not None:
+            raise AssertionError(f"{killer} fails without any mutant")
+        for mutant, killer in try_all(mutants, folders):
             survivors += killer is None
             print(f"{mutant.path:24} {mutant.name:30} {killer or 'SURVIVED'}", flush=True)
-    print(f"{len(MUTANTS)} mutants, {survivors} survived")
+    print(f"{len(mutants)} mutants, {survivors} survived")
     return 1 if survivors else 0
 
 

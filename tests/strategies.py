@@ -3,6 +3,7 @@
 import math
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from spin_theory import TabularPolicy
@@ -14,6 +15,16 @@ BETAS = st.floats(math.log(0.1), math.log(10.0)).map(math.exp)
 
 MARGINS = st.one_of(st.floats(-50.0, 50.0), st.floats(-1e4, 1e4))
 """Margins in nats: where penalties bend, and where they only must not overflow."""
+
+QUICK = settings.default.max_examples < 50
+"""Whether the profile is that of `make check`: few examples, short simulations."""
+
+
+def at_most(examples):
+    """Settings of a test with costly examples; the quick profile takes a part of them."""
+    usual = settings.default.max_examples
+    return settings(max_examples=max(1, examples * usual // 50) if QUICK else examples)
+
 
 SMALLEST_LOG_PROB = math.log(1e-12)
 

@@ -78,6 +78,7 @@ MOST_NAMES = 45
 """At the top of spin_theory: what fits into a notebook's first cell and a reader's head."""
 
 
+@pytest.mark.process
 def test_spin_theory_and_its_command_line_run_on_torch_numpy_scipy_alone():
     program = f"""
 import sys

@@ -28,6 +28,7 @@ def run_without(blocked, program):
     )
 
 
+@pytest.mark.process
 def test_every_module_imports_without_deepspeed_and_without_any_extra_but_train():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -41,6 +42,7 @@ def test_every_module_imports_without_deepspeed_and_without_any_extra_but_train(
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("missing", ["typer", "pydantic"])
 def test_the_trainers_command_line_names_the_extra_that_brings_what_is_missing(missing):
     result = run_without([missing], "from spin_train.__main__ import main; main()")
@@ -49,6 +51,7 @@ def test_the_trainers_command_line_names_the_extra_that_brings_what_is_missing(m
     assert result.stderr == line
 
 
+@pytest.mark.process
 def test_a_module_of_ours_that_is_missing_is_not_blamed_on_an_extra():
     missing = ["spin_train.config.files"]
     result = run_without(missing, "from spin_train.__main__ import main; main()")

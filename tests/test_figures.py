@@ -15,6 +15,7 @@ def numbers():
     return kl_by_iteration.compute(prompts=4, responses=6)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_figures_are_the_same_bytes_on_every_run(name, tmp_path):
     folders = [tmp_path / "first", tmp_path / "second"]

@@ -17,6 +17,7 @@ def texts(notebook):
     ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_where_jupyter_would_run_it(path):
     notebook = nbformat.read(path, as_version=4)

@@ -5,6 +5,7 @@ from tests import processors
 TEST = "import os\ndef test_the_unit():\n    assert os.environ['OPENBLAS_CORETYPE'] == 'Haswell'\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("environments", "code"),
     [
@@ -34,6 +35,7 @@ def test_the_files_that_are_run_are_there():
     assert all((processors.ROOT / path).is_file() for path in processors.TESTS)
 
 
+@pytest.mark.process
 def test_tests_that_do_not_run_are_no_failure_of_a_processor(tmp_path, monkeypatch):
     monkeypatch.setattr(processors, "ENVIRONMENTS", [{}])
     with pytest.raises(AssertionError, match="the tests did not run"):

@@ -15,6 +15,8 @@ from tests.wheel import (
     unpack,
 )
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):

@@ -63,6 +63,7 @@ def opponent_update(opponent: TabularPolicy, advantages: Tensor, *, beta: float)
 
     Examples
     --------
+    >>> import torch
     >>> uniform = TabularPolicy.from_probs([[0.5, 0.5]])
     >>> advantages = torch.tensor([[3.0, 0.0]], dtype=torch.float64).log1p()
     >>> opponent_update(uniform, advantages, beta=1.0).probs  # odds exp(log 4) = 4

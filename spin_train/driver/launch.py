@@ -1,4 +1,4 @@
-"""Start one worker per rank through DeepSpeed's launcher."""
+"""Start one worker per rank: several through DeepSpeed's launcher, one directly."""
 
 import base64
 import json
@@ -38,27 +38,38 @@ def worker_environment(ranks: int) -> dict[str, str]:
 
 
 def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Popen[str]:
-    """Start one worker per rank through DeepSpeed's launcher, in a session of their own.
+    """Start one worker per rank, in a session of their own.
 
-    The launcher ends the other workers when one fails, and dies with this process. The directory of
-    the run is all that the workers are told; their output goes to `log`.
+    Several are started by DeepSpeed's launcher. One alone needs none, and is up sooner.
+
+    The launcher ends the other workers when one fails; what is started here dies with this process.
+    The directory of the run is all that the workers are told; their output goes to `log`.
     """
     # The launcher sets CUDA_VISIBLE_DEVICES from this, so it must name the user's devices.
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     devices = list(range(ranks)) if cpu_only() or not visible else visible[:ranks]
     if len(devices) < ranks:
         raise UserError(f"ranks={ranks} but CUDA_VISIBLE_DEVICES names {len(devices)} devices")
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode())
-    command = [
-        *(sys.executable, "-m", "deepspeed.launcher.launch"),
-        f"--world_info={world.decode()}",
-        *("--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
-        *("--log_level=error", "--module", "--no_local_rank"),
-        *("spin_train.driver.worker", str(run_root)),
-    ]
+    environment = worker_environment(ranks)
+    worker = ("spin_train.driver.worker", str(run_root))
+    if ranks == 1:  # the launcher would only set these, after seconds of imports
+        environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        if not cpu_only():
+            environment["CUDA_VISIBLE_DEVICES"] = str(devices[0])
+        command = [sys.executable, "-u", "-m", *worker]
+    else:
+        world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode())
+        command = [
+            *(sys.executable, "-m", "deepspeed.launcher.launch"),
+            f"--world_info={world.decode()}",
+            *("--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
+            *("--log_level=error", "--module", "--no_local_rank"),
+            *worker,
+        ]
     return subprocess.Popen(
         command,
-        env=worker_environment(ranks),
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -16,6 +16,8 @@ from spin_train.api import open_run, run
 from spin_train.errors import StoppedError, UserError
 from tests.train.runs import make_config, weights
 
+pytestmark = pytest.mark.process
+
 
 def content_of(folder, **changes):
     """The keys of a small run, and its rows."""

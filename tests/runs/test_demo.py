@@ -13,6 +13,8 @@ from spin_train.config.files import load_config
 from spin_train.model.loading import load_model
 from tests.train.runs import succeed, weights
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def small_demo(tmp_path_factory):

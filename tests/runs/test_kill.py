@@ -13,6 +13,8 @@ from spin_train.config.files import load_config
 from spin_train.run.graph import stages_of
 from tests.train.runs import logs_of, make_config, run, start, succeed, weights
 
+pytestmark = pytest.mark.process
+
 SETTINGS = {
     "width": 256,  # slow enough for stages and saves to be caught
     "rows": 100,

@@ -9,6 +9,8 @@ from benchmarks.stories import markdown_table, story_rows, write_run
 from spin_train.data.records import read_records
 from tests.train.runs import run
 
+pytestmark = pytest.mark.process
+
 
 def test_a_story_gives_its_first_two_sentences_and_the_next_two():
     story = 'A dog ran. "Stop!" said Tim.\n\nThe dog did not. It was fun. They went home.'

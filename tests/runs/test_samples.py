@@ -11,6 +11,8 @@ from spin_train.run.manifest import Manifest
 from spin_train.stages.score import PARITY_TOLERANCE
 from tests.train.runs import losses, make_config, succeed
 
+pytestmark = pytest.mark.process
+
 SETTINGS = {
     "algorithm": "tspin",
     "beta": 1.0,

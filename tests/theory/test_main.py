@@ -232,6 +232,7 @@ def run(flags, *, stdout, unbuffered=False):
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("unbuffered", [False, True])
 def test_a_pipe_that_is_closed_early_gives_no_traceback(unbuffered):
     # what `| head` leaves; buffered, all was written by the interpreter as it ended: exit 120
@@ -245,6 +246,7 @@ def test_a_pipe_that_is_closed_early_gives_no_traceback(unbuffered):
     assert ran.returncode == 141
 
 
+@pytest.mark.process
 def test_the_module_is_a_command_that_exits_as_main_does():
     ran = run([*PLAY, "--json"], stdout=subprocess.PIPE)
     assert ran.returncode == 0

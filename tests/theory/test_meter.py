@@ -13,8 +13,9 @@ from spin_theory.languages import NoisySort
 from spin_theory.losses import penalty_named
 from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
 from spin_theory.policies import TabularPolicy
+from tests.strategies import QUICK
 
-DRAWS = 200
+DRAWS = 40 if QUICK else 200
 CONFIDENCE = 0.8  # low, so that a bound that is too bold is seen in so few draws
 
 

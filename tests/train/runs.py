@@ -12,9 +12,12 @@ import transformers
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from spin_train.data.records import read_records
 from spin_train.demo import build_tokenizer
 
 SYMBOLS = "abcdefgh"
+SHORT = {"sft": None, "iterations": 1}
+"""What little a test of messages needs."""
 transformers.logging.disable_progress_bar()
 
 
@@ -114,6 +117,16 @@ def succeed(*arguments):
     return out
 
 
+def refused(*arguments, **options):
+    """The one line of a run that ends with exit code 2."""
+    code, out, err = run(*arguments, **options)
+    lines = [line for line in err.strip().splitlines() if "Traceback" not in line]
+    assert code == 2, (code, out, err)
+    assert "Traceback" not in err
+    assert lines[-1].startswith("spin-train: ")
+    return lines[-1]
+
+
 def logs_of(arguments):
     config = Path(str(arguments[1]))
     if not config.is_file():
@@ -128,6 +141,11 @@ def weights(run_folder):
         str(path.relative_to(run_folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(Path(run_folder).rglob("policy/*.safetensors"))
     }
+
+
+def records_of(folder, pattern):
+    """All records of the files of a pattern, in order."""
+    return [r for path in sorted(folder.glob(pattern)) for r in read_records(path)]
 
 
 def losses(run_folder, stage):

@@ -89,6 +89,7 @@ def told(tmp_path_factory):
     return json.loads(ran.stdout), folder
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "writer", ["json", "records", "safetensors", "torch", "torch_legacy", "tokenizer"]
 )
@@ -96,6 +97,7 @@ def test_what_writers_raise_at_a_file_size_limit_is_known_as_a_full_disk(told, w
     assert told[0][writer] is True
 
 
+@pytest.mark.process
 def test_a_record_file_that_could_not_grow_leaves_nothing(told):
     left = {path.name for path in told[1].iterdir()}
     assert not any(name.startswith(("json", "records")) for name in left)

@@ -2,13 +2,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spin_theory import LogLinearClass, TabularPolicy, kl, spin_objective, tv
 from spin_theory.claims.classes import check_log_linear_necessity, check_quantised_necessity
 from spin_theory.claims.witnesses import witness_limit
-from tests.strategies import LOSS_TYPES
+from tests.strategies import LOSS_TYPES, at_most
 
 FINITE = ["logistic", "hinge", "exponential"]
 COIN = LogLinearClass(torch.tensor([[[1.0], [0.0]]], dtype=torch.float64))
@@ -108,7 +108,7 @@ def test_log_linear_necessity_says_no_to_a_rising_penalty(monkeypatch):
 
 
 @pytest.mark.parametrize("loss_type", FINITE)
-@settings(max_examples=8)
+@at_most(8)
 @given(
     family=families(max_features=1),
     spacing=st.floats(math.log(0.03), math.log(10.0)).map(math.exp),

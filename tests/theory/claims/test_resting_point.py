@@ -1,12 +1,12 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spin_theory import LogLinearClass, TabularPolicy, minimise_within, spin_objective
 from spin_theory.claims.resting_point import check_fixed_point_is_sft
 from spin_theory.minima.log_linear import trust_newton
-from tests.strategies import BETAS, log_probs
+from tests.strategies import BETAS, at_most, log_probs
 
 SMOOTH = ["logistic", "exponential"]
 
@@ -42,7 +42,7 @@ def members_of_a_class():
 
 
 @pytest.mark.parametrize("loss_type", SMOOTH)
-@settings(max_examples=30)
+@at_most(30)
 @given(drawn=families_with_data(), beta=BETAS)
 def test_spin_rests_where_sft_does(loss_type, drawn, beta):
     evidence = check_fixed_point_is_sft(*drawn, beta=beta, loss_type=loss_type)

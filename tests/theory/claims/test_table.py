@@ -3,13 +3,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import spin_theory.claims
 from spin_theory import PENALTIES, closed_form_update
 from spin_theory.claims.instances import random_instance
 from spin_theory.claims.table import CASES, CLAIMS
+from tests.strategies import at_most
 
 MODULES = [
     importlib.import_module(f"spin_theory.claims.{path.stem}")
@@ -19,7 +20,7 @@ MODULES = [
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 
 
-@settings(max_examples=10)
+@at_most(10)
 @given(seed=st.integers(0, 2**62))
 def test_all_claims_hold_on_any_instance(seed):
     draw = random_instance(seed)

@@ -3,14 +3,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spin_theory import TabularPolicy, fixed_point, last_iterate, without_reference
 from spin_theory.claims.tspin_game import check_tspin_fixed_point, check_tspin_update
 from spin_theory.minima.closed_forms import exact
 from spin_theory.minima.minimise import minimise_problem
-from tests.strategies import BETAS, log_policies, log_probs
+from tests.strategies import BETAS, at_most, log_policies, log_probs
 
 SMOOTH = ["logistic", "exponential"]
 ONE_RESPONSE = (TabularPolicy.from_probs([[1.0]]),) * 3
@@ -79,7 +79,7 @@ def starts_and_data(draw):
 
 
 @pytest.mark.parametrize("loss_type", SMOOTH)
-@settings(max_examples=15)
+@at_most(15)
 @given(tables=starts_and_data(), beta=BETAS)
 def test_without_history_the_game_rests_at_a_power_of_the_data(loss_type, tables, beta):
     evidence = check_tspin_fixed_point(*tables, beta=beta, loss_type=loss_type)
@@ -87,7 +87,7 @@ def test_without_history_the_game_rests_at_a_power_of_the_data(loss_type, tables
 
 
 @pytest.mark.parametrize("loss_type", SMOOTH)
-@settings(max_examples=15)
+@at_most(15)
 @given(
     tables=starts_and_data(),
     beta=BETAS,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spin_theory import (
@@ -17,6 +17,7 @@ from spin_theory import (
 )
 from spin_theory.games.play import play as played
 from spin_theory.tolerances import ROUNDING
+from tests.strategies import at_most
 
 LOW_BETAS = (0.1, 0.2, 0.3, 0.45)
 HIGH_BETAS = (0.55, 1.0, 2.0, 5.0)
@@ -40,7 +41,7 @@ def test_exact_play_diverges_below_one_half_and_approaches_the_data_above():
     assert (diagram.diverged[len(LOW_BETAS) :] == 0).all()
 
 
-@settings(max_examples=20)
+@at_most(20)
 @given(
     beta=st.floats(0.1, 10.0),
     seed=st.integers(0, 2**32),
@@ -143,7 +144,7 @@ def test_a_game_that_outgrows_float64_does_not_speak_for_the_others(monkeypatch)
 
 
 @given(responses=st.integers(1, 4), smallest=st.floats(1e-12, 1.0))
-@settings(max_examples=20)
+@at_most(20)
 @example(responses=1, smallest=0.5).via("one response: log10 of 0/0")
 @example(responses=3, smallest=1.0).via("start and data are uniform: log10 of 0/0")
 def test_every_change_is_a_number(responses, smallest):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from spin_theory import (
@@ -13,7 +13,7 @@ from spin_theory import (
     tspin_loss,
     tv,
 )
-from tests.strategies import BETAS, LOSS_TYPES, log_policies
+from tests.strategies import BETAS, LOSS_TYPES, at_most, log_policies
 
 GENERATOR = torch.Generator()
 DATA, OPPONENT, INITIAL = (TabularPolicy.random(2, 4, seed=s, smallest=0.1) for s in range(3))
@@ -167,7 +167,7 @@ def test_the_same_seed_draws_the_same(pairs):
     assert torch.equal(one.log_probs, third.log_probs) == (pairs is None)
 
 
-@settings(max_examples=15)
+@at_most(15)
 @example(optimiser="gd", steps=3).via("the sum over prompts, not their mean, is stepped on")
 @given(optimiser=st.sampled_from(sorted(RATES)), steps=st.integers(1, 20))
 def test_prompts_do_not_see_each_other(optimiser, steps):

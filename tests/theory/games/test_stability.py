@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spin_theory import (
@@ -25,7 +25,7 @@ from spin_theory import (
 from spin_theory.games.iterates import observed_multipliers
 from spin_theory.games.rates import iterations_to, mixing_multipliers
 from spin_theory.tolerances import EQUAL_TV
-from tests.strategies import BETAS, log_policies, log_probs
+from tests.strategies import BETAS, at_most, log_policies, log_probs
 
 START, DATA = (TabularPolicy.random(1, 5, seed=seed, smallest=0.05) for seed in (0, 1))
 STEP = 1e-5  # of the finite differences: their error is its square, and rounding over it
@@ -228,7 +228,7 @@ def test_tspin_without_history_rests_at_a_power_of_the_data(data, alpha):
     assert tv(rest, expected).max() <= 1e-12
 
 
-@settings(max_examples=15)
+@at_most(15)
 @given(data=data_tables(), weight=st.floats(0.05, 1.0))
 def test_a_fixed_point_is_left_as_it_is(data, weight):
     start = TabularPolicy.from_logits(torch.zeros_like(data.log_probs))

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spin_theory import (
@@ -15,7 +15,7 @@ from spin_theory import (
     tv,
 )
 from spin_theory.minima.log_linear import as_vector, trust_newton
-from tests.strategies import BETAS, log_probs
+from tests.strategies import BETAS, at_most, log_probs
 
 SMOOTH = ["logistic", "exponential"]
 
@@ -44,7 +44,7 @@ def test_log_odds_are_linear_in_the_features(seed, theta):
 
 
 @pytest.mark.parametrize("loss_type", SMOOTH)
-@settings(max_examples=25)
+@at_most(25)
 @given(
     tables=moderate_policies(),
     beta=st.floats(0.5, 10.0),

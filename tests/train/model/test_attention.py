@@ -120,6 +120,7 @@ def test_flex_attention_gives_the_same_values(window, softcap, monkeypatch):
     raises=BackendCompilerFailed,
     reason="the C++ that torch writes for flex attention needs a vector unit",
 )
+@pytest.mark.process  # a compiler
 def test_flex_attention_is_not_compiled_anew_for_every_row():
     """Its forward pass, compiled for CPUs: rows of all lengths, each with a mask of its own."""
     torch._dynamo.reset()

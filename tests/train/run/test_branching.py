@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 
@@ -11,66 +10,32 @@ from spin_train.run.branching import branch
 from spin_train.run.directory import RunDirectory
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
-from spin_train.run.status import read_status
-from tests.train.runs import make_config, succeed, weights
+from tests.train.runs import make_config
+
+
+def recorded(folder, *, until=None, **changes):
+    """A run of which nothing was done: every stage left a file that holds its name."""
+    path = make_config(folder, **changes)
+    run = Run.of(load_config(path))
+    run.root.mkdir()
+    shutil.copy(path, run.directory.config_file)
+    manifest = run.manifest()
+    for stage in run.stages:
+        if stage.name == until:
+            break
+        file = run.root / stage.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(stage.name)
+        manifest.complete(stage.name, [file], seconds=1.0)
+    return run.root
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("source")
-    succeed("run", make_config(folder, mixing=1))
-    return folder / "run"
+    """A run of which every stage is complete."""
+    return recorded(tmp_path_factory.mktemp("source"), mixing=1)
 
 
-@pytest.mark.slow
-def test_a_branch_plays_on_to_the_bits_of_its_source(source, tmp_path):
-    target = tmp_path / "same"
-    assert "spin-train run" in succeed("branch", source, target, "--at", 1)
-    assert not (target / "iter1").exists()
-    assert os.path.samefile(
-        source / "iter0/policy/config.json", target / "iter0/policy/config.json"
-    )
-    succeed("run", target / "config.yaml")
-    assert weights(target) == weights(source)
-    manifest = json.loads((target / "manifest.json").read_text())
-    assert manifest["branched_from"] == {"run": str(source), "at": 1}
-
-
-@pytest.mark.slow
-def test_another_schedule_from_iteration_k_leaves_the_source_as_it_was(source, tmp_path):
-    before, target = weights(source), tmp_path / "other"
-    branch(source, target, at=1, overrides=["beta=[0.5, 5.0]"])
-    succeed("run", target / "config.yaml")
-    after = weights(target)
-    assert after["iter0/policy/model.safetensors"] == before["iter0/policy/model.safetensors"]
-    assert after["iter1/policy/model.safetensors"] != before["iter1/policy/model.safetensors"]
-    assert weights(source) == before
-
-
-@pytest.mark.slow
-def test_at_0_self_play_may_change_and_patience_ends_it(source, tmp_path):
-    numbers = [
-        json.loads((source / place / "evaluation.json").read_text())["real_nll_per_token"]
-        for place in ("initial", "iter0")
-    ]
-    worse = "max" if numbers[1] < numbers[0] else "min"  # so that p_1 is no better than p_0
-    target = tmp_path / "short"
-    overrides = ["selection.patience=1", f"selection.goal={worse}", "iterations=2"]
-    branch(source, target, at=0, overrides=overrides)
-    succeed("run", target / "config.yaml")
-    assert (target / "iter0" / "policy").is_dir()
-    assert not (target / "iter1").exists()
-    best = json.loads((target / "best.json").read_text())
-    assert best["stopped_early"]
-    assert best["best"]["name"] == "p_0"
-    out = succeed("run", target / "config.yaml")  # nothing left to do
-    assert not (target / "iter1").exists()
-    assert "stopped after p_1" in out
-    assert {stage.state for stage in read_status(target).stages} == {"done"}
-    branch(source, tmp_path / "beta", at=0, overrides=["beta=3.0", "loss_type=hinge"])
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at", "override", "word"),
     [
@@ -91,7 +56,6 @@ def test_what_is_kept_cannot_be_otherwise(source, tmp_path, at, override, word):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
 def test_no_run_and_a_target_that_exists_are_one_line(source, tmp_path):
     with pytest.raises(UserError, match="no run at"):
         branch(tmp_path, tmp_path / "new", at=0)
@@ -99,7 +63,6 @@ def test_no_run_and_a_target_that_exists_are_one_line(source, tmp_path):
         branch(source, tmp_path, at=0)
 
 
-@pytest.mark.slow
 def test_one_number_for_a_schedule_holds_from_iteration_k_on(source, tmp_path):
     config = branch(source, tmp_path / "new", at=1, overrides=["beta=1.0", "iterations=3"]).config
     assert [config.at("beta", k) for k in range(3)] == [0.5, 1.0, 1.0]
@@ -108,29 +71,11 @@ def test_one_number_for_a_schedule_holds_from_iteration_k_on(source, tmp_path):
     assert saved.learning_rate == load_config(source / "config.yaml").learning_rate
 
 
-@pytest.mark.slow
 def test_a_control_and_benchmarks_may_be_added_at_the_start(source, tmp_path):
     assert branch(source, tmp_path / "control", at=0, overrides=["control=true"]).config.control
     overrides = ["evaluation.lm_eval.tasks=[a]"]
     new = branch(source, tmp_path / "benchmarks", at=1, overrides=overrides)
     assert new.config.evaluation.lm_eval
-
-
-def recorded(folder, *, until=None, **changes):
-    """A run of which nothing was done: every stage left a file that holds its name."""
-    path = make_config(folder, **changes)
-    run = Run.of(load_config(path))
-    run.root.mkdir()
-    shutil.copy(path, run.directory.config_file)
-    manifest = run.manifest()
-    for stage in run.stages:
-        if stage.name == until:
-            break
-        file = run.root / stage.name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(stage.name)
-        manifest.complete(stage.name, [file], seconds=1.0)
-    return run.root
 
 
 def with_overrides(run, *overrides):

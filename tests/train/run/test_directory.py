@@ -91,6 +91,7 @@ with write_directory(path) as partial:
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_a_writer_killed_half_way_leaves_nothing_under_the_name(tmp_path, kind):
     path = tmp_path / "artefact.parquet"
@@ -138,6 +139,7 @@ def test_json_ends_with_a_newline_and_keeps_the_order_of_keys(tmp_path):
     assert (tmp_path / "a.json").read_text() == '{\n  "b": 1,\n  "a": [\n    2\n  ]\n}\n'
 
 
+@pytest.mark.process
 def test_two_processes_may_write_the_same_file(tmp_path):
     path = tmp_path / "file"
     with write_atomically(path) as partial:

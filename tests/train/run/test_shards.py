@@ -81,6 +81,7 @@ def test_a_shard_left_by_an_exception_is_free_again(tmp_path, shards):
     assert next(claimed(shards, tmp_path))[1] == shards[0]
 
 
+@pytest.mark.process
 def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path, shards):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True

@@ -13,7 +13,7 @@ from spin_train.errors import UserError
 from spin_train.run.graph import stages_of
 from spin_train.run.status import read_status
 from spin_train.system.progress import Progress
-from tests.train.runs import make_config, run, start, succeed
+from tests.train.runs import make_config
 
 
 def make_run(folder, *, took, current=None, **changes):
@@ -225,9 +225,6 @@ def test_last_loss_and_the_error_that_can_be_mended_are_told(tmp_path):
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no run at .*: there is no config\.yaml"):
         read_status(tmp_path)
-    code, out, err = run("status", tmp_path)
-    assert (code, out) == (2, "")
-    assert err.startswith("spin-train: no run at")
 
 
 def test_the_directory_of_a_demo_stands_for_the_run_in_it(tmp_path):
@@ -268,31 +265,3 @@ def test_times_are_written_for_people(tmp_path):
     table = status_table(read_status(root))
     assert "1:02:05" in list(table.columns[3].cells)
     assert duration(None) == ""
-
-
-def test_status_of_a_run_in_work_dead_and_done(tmp_path):
-    config = make_config(tmp_path, sft=None, iterations=1, epochs=6, width=128)
-    root = tmp_path / "run"
-
-    def told():
-        return json.loads(succeed("status", root, "--json"))
-
-    process = start("run", config)
-    while process.poll() is None:
-        if (root / "iter0" / "metrics.jsonl").exists():
-            break
-    alive = told()
-    assert alive["working"]
-    (train,) = [stage for stage in alive["stages"] if stage["name"] == "iter0/train"]
-    assert (train["state"], train["total"]) == ("running", 42)
-    assert alive["loss_at"].startswith("iter0/train step")
-    process.kill()
-    process.communicate()
-    dead = told()
-    assert not dead["working"]
-    assert [stage["state"] for stage in dead["stages"]][-2:] == ["stopped", "waiting"]
-    succeed("run", config)
-    out = succeed("status", root)
-    assert "no process is working on it" in out
-    assert "waiting" not in out
-    assert "last loss" in out

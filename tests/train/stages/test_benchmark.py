@@ -13,7 +13,6 @@ from spin_train.driver import selfplay
 from spin_train.errors import UserError
 from spin_train.model.logps import Group, response_logps
 from spin_train.run.run import Run
-from spin_train.run.tables import benchmark_table
 from spin_train.stages import benchmark, leaderboards
 from spin_train.stages.benchmark import run_task, wrapped
 from spin_train.stages.leaderboards import (
@@ -22,8 +21,7 @@ from spin_train.stages.leaderboards import (
     benchmark_tasks,
     require_benchmarks,
 )
-from tests.runs.test_metrics import glossary
-from tests.train.runs import make_config, make_model, succeed
+from tests.train.runs import make_config, make_model
 
 SMALLEST = {"model": "m", "data": {"path": "rows.jsonl"}, "output_dir": "out"}
 # The first choice is right; an untrained model that has a liking gets some of them wrong.
@@ -103,9 +101,7 @@ def test_lm_eval_reports_the_metric_of_every_column(lm_eval):
 
 def test_lm_evals_own_counts_agree_where_it_fixes_one(lm_eval):
     """It overrides no task that has 0 in its file, so a preset must not ask for more there."""
-    from lm_eval.tasks import TaskManager
-
-    index = TaskManager().task_index
+    index = leaderboards.task_manager(None).task_index
     for task in (*LEADERBOARDS["v1"], *LEADERBOARDS["tspin"]):
         path = index[task.name].yaml_path
         text = path.read_text() if path else ""
@@ -169,6 +165,7 @@ def test_a_task_named_twice_is_run_once():
     assert tasks == (BenchmarkTask("a", 2), BenchmarkTask("b", 2))
 
 
+@pytest.mark.process  # lm-eval asks git for its version
 def test_a_local_task_gives_what_the_log_probs_say(lm_eval, tmp_path):
     make_model(tmp_path / "model", seed=3)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
@@ -231,7 +228,11 @@ def test_the_metric_of_the_column_is_taken_or_else_the_most_usual(asked, metric,
     assert (found["metric"], found["value"], found["standard_error"]) == numbers
 
 
-def test_data_that_are_not_available_are_named(lm_eval, tmp_path):
+def test_data_that_are_not_available_are_named(lm_eval, tmp_path, monkeypatch):
+    from lm_eval.tasks import TaskManager
+
+    alone = {"include_defaults": False}  # reading lm-eval's own tasks takes seconds
+    monkeypatch.setattr(benchmark, "task_manager", lambda path: TaskManager(None, path, **alone))
     make_model(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -242,36 +243,3 @@ def test_data_that_are_not_available_are_named(lm_eval, tmp_path):
     templated = config_with(tasks=["sorted_pair"], chat_template=True)
     with pytest.raises(UserError, match="has no chat template"):
         wrapped(model, tokenizer, templated)
-
-
-@pytest.mark.slow
-def test_every_policy_of_a_run_is_benchmarked_task_by_task(lm_eval, tmp_path):
-    """Two ranks; benchmarks come to a run that is finished without them; nothing else is redone."""
-    changes = {"sft": None, "iterations": 1, "ranks": 2, "control": True}
-    config = make_config(tmp_path, **changes)
-    succeed("run", config)
-    root = tmp_path / "run"
-    before = json.loads((root / "manifest.json").read_text())["stages"]
-    # As after a kill in the middle of the stage: what was found stays.
-    kept = root / "initial" / "benchmark" / "sorted_pair.json"
-    kept.parent.mkdir()
-    kept.write_text('{"value": 0.125, "lm_eval_version": "0.4.13"}')
-    tasks = write_task(tmp_path / "tasks")
-    benchmarks = {"tasks": ["sorted_pair"], "include_path": str(tasks)}
-    config = make_config(tmp_path, **changes, evaluation={"lm_eval": benchmarks})
-    out = succeed("run", config)
-    stages = json.loads((root / "manifest.json").read_text())["stages"]
-    assert stages.keys() - before.keys() == {
-        *("initial/benchmark", "iter0/benchmark", "control/iter0/benchmark")
-    }
-    assert all(stages[name] == before[name] for name in before)
-    values = {"initial": 12.5}
-    for folder in ("iter0", "control/iter0"):
-        found = json.loads((root / folder / "benchmark" / "sorted_pair.json").read_text())
-        assert found.keys() <= glossary()
-        values[folder] = 100 * found["value"]
-    table = benchmark_table(Run.of(load_config(config)).listed)
-    assert list(table.columns[1].cells) == [f"{value:.2f}" for value in values.values()]
-    assert "lm-eval 0.4" in out
-    rows = json.loads((root / "results.json").read_text())
-    assert rows[1]["benchmarks"]["sorted_pair"]["metric"] == "acc,none"

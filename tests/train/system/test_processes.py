@@ -48,11 +48,13 @@ def holder(path, *, mode="exclusive"):
         process.stdout.close()
 
 
+@pytest.mark.process
 def test_a_lock_keeps_a_second_process_out(tmp_path):
     with holder(tmp_path / "lock"):
         assert not FileLock(tmp_path / "lock").acquire()
 
 
+@pytest.mark.process
 def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path):
     with holder(tmp_path / "lock") as process:
         process.send_signal(signal.SIGKILL)
@@ -60,6 +62,7 @@ def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path):
         assert FileLock(tmp_path / "lock").acquire()
 
 
+@pytest.mark.process
 def test_shared_holders_stand_beside_each_other_and_keep_an_exclusive_one_out(tmp_path):
     with holder(tmp_path / "lock", mode="shared"):
         shared, exclusive = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
@@ -75,6 +78,7 @@ def test_a_released_lock_is_free(tmp_path):
     assert second.acquire()
 
 
+@pytest.mark.process
 def test_a_lock_that_is_waited_for_is_taken_when_it_gets_free(tmp_path):
     with holder(tmp_path / "lock") as process:
         lock = FileLock(tmp_path / "lock")
@@ -109,6 +113,7 @@ time.sleep(60)
 DEATH_SECONDS = 3.0
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("direct", [True, False], ids=["its_child", "behind_a_launcher"])
 def test_a_worker_dies_soon_after_its_driver_is_killed(tmp_path, direct):
     # Behind a launcher that lives on, so that only the worker's own watch can end it.
@@ -120,6 +125,7 @@ def test_a_worker_dies_soon_after_its_driver_is_killed(tmp_path, direct):
     assert FileLock(tmp_path / "lock").acquire(wait_s=DEATH_SECONDS)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("sender", ["launcher", "stranger"])
 def test_sigterm_ends_a_worker_if_it_comes_from_the_launcher(tmp_path, sender):
     ending = f"""
@@ -141,6 +147,7 @@ except subprocess.TimeoutExpired:
     assert ran.stdout.strip() == (str(128 + signal.SIGTERM) if sender == "launcher" else "lives")
 
 
+@pytest.mark.process
 def test_a_worker_dies_with_its_launcher_while_the_driver_lives(tmp_path):
     environment = dict(os.environ) | {DRIVER_VARIABLE: str(os.getpid())}
     launcher = started(LAUNCHER, WORKER, tmp_path / "lock", env=environment)
@@ -190,6 +197,7 @@ exit 1
 """
 
 
+@pytest.mark.process
 def test_a_compilation_that_fails_is_told_by_the_compilers_own_line(monkeypatch, tmp_path):
     compiler = tmp_path / "compiler"
     compiler.write_text(COMPILER)
