@@ -43,6 +43,7 @@ def test_instances_span_the_domain():
     assert min(instance.smallest for instance in instances) < 1e-12
 
 
+@pytest.mark.process
 def test_worker_processes_find_what_one_process_finds():
     assert verify(seeds=range(5), jobs=2) == verify(seeds=range(5))
 
@@ -52,6 +53,7 @@ def test_verify_without_seeds_is_refused():
         verify(seeds=[])
 
 
+@pytest.mark.process
 def test_the_verify_command_prints_a_table_and_returns_zero(capsys):
     assert main(["verify", "--instances", "2", "--seed", "7"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -71,6 +73,7 @@ def test_the_verify_command_returns_one_when_a_claim_fails(capsys, monkeypatch):
     assert claims["5.2 necessity, hinge"]["holds"] is True
 
 
+@pytest.mark.process
 def test_the_hardest_instance_is_repeated_by_its_seed(capsys):
     main(["verify", "--instances", "3", "--json"])
     claim = json.loads(capsys.readouterr().out)[-1]
