@@ -3,9 +3,13 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-__all__ = ["Evidence", "Finding", "largest_error"]
+from spin_theory.losses import penalty_named
+
+__all__ = ["Evidence", "Finding", "largest_error", "written_out"]
+
+T = TypeVar("T")
 
 
 class Finding(Protocol):
@@ -75,3 +79,29 @@ def largest_error(errors: Iterable[float]) -> float:
     """
     found = [0.0, *errors]
     return math.nan if any(map(math.isnan, found)) else max(found)
+
+
+def written_out(facts: Mapping[str, T], loss_type: str) -> T:
+    """Look up what a check states of a penalty in its own words, not in those of `losses`.
+
+    Parameters
+    ----------
+    facts : mapping
+        Penalty to what is written out for it.
+    loss_type : str
+        The penalty.
+
+    Returns
+    -------
+    object
+        The fact.
+
+    Raises
+    ------
+    ValueError
+        If the penalty is unknown, or nothing is written out for it yet.
+    """
+    penalty_named(loss_type)
+    if loss_type not in facts:
+        raise ValueError(f"this claim is not written out for the penalty {loss_type!r}")
+    return facts[loss_type]

@@ -136,7 +136,7 @@ def check_optimal_value(
         least = prompt_average(math.log(2) - js(pairs, swapped), None)
     elif loss_type == "exponential":
         least = prompt_average(bhattacharyya(data, opponent).square(), None)
-    else:
+    elif loss_type == "hinge":
         values, advantages = hinge_minimum(data, opponent)
         least = prompt_average(values, None)
         cheap = prompt_average(1 - tv(pairs, swapped), None)
@@ -144,6 +144,8 @@ def check_optimal_value(
         errors.append(abs(float(cheap - least)) if tight else float(cheap - least))
         order = (data.log_probs - opponent.log_probs).argsort(dim=-1, stable=True)
         errors.append(float((-advantages.gather(-1, order).diff(dim=-1)).clamp(min=0).sum()))
+    else:
+        raise ValueError(f"no least value is written out for the penalty {loss_type!r}")
     errors.append(abs(found.objective - float(least)))
     value, gap = (
         float(measure(other, opponent, data, beta=beta, loss_type=loss_type))

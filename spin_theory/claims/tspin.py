@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import Evidence
+from spin_theory.claims.evidence import Evidence, written_out
 from spin_theory.claims.first_step import LogProbs
 from spin_theory.divergences import entropy, kl
-from spin_theory.losses import PENALTIES, penalty_named, require_beta
+from spin_theory.losses import require_beta
 from spin_theory.objectives.objectives import tspin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
 from spin_theory.tolerances import ROUNDING
@@ -177,7 +177,8 @@ def check_tspin_gradient(
         claimed = gradient(theta.detach())
     table = policy.log_probs.detach()
     rows: Tensor = jacobian(log_probs, theta.detach())  # type: ignore[no-untyped-call]
-    pulls = beta * _slopes(beta * (table[:, :, None] - table[:, None, :]), loss_type)
+    slopes = written_out(_SLOPES, loss_type)
+    pulls = beta * slopes(beta * (table[:, :, None] - table[:, None, :]))
     current = data.probs[:, :, None] * opponent.probs[:, None, :] * pulls
     historical = opponent.probs[:, :, None] * initial.probs[:, None, :] * pulls
     weights = current + history_weight * historical  # (X, Y, Y): of grad log pi(i) - grad (j)
@@ -189,16 +190,13 @@ def check_tspin_gradient(
     return Evidence(residual, tolerance, {"gradient_norm": float(expected.norm())})
 
 
-def _slopes(margins: Tensor, loss_type: str) -> Tensor:
-    """l'(t), elementwise, written out: what automatic differentiation has to agree with."""
-    penalty_named(loss_type)
-    if loss_type == "logistic":
-        return -torch.sigmoid(-margins)
-    if loss_type == "exponential":
-        return -torch.exp(-margins)
-    if loss_type == "hinge":
-        return -(margins <= 1).to(margins)
-    return -torch.ones_like(margins)
+_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "logistic": lambda t: -torch.sigmoid(-t),
+    "hinge": lambda t: -(t <= 1).to(t),
+    "exponential": lambda t: -torch.exp(-t),
+    "correlation": lambda t: -torch.ones_like(t),
+}
+"""l'(t), elementwise, written out: what automatic differentiation has to agree with."""
 
 
 CLAIMS = (
@@ -230,6 +228,6 @@ CLAIMS = (
             history_weight=0.1,
             loss_type=loss_type,
         ),
-        loss_types=tuple(PENALTIES),
+        loss_types=tuple(_SLOPES),
     ),
 )
