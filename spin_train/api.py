@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,15 +79,17 @@ def run(
         If it was interrupted.
     """
     overrides = [overrides] if isinstance(overrides, str) else list(overrides)
-    if rows is None:
-        started = Run.of(_resolved(config, overrides))
-    else:
-        started = _with_rows(_resolved(config, [*overrides, f"data.path={_ROWS}"]), rows)
+    given = [] if rows is None else [f"data.path={_ROWS}"]
+    started = Run.of(_resolved(config, [*overrides, *given]))
+    before = None
+    if rows is not None:
+        started = _with_own_rows(started)
+        before = partial(_keep_rows, rows, started)
     if progress:
         with watching() as watch:
-            selfplay.play(started, watch=watch)
+            selfplay.play(started, watch=watch, before=before)
     else:
-        selfplay.play(started)
+        selfplay.play(started, before=before)
     return started
 
 
@@ -98,10 +101,16 @@ def _resolved(config: str | Path | dict[str, Any], overrides: Iterable[str]) -> 
     return parse_config(content)
 
 
-def _with_rows(config: Config, rows: Iterable[Mapping[str, Any]]) -> Run:
-    """Write the rows into the run's directory, and take them as its data."""
-    run = Run.of(config)
-    path = run.root / _ROWS
-    write_rows(rows, path, replace=not run.manifest().content["stages"])
-    data = config.data.model_copy(update={"path": str(path)})
-    return Run(config.model_copy(update={"data": data}), run.directory)
+def _with_own_rows(run: Run) -> Run:
+    """Take the rows in the run's directory as its data, by the name they were saved under."""
+    path = str(run.root / _ROWS)
+    if run.directory.config_file.is_file():
+        saved = load_config(run.directory.config_file).data.path
+        if Path(saved).name == _ROWS:  # the directory may have moved since
+            path = saved
+    data = run.config.data.model_copy(update={"path": path})
+    return Run(run.config.model_copy(update={"data": data}), run.directory)
+
+
+def _keep_rows(rows: Iterable[Mapping[str, Any]], run: Run) -> None:
+    write_rows(rows, run.root / _ROWS, replace=not run.manifest().content["stages"])

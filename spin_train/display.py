@@ -32,7 +32,7 @@ def watching() -> Iterator[Callable[[str, int, int, str], None]]:
     Yields a function that takes stage, done, total and a note.
     """
     console = Console(stderr=True)
-    if not (console.is_terminal or console.is_jupyter):
+    if not (sys.stderr.isatty() or console.is_jupyter):
         last = ""
 
         def tell(stage: str, done: int, total: int, note: str) -> None:

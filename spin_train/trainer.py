@@ -1,5 +1,5 @@
 """Where `SpinTrainer` is imported from; it lives in `training.trainer`."""
 
-from spin_train.training.trainer import SpinTrainer
+from spin_train.training.trainer import SpinTrainer, collate
 
-__all__ = ["SpinTrainer"]
+__all__ = ["SpinTrainer", "collate"]

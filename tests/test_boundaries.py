@@ -50,11 +50,11 @@ FIXED_NAMES = {
         "tspin_objective",
     ],
     "spin_theory.__main__": ["main"],
-    "spin_train.api": ["Run", "run"],
+    "spin_train.api": ["Run", "open_run", "run"],
     "spin_train.cli": ["main"],
-    "spin_train.logps": ["response_logps", "response_loss"],
+    "spin_train.logps": ["Group", "response_logps", "response_loss"],
     "spin_train.model.logps": ["response_logps", "response_loss"],
-    "spin_train.trainer": ["SpinTrainer"],
+    "spin_train.trainer": ["SpinTrainer", "collate"],
     "spin_train.training.trainer": ["SpinTrainer"],
 }
 """What users, notebooks and other programs import, and where from."""

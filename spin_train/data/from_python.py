@@ -12,26 +12,25 @@ __all__ = ["write_rows"]
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, *, replace: bool) -> None:
-    """Write rows as JSON lines; where the file is there already, it must hold the same rows.
+    """Write rows as JSON lines; unless `replace`, the file is there and must hold the same rows.
 
-    Raises `UserError` if a row is not a mapping of JSON values, there is none, or the file holds
-    other rows and `replace` is false.
+    Raises `UserError` if a row is not a mapping of JSON values, there is none, or the rows are not
+    those of the file.
     """
-    with write_atomically(path.with_suffix(".new")) as partial:
+    if not replace and not path.is_file():
+        raise UserError(f"{path} is gone, with the rows of this run: restore it")
+    with write_atomically(path) as partial:
+        count = 0
         with partial.open("w", encoding="utf-8") as file:
-            count = 0
             for count, row in enumerate(rows, start=1):
                 file.write(_line(row, count))
         if not count:
             raise UserError("rows is empty: give at least two rows")
-    new = path.with_suffix(".new")
-    if path.is_file() and not replace and path.read_bytes() != new.read_bytes():
-        new.unlink()
-        raise UserError(
-            f"the run in {path.parent} was begun with other rows: give the same ones, leave rows "
-            "out to go on with what is there, or take a new output_dir"
-        )
-    new.replace(path)
+        if not replace and path.read_bytes() != partial.read_bytes():
+            raise UserError(
+                f"the run in {path.parent} was started with other rows: give the same ones, or "
+                "take a new output_dir"
+            )
 
 
 def _line(row: Mapping[str, Any], number: int) -> str:

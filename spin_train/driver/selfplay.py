@@ -35,7 +35,13 @@ _FULL_BYTES = 2**20
 Watcher = Callable[[str, int, int, str], None]
 
 
-def play(run: Run, *, restart_iteration: bool = False, watch: Watcher | None = None) -> None:
+def play(
+    run: Run,
+    *,
+    restart_iteration: bool = False,
+    watch: Watcher | None = None,
+    before: Callable[[], None] | None = None,
+) -> None:
     """Start a run, or go on with it from what is complete.
 
     Parameters
@@ -46,6 +52,8 @@ def play(run: Run, *, restart_iteration: bool = False, watch: Watcher | None = N
         Forget the checkpoints of training stages that are not complete.
     watch : callable, optional
         Called with stage, done, total and a note while the workers work.
+    before : callable, optional
+        Called once the run is locked, before anything else is written.
 
     Raises
     ------
@@ -71,6 +79,8 @@ def play(run: Run, *, restart_iteration: bool = False, watch: Watcher | None = N
                 f"workers of an earlier start are still working in {run.root}; stop them"
             )
         remove_partial(run.root)
+        if before is not None:
+            before()
         _adopt_config(run)
         _record_versions(run)
         if restart_iteration:

@@ -1,4 +1,4 @@
-"""One rank: walks through the stages of a run, started by the DeepSpeed launcher."""
+"""One rank: walks through the stages of a run."""
 
 import logging
 import os

@@ -58,7 +58,14 @@ def remove_partial(root: Path) -> None:
     """Delete what killed writers left half-written in a run on which nothing works now."""
     ours = [root / name for name in ("data", "sft", "initial", "control")] + [*root.glob("iter*")]
     found = [partial for folder in ours for partial in folder.rglob(f"*{_PARTIAL}")]
-    for name in ("config.yaml", "manifest.json", "results.json", ".progress.json"):
+    for name in (
+        "config.yaml",
+        "manifest.json",
+        "results.json",
+        "best.json",
+        "rows.jsonl",
+        ".progress.json",
+    ):
         found += root.glob(f"{name}.*{_PARTIAL}")
     for partial in found:
         if partial.is_dir():

@@ -12,6 +12,7 @@ from spin_train.errors import UserError
 from spin_train.model.loading import load_tokenizer
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
+from spin_train.run.policies import listed_policies
 
 __all__ = ["metrics_frame", "samples_frame"]
 
@@ -26,17 +27,18 @@ def metrics_frame(root: Path, stages: list[Stage]) -> pandas.DataFrame:
         own = {"stage": stage.name, "iteration": stage.iteration, "control": stage.control}
         lines = path.read_text(encoding="utf-8").splitlines()
         rows += [own | json.loads(line) for line in lines]
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame(rows, columns=None if rows else ["stage", "iteration", "control"])
 
 
 def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pandas.DataFrame:
-    """One row per response of an iteration; the scored shards where they are there."""
+    """One row per response of an iteration, from the scored shard where it is there."""
     folder = directory.iteration(iteration)
-    shards = sorted((folder / "scored").glob("*.parquet"))
-    shards = shards or sorted((folder / "generations").glob("*.parquet"))
-    if not shards:
+    sampled = sorted((folder / "generations").glob("*.parquet"))
+    if not sampled:
         raise UserError(f"no samples in {folder}: iteration {iteration} is not sampled yet")
-    tokenizer = load_tokenizer(config)
+    scored = [folder / "scored" / shard.name for shard in sampled]
+    shards = [new if new.is_file() else old for old, new in zip(sampled, scored, strict=True)]
+    tokenizer = _tokenizer(config, directory)
 
     def text(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
@@ -63,3 +65,12 @@ def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pa
             }
             rows += [prompt | row(response) for response in record.responses]
     return pandas.DataFrame(rows)
+
+
+def _tokenizer(config: Config, directory: RunDirectory) -> Any:
+    """Tokenizer of a policy that is there, else of the model: a moved run has only the former."""
+    for policy in listed_policies(config, directory):
+        if isinstance(policy.source, Path) and policy.source.is_dir():
+            own = {"model": str(policy.source), "model_revision": None}
+            return load_tokenizer(config.model_copy(update=own))
+    return load_tokenizer(config)

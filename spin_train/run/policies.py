@@ -18,8 +18,8 @@ class Policy:
     Examples
     --------
     >>> policy = Policy("p_1", 1, False, Path("iter0/policy"), Path("iter0/evaluation.json"))
-    >>> Path(policy), str(policy)
-    (PosixPath('iter0/policy'), 'iter0/policy')
+    >>> Path(policy), policy / "config.json"
+    (PosixPath('iter0/policy'), PosixPath('iter0/policy/config.json'))
     """
 
     name: str
@@ -33,10 +33,13 @@ class Policy:
     evaluation: Path
     """File with its held-out numbers, once it is evaluated; ``benchmark/`` lies next to it."""
     revision: str | None = None
-    """Commit or tag, where `source` is a hub name."""
+    """Commit or tag to load, where `source` is a hub name."""
 
     def __fspath__(self) -> str:
         return str(self.source)
+
+    def __truediv__(self, name: str) -> Path:
+        return Path(self.source) / name
 
     def __str__(self) -> str:  # transformers takes str(...) of what it is given
         return str(self.source)

@@ -196,7 +196,10 @@ class Run:
         return metrics_frame(self.root, self.stages)
 
     def samples(self, iteration: int) -> "DataFrame":
-        """Read the responses of an iteration as text: the human ones, and those of p_K.
+        """Read the responses of an iteration as text.
+
+        Before they are scored these are the samples of p_K. Afterwards the human responses are
+        there too, and with mixing or T-SPIN the earlier samples that are trained on.
 
         Parameters
         ----------

@@ -80,8 +80,8 @@ def iterations_wanted(
 
 
 def _is_better(selection: SelectionConfig, value: float, best: float) -> bool:
-    """Whether a value is better by more than rounding; nan is never, and worse than any."""
-    if math.isnan(value) or math.isnan(best):
-        return not math.isnan(value)
+    """Whether a value is better by more than rounding; what is not finite is worse than any."""
+    if not (math.isfinite(value) and math.isfinite(best)):
+        return math.isfinite(value)
     differs = not math.isclose(value, best, rel_tol=ROUNDING)
     return differs and (value < best) == (selection.better == "min")

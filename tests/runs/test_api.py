@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -74,7 +75,7 @@ def test_samples_have_the_text_of_each_response(played):
 
 def test_other_rows_are_refused_once_something_rests_on_the_first(played):
     run_, content, rows = played
-    with pytest.raises(UserError, match="begun with other rows"):
+    with pytest.raises(UserError, match="started with other rows"):
         run(content, rows=rows[:-1], progress=False)
     assert run(content, rows=rows, progress=False).evaluations == run_.evaluations
 
@@ -85,6 +86,23 @@ def interrupt_once_there(path):
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_moved_run_goes_on_with_the_same_rows(played, tmp_path):
+    run_, content, rows = played
+    shutil.copytree(run_.root, tmp_path / "moved")
+    moved = run(content, [f"output_dir={tmp_path / 'moved'}"], rows=rows, progress=False)
+    assert moved.evaluations == run_.evaluations
+    assert len(moved.samples(0)) == len(run_.samples(0))
+
+
+def test_samples_of_shards_that_are_not_scored_yet_are_shown_too(played, tmp_path):
+    shutil.copytree(played[0].root, tmp_path / "run")
+    (tmp_path / "run/iter0/scored/train-00000.parquet").unlink()
+    frame = open_run(tmp_path / "run").samples(0)
+    whole = played[0].samples(0)
+    assert set(frame.prompt_id) == set(whole.prompt_id)
+    assert 0 < frame.opponent_logps.isna().sum() < len(frame)
 
 
 def test_an_interrupt_saves_and_stops_and_the_same_call_goes_on(played, tmp_path):

@@ -209,7 +209,9 @@ def test_policies_are_those_made_so_far_each_under_its_name(tmp_path):
 
 def test_a_mapping_is_run_with_its_overrides_and_quietly_where_asked(monkeypatch):
     seen = []
-    monkeypatch.setattr(selfplay, "play", lambda run, watch=None: seen.append((run.config, watch)))
+    monkeypatch.setattr(
+        selfplay, "play", lambda run, watch=None, before=None: seen.append((run.config, watch))
+    )
     content = {"model": "m", "data": {"path": "d"}, "output_dir": "o", "beta": 0.1}
     quiet, shown = run(content, ["beta=0.7"], progress=False), run(content, ["beta=0.7"])
     assert [config for config, _ in seen] == [quiet.config, shown.config]

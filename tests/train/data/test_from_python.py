@@ -10,16 +10,16 @@ ROWS = [{"prompt": "a", "response": "b"}, {"prompt": "c\n", "response": "ü \u20
 
 def test_rows_are_written_one_per_line_and_read_back_as_they_were(tmp_path):
     path = tmp_path / "rows.jsonl"
-    write_rows(ROWS, path, replace=False)
+    write_rows(ROWS, path, replace=True)
     assert [json.loads(line) for line in path.read_text().split("\n") if line] == ROWS
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_the_same_rows_may_be_given_again_and_others_may_not(tmp_path):
     path = tmp_path / "rows.jsonl"
-    write_rows(ROWS, path, replace=False)
+    write_rows(ROWS, path, replace=True)
     write_rows(iter(ROWS), path, replace=False)
-    with pytest.raises(UserError, match="begun with other rows"):
+    with pytest.raises(UserError, match="started with other rows"):
         write_rows(ROWS[:1], path, replace=False)
     assert len(path.read_text().splitlines()) == 2
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
@@ -51,3 +51,9 @@ def test_a_dataset_gives_its_rows(tmp_path):
 
     write_rows(Dataset.from_list(ROWS), tmp_path / "rows.jsonl", replace=True)
     assert [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()] == ROWS
+
+
+def test_rows_that_are_gone_are_not_taken_from_elsewhere(tmp_path):
+    with pytest.raises(UserError, match="is gone"):
+        write_rows(ROWS, tmp_path / "rows.jsonl", replace=False)
+    assert not list(tmp_path.iterdir())
