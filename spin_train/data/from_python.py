@@ -1,4 +1,4 @@
-"""SFT rows given as Python objects: written to a file, so that a resumed run reads the same."""
+"""SFT rows passed as Python objects, written to a file from which a resumed run reads them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,10 +12,10 @@ __all__ = ["write_rows"]
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, *, replace: bool) -> None:
-    """Write rows as JSON lines; where the file is there already, it must hold the same rows.
+    """Write rows as JSON lines; if the file already exists, it must hold the same rows.
 
-    Raises `UserError` if a row is not a mapping of JSON values, there is none, or the file holds
-    other rows and `replace` is false.
+    Raises `UserError` if a row is not a mapping of JSON values, if `rows` is empty, or if the file
+    holds other rows and `replace` is false.
     """
     with write_atomically(path.with_suffix(".new")) as partial:
         with partial.open("w", encoding="utf-8") as file:
@@ -23,13 +23,13 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, *, replace: bool) 
             for count, row in enumerate(rows, start=1):
                 file.write(_line(row, count))
         if not count:
-            raise UserError("rows is empty: give at least two rows")
+            raise UserError("rows is empty: pass at least two rows")
     new = path.with_suffix(".new")
     if path.is_file() and not replace and path.read_bytes() != new.read_bytes():
         new.unlink()
         raise UserError(
-            f"the run in {path.parent} was begun with other rows: give the same ones, leave rows "
-            "out to go on with what is there, or take a new output_dir"
+            f"the run in {path.parent} was started with other rows: pass the same rows, omit rows "
+            "to continue with the stored ones, or choose a new output_dir"
         )
     new.replace(path)
 

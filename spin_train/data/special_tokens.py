@@ -117,8 +117,8 @@ class SpecialTokens:
             piece_ids = self._encode_within(piece, as_text=as_text)
             if as_text and self._id_of[piece] in piece_ids:
                 raise ValueError(
-                    f"the text holds the special token {piece!r}, and the tokenizer has no other "
-                    "ids for it"
+                    f"the text holds the special token {piece!r}, and the tokenizer cannot "
+                    "encode it as plain text; remove it"
                 )
             ids += piece_ids
         return ids

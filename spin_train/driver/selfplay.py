@@ -93,7 +93,7 @@ def _all_complete(run: Run) -> bool:
     first = complete.index(False) if False in complete else len(stages)
     if any(complete[first:]):
         raise UserError(
-            f"files of {stages[first].name} are gone, but later stages were made from them: "
+            f"files of {stages[first].name} are missing, but later stages were built from them: "
             "restore them, or start in a new output_dir"
         )
     wanted = run.iterations_wanted
@@ -109,7 +109,7 @@ def _adopt_config(run: Run) -> None:
         if changes:
             raise UserError(
                 f"{run.root} was started with another configuration ({'; '.join(changes)}): "
-                "give the old values, or take a new output_dir"
+                "use the old values, or choose a new output_dir"
             )
     with write_atomically(saved) as partial:
         text = yaml_text(run.config.model_dump())
@@ -226,9 +226,9 @@ def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> N
         raise WorkerError(f"{reports[0]['line']} (log: {log_path})")
     if shutil.disk_usage(directory.root).free < _FULL_BYTES:  # no room for a message either
         raise UserError(
-            f"the disk of {directory.root} is full: make room, then run the same command again"
+            f"the disk of {directory.root} is full: free space, then run the same command again"
         )
     raise WorkerError(
         f"the workers ended with code {code} and no message: were they killed, or out of memory? "
-        f"The same command goes on from what is complete (log: {log_path})"
+        f"Run the same command again to resume (log: {log_path})"
     )

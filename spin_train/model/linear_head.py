@@ -286,7 +286,9 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            raise RuntimeError("this loss was already backpropagated through, which frees it")
+            raise RuntimeError(
+                "backward was already called on this loss, which freed its gradients"
+            )
         factor = grads[0]
         if factor.is_cuda or factor != 1:  # reading the factor would wait for a GPU
             for gradient in gradients:

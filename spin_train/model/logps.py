@@ -256,7 +256,7 @@ def _exact_way(model: Any, module: Any) -> _Way:
             error = ((logps - expected).abs() / expected.new_tensor(lengths)).max().item()
             if error <= tolerance and seen <= _BLIND_TOLERANCE:
                 return ""
-            return f"off by {error:.2g} nats per token, {seen:.2g} by its neighbours"
+            return f"off by {error:.2g} nats per token; other responses change it by {seen:.2g}"
 
         return first_exact(module, _WAYS, flaw, "no two forward passes agree on a log-prob")
     finally:

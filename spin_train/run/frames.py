@@ -35,7 +35,7 @@ def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pa
     shards = sorted((folder / "scored").glob("*.parquet"))
     shards = shards or sorted((folder / "generations").glob("*.parquet"))
     if not shards:
-        raise UserError(f"no samples in {folder}: iteration {iteration} is not sampled yet")
+        raise UserError(f"no samples in {folder}: iteration {iteration} has not been sampled yet")
     tokenizer = load_tokenizer(config)
 
     def text(ids: list[int]) -> str:

@@ -64,7 +64,7 @@ def sample(
     }
     if not all(math.isfinite(sampled.logps) for sampled in found.values()):
         raise UserError(
-            "the opponent gives log-probs that are not finite: its weights are broken, or "
+            "the opponent's log-probs are not finite: its weights are broken, or "
             "training.dtype is too narrow for it; try training.dtype=float32"
         )
     return [found[number] for number in range(len(prompts))]

@@ -94,8 +94,8 @@ def require_benchmarks(config: Config) -> None:
     for task in benchmark_tasks(config):
         if task.name not in known:
             close = difflib.get_close_matches(task.name, known, n=1)
-            hint = f"; {close[0]}?" if close else ""
-            raise UserError(f"evaluation.lm_eval: lm-eval knows no task {task.name!r}{hint}")
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"evaluation.lm_eval: lm-eval has no task {task.name!r}{hint}")
 
 
 @functools.cache

@@ -127,6 +127,6 @@ def parity_problem(records: Sequence[Record], config: Config, iteration: int) ->
         f"generation parity: engine {config.generation.engine} and the training forward pass "
         f"differ on the log-prob of {beyond} of {compared} samples by up to {worst:.3g} nats per "
         f"token (tolerance {constant:g} nats + {per_token:g} per token): samples and scores come "
-        "from different distributions; use generation.engine=hf in a new output_dir, or go on with "
-        "generation.parity=warn"
+        "from different distributions; use generation.engine=hf in a new output_dir, or continue "
+        "with generation.parity=warn"
     )

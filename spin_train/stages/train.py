@@ -86,7 +86,7 @@ def training_task(work: Work, stage: Stage) -> TrainingTask:
     expected = count_records(run.directory.train_rows)
     if len(records) != expected:
         raise UserError(
-            f"{scored} holds {len(records)} training rows of {expected}: "
+            f"{scored} holds {len(records)} of {expected} training rows: "
             "restore its shards, or start in a new output_dir"
         )
     return TrainingTask(
@@ -119,7 +119,7 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
     )
     if batches.steps == 1 and config.training.warmup_steps > 0:
         raise UserError(
-            f"{stage.name} would be one optimiser step, and warm-up gives the first a learning "
+            f"{stage.name} would have one optimiser step, and warm-up starts at a learning "
             "rate of 0: lower training.batch_size, raise epochs, or set training.warmup_steps=0"
         )
     checkpoints = folder / "checkpoints"
@@ -241,7 +241,9 @@ def _event_writers(
     reporters = list(arguments.report_to or [])  # TrainingArguments has made a list of it
     if "tensorboard" not in reporters:
         if ranks.is_first and not importlib.util.find_spec("tensorboard"):
-            _LOG.warning("no tensorboard here (pip install tensorboard): see metrics.jsonl")
+            _LOG.warning(
+                "tensorboard is not installed (pip install tensorboard): see metrics.jsonl"
+            )
         return []
     arguments.report_to = [name for name in reporters if name != "tensorboard"]
     if not ranks.is_first:

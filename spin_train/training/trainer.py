@@ -140,9 +140,9 @@ class SpinTrainer(Trainer):
         if not bool((log_ratio <= constant + per_token * lengths).all()):
             worst = log_ratio.max().item()
             raise UserError(
-                "step-0 check: before any update a log-ratio to the stored opponent scores is "
+                "step-0 check: before any update, a log-ratio to the stored opponent scores is "
                 f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} per token): "
-                "the scores are another model's; delete this iteration's scored/ to score again"
+                "the scores come from another model; delete this iteration's scored/ to score again"
             )
 
     def _note_metrics(self, policy_logps: Tensor, reference_logps: Tensor, *, counts: bool) -> None:

@@ -68,13 +68,13 @@ def test_samples_have_the_text_of_each_response(played):
     assert shown <= expected
     assert len(real) == len(rows)
     assert frame.opponent_logps.notna().all()
-    with pytest.raises(UserError, match="not sampled yet"):
+    with pytest.raises(UserError, match="not been sampled yet"):
         run.samples(1)
 
 
 def test_other_rows_are_refused_once_something_rests_on_the_first(played):
     run_, content, rows = played
-    with pytest.raises(UserError, match="begun with other rows"):
+    with pytest.raises(UserError, match="started with other rows"):
         run(content, rows=rows[:-1], progress=False)
     assert run(content, rows=rows, progress=False).evaluations == run_.evaluations
 

@@ -19,7 +19,7 @@ def test_the_same_rows_may_be_given_again_and_others_may_not(tmp_path):
     path = tmp_path / "rows.jsonl"
     write_rows(ROWS, path, replace=False)
     write_rows(iter(ROWS), path, replace=False)
-    with pytest.raises(UserError, match="begun with other rows"):
+    with pytest.raises(UserError, match="started with other rows"):
         write_rows(ROWS[:1], path, replace=False)
     assert len(path.read_text().splitlines()) == 2
     assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
