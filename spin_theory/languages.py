@@ -58,7 +58,7 @@ class NoisySort:
 
     def __post_init__(self) -> None:
         if not self.alphabet or len(set(self.alphabet)) != len(self.alphabet):
-            raise ValueError(f"alphabet must be different symbols, got {self.alphabet!r}")
+            raise ValueError(f"alphabet must consist of different symbols, got {self.alphabet!r}")
         if not self.length >= 1:
             raise ValueError(f"length must be >= 1, got {self.length!r}")
         if not 0 <= self.sharpness < math.inf:
@@ -96,7 +96,7 @@ class NoisySort:
         if not count >= 0:
             raise ValueError(f"count must be >= 0, got {count!r}")
         if distinct and count > available:
-            raise ValueError(f"count must be <= {available}, the prompts there are, got {count}")
+            raise ValueError(f"count must be <= {available}, the number of prompts, got {count}")
         generator = torch.Generator().manual_seed(seed)
         prompts: list[str] = []
         while len(prompts) < count:

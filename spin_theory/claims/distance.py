@@ -195,7 +195,7 @@ def check_degeneracy(
         )
         errors.append(-rise)
     else:
-        raise ValueError(f"nothing is claimed at p_t = p_data for the penalty {loss_type!r}")
+        raise ValueError(f"there is no claim about p_t = p_data for the penalty {loss_type!r}")
     return Evidence(largest_error(errors), tolerance, {"rise": rise})
 
 

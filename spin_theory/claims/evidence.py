@@ -103,5 +103,5 @@ def written_out(facts: Mapping[str, T], loss_type: str) -> T:
     """
     penalty_named(loss_type)
     if loss_type not in facts:
-        raise ValueError(f"this claim is not written out for the penalty {loss_type!r}")
+        raise ValueError(f"this claim is not implemented for the penalty {loss_type!r}")
     return facts[loss_type]

@@ -50,7 +50,7 @@ def observed_multipliers(
     0.75
     """
     if len(policies) <= order:
-        raise ValueError(f"policies must be more than order, got {len(policies)} and {order}")
+        raise ValueError(f"there must be more policies than order, got {len(policies)} and {order}")
     rows = [_centred(policy, limit).flatten().numpy() for policy in policies]
     rounding = ROUNDING * float(1 + limit.log_probs.abs().max())
     knowns, unknowns = [], []

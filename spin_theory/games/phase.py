@@ -108,7 +108,7 @@ def phase_diagram(
     ([True, True], [0.0, 1.0])
     """
     if not (betas and inner_steps):
-        raise ValueError(f"betas and inner_steps must hold one each, got {betas}, {inner_steps}")
+        raise ValueError(f"betas and inner_steps must not be empty, got {betas}, {inner_steps}")
     start, data = (
         TabularPolicy.random(games, responses, seed=seed + k, smallest=smallest) for k in (0, 1)
     )

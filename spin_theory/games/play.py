@@ -165,5 +165,5 @@ def _schedule(name: str, values: float | Sequence[float], iterations: int) -> tu
     """One value for each iteration."""
     schedule = tuple(values) if isinstance(values, Sequence) else (values,) * iterations
     if len(schedule) != iterations:
-        raise ValueError(f"{name} must be a number or {iterations} of them, got {len(schedule)}")
+        raise ValueError(f"{name} must be one number or {iterations} numbers, got {len(schedule)}")
     return schedule

@@ -223,5 +223,5 @@ def fixed_point(
             (1 - damping) * policy.log_probs + damping * updated.log_probs
         )
     raise ValueError(
-        f"no fixed point within {MOST_ITERATIONS} steps: the last moved by {moved:.1e}"
+        f"no fixed point within {MOST_ITERATIONS} steps: the last one moved by {moved:.1e}"
     )

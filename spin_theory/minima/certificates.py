@@ -192,7 +192,7 @@ def _conjugate_dual(
 ) -> tuple[Tensor, Tensor]:
     """W h(u), and W [l(t) - h(u) + u t], of each pair, for any penalty with a conjugate h."""
     if penalty.conjugate is None:
-        raise ValueError(f"loss_type {penalty.name} has no conjugate, so that nothing is certified")
+        raise ValueError(f"loss_type {penalty.name} has no conjugate to certify a minimum with")
     shares = (used + shift).clamp(min=0) / weights  # u
     heights = penalty.conjugate(shares.clamp(max=penalty.steepest))
     gaps = weights * (penalty(margins) - heights + shares * margins)

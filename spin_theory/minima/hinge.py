@@ -245,7 +245,7 @@ def _largest_circulation(weights: Matrix) -> tuple[Matrix, Matrix]:
     )
     if solution.x is None:
         raise ValueError(
-            "HiGHS must find the largest circulation, and did not: "
+            "HiGHS did not find the largest circulation: "
             f"{solution.message} The smallest weight is {weights[rows, columns].min():.1e}"
         )
     flows[rows, columns] = solution.x

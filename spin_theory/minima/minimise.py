@@ -295,7 +295,7 @@ _SEARCHES = {"hinge": _Search(hinge_minimum, _chain_bound, hinge_programme)}
 
 def _search(penalty: Penalty) -> _Search:
     if penalty.name not in _SEARCHES:
-        raise ValueError(f"loss_type {penalty.name} has kinks, and no search of its own")
+        raise ValueError(f"loss_type {penalty.name} has kinks, and there is no search for it")
     return _SEARCHES[penalty.name]
 
 

@@ -106,6 +106,6 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path):
     first = start("run", config)
     while first.poll() is None and not (tmp_path / "run" / "manifest.json").exists():
         pass
-    assert "another run" in refused("run", config)
+    assert "another process is working on" in refused("run", config)
     first.kill()
     first.communicate()
