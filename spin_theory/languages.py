@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = ["NoisySort"]
 
 MAX_ENUMERATED = 1_000_000
-"""Responses that :meth:`NoisySort.enumerate` lists at most, so that a slip fails in words."""
+"""Most responses that :meth:`NoisySort.enumerate` lists; more raise a readable error."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class NoisySort:
         return sorted(prompt) == sorted(response)
 
     def _ranks(self, prompt: str) -> list[int]:
-        """Rank of each symbol of a prompt; the one place where prompts are checked."""
+        """Rank of each symbol of a prompt; prompts are checked here and nowhere else."""
         if len(prompt) != self.length or not set(prompt) <= set(self.alphabet):
             raise ValueError(
                 f"prompt must be {self.length} symbols of {self.alphabet!r}, got {prompt!r}"

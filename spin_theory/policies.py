@@ -163,7 +163,7 @@ class TabularPolicy:
 
 
 def pairwise_differences(values: Tensor) -> Tensor:
-    """Subtract each value from each other.
+    """Differences of all pairs of values.
 
     Parameters
     ----------

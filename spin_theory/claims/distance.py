@@ -1,4 +1,4 @@
-"""What the objective says of the distance between opponent and data, down to distance zero."""
+"""What the objective says about the distance between opponent and data, down to distance zero."""
 
 import math
 

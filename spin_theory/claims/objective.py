@@ -1,4 +1,4 @@
-"""What is claimed of the shape of SPIN's objective and of its least value."""
+"""Claims about the shape of SPIN's objective and its least value."""
 
 import math
 from collections.abc import Callable

@@ -254,7 +254,7 @@ def check_witness_interval(
     loss_type: str = "logistic",
     tolerance: float = LIMIT,
 ) -> Evidence:
-    r"""Check how large the beta of Theorem 5.2's necessity may be, and that all others do too.
+    r"""Check the largest witness beta, and that the opponent is stationary at no beta.
 
     Parameters
     ----------

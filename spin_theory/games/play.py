@@ -1,4 +1,4 @@
-"""The game played out: iterate after iterate on tables, and where theory puts them."""
+"""Playing the game on tables, iterate by iterate, and what theory predicts for it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -159,7 +159,7 @@ def fixed_point(
     damping: float = 0.5,
     tolerance: float = FIXED_POINT_STEP,
 ) -> TabularPolicy:
-    r"""Policy that an exact iteration leaves as it is, whether or not the game gets there.
+    r"""Policy that an exact iteration leaves unchanged, whether or not the game reaches it.
 
     Parameters
     ----------

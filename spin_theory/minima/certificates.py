@@ -1,4 +1,4 @@
-"""Lower bounds of expected penalties that hold whatever a solver did, and how tight they are.
+"""Lower bounds of expected penalties that do not depend on a solver, and how tight they are.
 
 An expected penalty is a sum of convex functions of differences of scores, so its dual is a flow
 problem: every circulation, found by whomever, gives a number that no policy can go below.
@@ -47,7 +47,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Ray:
-    """A direction along which an objective falls without end.
+    """A direction along which an objective falls without bound.
 
     Attributes
     ----------

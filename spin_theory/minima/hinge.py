@@ -1,4 +1,4 @@
-"""The minimum under the hinge penalty: SPIN's by dynamic programming, any by a linear programme."""
+"""Hinge minima: SPIN's by dynamic programming, any other by a linear programme."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""One rank: walks through the stages of a run, started by the DeepSpeed launcher."""
+"""One rank: does the stages of a run in order, started by the DeepSpeed launcher."""
 
 import logging
 import os

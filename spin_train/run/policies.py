@@ -1,4 +1,4 @@
-"""The policies of a run: who p_K is, where it lies, and what was measured of it."""
+"""The policies of a run: which one is p_K, where it is, and its measurements."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which policy of a run is the best by a held-out number, and when to stop looking."""
+"""Which policy of a run is the best by a held-out number, and when to stop early."""
 
 import math
 from collections.abc import Sequence

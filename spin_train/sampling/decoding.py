@@ -80,12 +80,12 @@ class PartialResponse:
 
     @classmethod
     def of(cls, task: Task) -> "PartialResponse":
-        """Begin a response; its draws come from its seed alone, by a counting generator."""
+        """Start a response; a counter-based generator makes its draws from its seed alone."""
         generator = np.random.Generator(np.random.Philox(task.seed))
         return cls(task, generator.random(task.limit).tolist())
 
     def sample(self, stop_id: int) -> Sample:
-        """Give the response out, whole."""
+        """Return the finished response."""
         return Sample(self.ids, "stop" if self.ids[-1] == stop_id else "length", self.logps)
 
 

@@ -1,4 +1,4 @@
-"""Benchmark: lm-eval's tasks, asked of the policy of a stage."""
+"""Benchmark: run lm-eval's tasks on the policy of a stage."""
 
 import logging
 from importlib.metadata import version

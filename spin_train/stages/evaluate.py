@@ -154,6 +154,6 @@ def _mean(column: list[float]) -> tuple[float, float]:
 
 
 def _number_of(prompt: Sequence[int]) -> int:
-    """Give equal prompts one number, and their order none that the data has."""
+    """Derive a number from a prompt, unrelated to the order of the data."""
     digest = hashlib.sha256(" ".join(map(str, prompt)).encode()).digest()
     return int.from_bytes(digest[:6])

@@ -100,7 +100,7 @@ def require_benchmarks(config: Config) -> None:
 
 @functools.cache
 def task_manager(include_path: str | None) -> Any:
-    """All tasks there are: seconds for their files, once a process."""
+    """All known tasks; reading their files takes seconds, once per process."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=include_path)

@@ -237,7 +237,7 @@ def _training_arguments(
 def _event_writers(
     arguments: TrainingArguments, ranks: Ranks, events: Path, resume: Path | None
 ) -> list[TrainerCallback]:
-    """TensorBoard's callback, which by itself would write among the checkpoints."""
+    """TensorBoard's callback, which would otherwise write into the checkpoint directory."""
     reporters = list(arguments.report_to or [])  # TrainingArguments has made a list of it
     if "tensorboard" not in reporters:
         if ranks.is_first and not importlib.util.find_spec("tensorboard"):
@@ -256,7 +256,7 @@ def _event_writers(
 
 
 def _destroy(engine: Any) -> None:
-    """End a DeepSpeed engine so that its memory can be freed."""
+    """Shut down a DeepSpeed engine so that its memory can be freed."""
     optimizer = engine.optimizer
     engine.destroy()
     # The optimizer keeps autograd nodes whose hooks keep it and the engine: a cycle through C++
@@ -272,7 +272,7 @@ def _destroy(engine: Any) -> None:
 
 @contextmanager
 def _released_afterwards() -> Iterator[None]:
-    """Leave no trace of a training stage: what it set for the process, and its memory."""
+    """Undo a training stage's settings of the process, and free its memory."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Processes of one machine: none outlives its driver, and what several of them share."""
+"""Processes of one machine: they end with their driver, and may share resources."""
 
 import ctypes
 import os

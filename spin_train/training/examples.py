@@ -32,8 +32,8 @@ def examples_of(records: Sequence[Record], objective: Objective) -> Sequence[Exa
     A record gives one example for each of its generated responses, also to SFT: the control trains
     on as many examples as self-play. Without generated responses it gives SFT one example,
     self-play none. Where there are several samples of an opponent, the proto responses are as many,
-    and each sample meets the one of its own number. Of `Records` no example is made before it is
-    asked for.
+    and each sample meets the one of its own number. For `Records` examples are created on
+    access.
     """
     if isinstance(records, Records):
         return _Examples(records, objective)
