@@ -25,7 +25,7 @@ class Cell:
     policy: str
     """``p_1``, ``control 1``, ...; p_0 is the same at all learning rates."""
     learning_rate: float | None
-    """Peak, in every iteration; None for p_0."""
+    """Peak learning rate in every iteration; None for p_0."""
     values: tuple[float, ...]
     """The metric, one value per seed."""
 

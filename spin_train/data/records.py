@@ -73,15 +73,15 @@ class Response:
     ids: list[int]
     """Token ids, exactly as sampled or rendered."""
     finish_reason: str
-    """`stop`: ends with an end-of-text token; `length`: cut, and nothing was invented."""
+    """`stop`: ends with an end-of-text token; `length`: cut, without an end-of-text token."""
     iteration: int | None = None
     """Iteration whose opponent sampled it; None for real and given."""
     opponent_logps: float | None = None
     """Summed log-prob under one opponent, nats; None until scored."""
     reference_logps: float | None = None
-    """Summed log-prob under p_0, nats; for T-SPIN_ref alone."""
+    """Summed log-prob under p_0, nats; only for T-SPIN_ref."""
     sampling_logps: float | None = None
-    """Summed log-prob at temperature 1 as the engine that sampled it had it, nats; None if real."""
+    """Summed log-prob at temperature 1 from the engine that sampled it, nats; None if real."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class _Block:
         reasons = columns.field("finish_reason").dictionary_encode()
         self._reasons = reasons.indices.to_numpy()
         self._reason_names = reasons.dictionary.to_pylist()
-        # Neither an iteration of -1 nor a log-prob of nan is ever stored.
+        # An iteration of -1 or a log-prob of nan is never stored, so they can stand for None.
         self._iterations = pc.fill_null(columns.field("iteration"), -1).to_numpy()
         self._logps = pc.fill_null(columns.field("opponent_logps"), np.nan).to_numpy()
         self._reference = pc.fill_null(columns.field("reference_logps"), np.nan).to_numpy()

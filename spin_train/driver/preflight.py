@@ -1,4 +1,4 @@
-"""Everything that is refused before anything is loaded."""
+"""Checks that run before anything is loaded."""
 
 import difflib
 import importlib.util
@@ -69,7 +69,7 @@ def _refuse_unknown_names(training: TrainingConfig) -> None:
 
 
 def _require_reporters(report_to: Any) -> None:
-    """Check that what is to be reported to is there, before anything is trained."""
+    """Check that the reporters are installed, before anything is trained."""
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     present = {*get_available_reporting_integrations(), "flyte", "all", "none"}

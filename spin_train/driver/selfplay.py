@@ -1,4 +1,4 @@
-"""The driver: starts a run or goes on with it, and waits for its workers."""
+"""The driver: starts or resumes a run, and waits for its workers."""
 
 import os
 import shutil
@@ -36,12 +36,12 @@ Watcher = Callable[[str, int, int, str], None]
 
 
 def play(run: Run, *, restart_iteration: bool = False, watch: Watcher | None = None) -> None:
-    """Start a run, or go on with it from what is complete.
+    """Start a run, or resume it from what is complete.
 
     Parameters
     ----------
     run : Run
-        What to do, and where.
+        The run and its directory.
     restart_iteration : bool, default False
         Forget the checkpoints of training stages that are not complete.
     watch : callable, optional
@@ -50,7 +50,7 @@ def play(run: Run, *, restart_iteration: bool = False, watch: Watcher | None = N
     Raises
     ------
     UserError
-        If something that the user can fix stands in the way.
+        If the run cannot start or continue because of something that the user can fix.
     StoppedError
         If SIGTERM or SIGINT came; its argument is the signal's number.
     WorkerError
@@ -101,7 +101,7 @@ def _all_complete(run: Run) -> bool:
 
 
 def _adopt_config(run: Run) -> None:
-    """Save the configuration, unless what is done already rests on another one."""
+    """Save the configuration, unless existing results depend on a different one."""
     saved = run.directory.config_file
     # Until a stage is complete nothing rests on the old configuration, even if it was a mistake.
     if saved.is_file() and run.manifest().content["stages"]:
@@ -169,7 +169,7 @@ def _wait(
         if received and deadline is None:
             directory.stop_request.touch()
             deadline = time.monotonic() + _STOP_SECONDS
-        # A second signal, or workers that do not get to a place to stop at.
+        # After a second signal, or if the workers do not reach a place to stop.
         if len(received) > 1 or (deadline is not None and time.monotonic() > deadline):
             return
         if watch is not None:

@@ -48,7 +48,7 @@ class Policy:
 
     @property
     def benchmarks(self) -> dict[str, dict[str, Any]]:
-        """What lm-eval found, by task; empty without benchmarks."""
+        """Results of lm-eval by task; empty without benchmarks."""
         files = sorted((self.evaluation.parent / "benchmark").glob("*.json"))
         return {path.stem: _read(path) for path in files}
 

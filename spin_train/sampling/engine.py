@@ -32,9 +32,9 @@ class Sample:
     ids: list[int]
     """Token ids, exactly as sampled."""
     finish_reason: str
-    """`stop`: ends with the stop token; `length`: cut, and nothing was invented."""
+    """`stop`: ends with the stop token; `length`: cut, without a stop token."""
     logps: float
-    """Summed log-prob at temperature 1, whatever it was sampled at, as the engine computed it."""
+    """Summed log-prob at temperature 1, computed by the engine, at any sampling temperature."""
 
 
 Engine = Callable[[Sequence[list[int]], Sequence[int], SamplingSettings], list[Sample]]

@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a sequence must fit in."""
+    """Limits on the length of a sequence."""
 
     context: int
     """Longest sequence the model takes, tokens."""
@@ -150,7 +150,7 @@ _COUNTS = (
 
 @dataclass
 class _Pass:
-    """One pass over the rows, and what it keeps of each: digests and lengths."""
+    """One pass over the rows, which keeps the digest and the lengths of each."""
 
     data: DataConfig
     renderer: Renderer

@@ -48,15 +48,15 @@ class TrainingTask:
     start: str | Path
     """Model it starts from."""
     records: Sequence[Record]
-    """What it trains on; scored by the opponent, unless the objective is SFT."""
+    """Records to train on, scored by the opponent unless the objective is SFT."""
     objective: Objective
     """The loss."""
     learning_rate: float
-    """Peak, per step."""
+    """Peak learning rate, per step."""
     epochs: float
     """Passes over the examples."""
     seed: int
-    """Of the order of the examples."""
+    """Seed of the order of the examples."""
 
 
 def train(work: Work, stage: Stage) -> list[Path]:
@@ -68,7 +68,7 @@ def train(work: Work, stage: Stage) -> list[Path]:
 
 
 def training_task(work: Work, stage: Stage) -> TrainingTask:
-    """Say where a training stage starts, on what, for which loss, and for how long."""
+    """Set the start, records, loss and length of a training stage."""
     config, run, k = work.config, work.run, stage.iteration
     seed = seed_of(config.seed, "train", k)  # the control's order too
     if k < 0:
@@ -175,7 +175,7 @@ def _fit(
     if callback.stopped:
         raise StoppedError
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    unset_hf_deepspeed_config()  # under ZeRO-3 it would have all ranks load what the first loads
+    unset_hf_deepspeed_config()  # under ZeRO-3 every rank would load what the first one loads
     if ranks.is_first:
         if config.adapter:
             model = _adapted(task.start, config, state_dict)

@@ -21,7 +21,7 @@ class Example:
     group: Group
     """Prompt, and one response for each role of the objective."""
     opponent_logps: list[float]
-    """As read from disk, one for each role; nan where the objective needs none."""
+    """The opponent's log-probs from disk, one for each role; nan where none are needed."""
     reference_logps: list[float] | None = None
     """What the loss subtracts, where that is not the opponent's (T-SPIN_ref)."""
 

@@ -169,7 +169,7 @@ def _groups(batch: MicroBatch) -> list[Group]:
 
 
 def _on_device(model: Any, logps: list[list[float]]) -> Tensor:
-    """Bring stored log-probs to the model, in the type of its own sums."""
+    """Move stored log-probs to the model's device, in the type of its own sums."""
     parameter = next(model.parameters())
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     # Without waiting for a forward pass that still runs on the GPU.
