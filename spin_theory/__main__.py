@@ -73,7 +73,7 @@ def _list_claims(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _progress(description: str) -> Iterator[Callable[[Any], Any]]:
-    """Show a bar on the terminal while items are walked through, if rich is installed."""
+    """Show a progress bar on the terminal while iterating, if rich is installed."""
     try:
         from rich.console import Console
         from rich.progress import Progress
@@ -111,7 +111,7 @@ def _require_table(prompts: int, responses: int) -> None:
 
 
 def _require_closed_form(options: argparse.Namespace, remedy: str) -> None:
-    """Refuse in the words of the command line what `exact` refuses in its own."""
+    """Refuse what `exact` refuses, but name the flags of the command line."""
     penalty = PENALTIES[options.loss_type]
     if penalty.bounded_below and penalty.exponent is None:
         raise ValueError(f"--loss-type {penalty.name} has no closed form; {remedy}")
@@ -164,7 +164,7 @@ def _play(options: argparse.Namespace) -> int:
 
 
 def _game_rows(game: Game, options: argparse.Namespace) -> list[dict[str, float | None]]:
-    """One row for each iterate: its distances, and the beta that it took in effect."""
+    """One row per iterate, with its distances and its effective beta."""
     has_multiplier = PENALTIES[options.loss_type].exponent is not None
     rows: list[dict[str, float | None]] = []
     for iteration, policy in enumerate(game.policies):
@@ -203,7 +203,7 @@ def _game_table(rows: Sequence[dict[str, float | None]]) -> str:
 
 
 def _how_it_ends(game: Game, options: argparse.Namespace) -> str:
-    """One line on the multiplier that theory has for this game, and the cycle it ended in."""
+    """Describe in one line the multiplier that theory predicts and the cycle the game ended in."""
     period = cycle_length(game.policies)
     cycle = {None: "no cycle yet", 1: "a fixed point"}.get(period, f"a cycle of {period}")
     exactly = (

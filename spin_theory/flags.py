@@ -21,7 +21,7 @@ LARGEST_SEED = 2**62
 RULES = {
     "last": "SPIN: the last iterate",
     "mixed": "samples of the last iterate and of --earlier iterates before it",
-    "geometric": "geometric mixture with p_0, which has weight --base-weight",
+    "geometric": "geometric mixture with p_0 at weight --base-weight",
     "average": "fictitious play: the average of all iterates",
 }
 
@@ -90,9 +90,7 @@ def _add_verify_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=_positive, default=os.cpu_count() or 1, help="worker processes"
     )
-    parser.add_argument(
-        "--list", action="store_true", help="print what is claimed, without checking it"
-    )
+    parser.add_argument("--list", action="store_true", help="list the claims without checking them")
     layout = parser.add_mutually_exclusive_group()
     layout.add_argument("--json", action="store_true", help="print JSON instead of a table")
     layout.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -118,7 +116,7 @@ def _add_play_flags(parser: argparse.ArgumentParser) -> None:
         "--inner-steps", type=_positive, default=10, help="optimiser steps per iteration"
     )
     parser.add_argument(
-        "--pairs", type=_positive, help="samples per prompt and iteration; without it, all pairs"
+        "--pairs", type=_positive, help="samples per prompt and iteration (default: all pairs)"
     )
 
 
@@ -172,17 +170,17 @@ def _add_game_flags(parser: argparse.ArgumentParser) -> None:
         "--learning-rate", type=float, default=1.0, help="learning rate of the optimiser"
     )
     parser.add_argument(
-        "--smallest", type=float, default=1e-3, help="smallest probability that is drawn"
+        "--smallest", type=float, default=1e-3, help="smallest probability in a random table"
     )
     parser.add_argument("--seed", type=_seed, default=0, help="seed of the tables and samples")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw a figure into FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also save a figure to FILE")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 _COMMANDS = {
     "verify": ("check all claims on random tables", _add_verify_flags),
     "play": ("play one game and print how far each iterate is from the data", _add_play_flags),
-    "phase": ("beta against inner steps: where games converge", _add_phase_flags),
+    "phase": ("show where games converge, by beta and inner steps", _add_phase_flags),
 }
 
 

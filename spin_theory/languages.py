@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = ["NoisySort"]
 
 MAX_ENUMERATED = 1_000_000
-"""Responses that :meth:`NoisySort.enumerate` lists at most, so that a slip fails in words."""
+"""Most responses that :meth:`NoisySort.enumerate` lists; more raise a readable error."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class NoisySort:
 
     def __post_init__(self) -> None:
         if not self.alphabet or len(set(self.alphabet)) != len(self.alphabet):
-            raise ValueError(f"alphabet must be different symbols, got {self.alphabet!r}")
+            raise ValueError(f"alphabet must consist of different symbols, got {self.alphabet!r}")
         if not self.length >= 1:
             raise ValueError(f"length must be >= 1, got {self.length!r}")
         if not 0 <= self.sharpness < math.inf:
@@ -96,7 +96,7 @@ class NoisySort:
         if not count >= 0:
             raise ValueError(f"count must be >= 0, got {count!r}")
         if distinct and count > available:
-            raise ValueError(f"count must be <= {available}, the prompts there are, got {count}")
+            raise ValueError(f"count must be <= {available}, the number of prompts, got {count}")
         generator = torch.Generator().manual_seed(seed)
         prompts: list[str] = []
         while len(prompts) < count:
@@ -253,7 +253,7 @@ class NoisySort:
         return sorted(prompt) == sorted(response)
 
     def _ranks(self, prompt: str) -> list[int]:
-        """Rank of each symbol of a prompt; the one place where prompts are checked."""
+        """Rank of each symbol of a prompt; prompts are checked here and nowhere else."""
         if len(prompt) != self.length or not set(prompt) <= set(self.alphabet):
             raise ValueError(
                 f"prompt must be {self.length} symbols of {self.alphabet!r}, got {prompt!r}"

@@ -124,7 +124,9 @@ def convergence_meter(margins: Tensor, *, prompts: Tensor, confidence: float = 0
         raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
     order = {number: place for place, number in enumerate(sorted(set(prompts.tolist())))}
     if len(order) < FEWEST_PROMPTS:
-        raise ValueError(f"prompts must be >= {FEWEST_PROMPTS} different ones, got {len(order)}")
+        raise ValueError(
+            f"prompts must have >= {FEWEST_PROMPTS} different values, got {len(order)}"
+        )
     place = torch.tensor([order[number] for number in prompts.tolist()])
     tuning = place % 2 == 0
     halves = [(margins[half].double(), place[half] // 2) for half in (tuning, ~tuning)]

@@ -59,8 +59,8 @@ class TabularPolicy:
         furthest = float(torch.logsumexp(table, dim=-1).abs().max())
         if furthest > NORMALISED:
             raise ValueError(
-                "log_probs must have rows whose probabilities sum to one, "
-                f"got a row whose sum has logarithm {furthest:.3g} in absolute value"
+                "the probabilities in each row of log_probs must sum to one, "
+                f"got a row with |log(sum)| = {furthest:.3g}"
             )
 
     @classmethod
@@ -163,7 +163,7 @@ class TabularPolicy:
 
 
 def pairwise_differences(values: Tensor) -> Tensor:
-    """Subtract each value from each other.
+    """Differences of all pairs of values.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What rounding may make of a number: one table, with the reason for each entry.
+"""Tolerances for rounding errors in one table, with the reason for each entry.
 
 All numbers are float64, whose unit in the last place is 2.2e-16 of a number's size. A vector unit
 sums in another order, so results differ by a few such units between processors: nothing may be
@@ -24,12 +24,12 @@ __all__ = [
 
 
 class Tolerance(float):
-    """A tolerance of claims, which says why to those who list them."""
+    """A tolerance of claims with a reason, which `spin-theory verify --list` prints."""
 
     reason: str
 
     def __new__(cls, value: float, reason: str = "") -> "Tolerance":
-        """Make the number; `reason` is one line for `spin-theory verify --list`."""
+        """Create the tolerance; `reason` is one line."""
         made = super().__new__(cls, value)
         made.reason = reason
         return made
@@ -42,7 +42,7 @@ beta = 0.1, which multiplies a log-ratio of 27 nats by 10, and 1.3e-13 after 400
 beta = 1/2, whose errors add up. It grows like 1/beta below 0.1."""
 
 EQUAL_TV = 1e-13
-"""Two policies closer than this, in total variation, are the same table but for rounding."""
+"""Two policies closer than this, in total variation, are the same table up to rounding."""
 
 NORMALISED = 1e-10
 """How far the logarithm of a row's sum may be from 0: rounding passes, a float32 table not."""

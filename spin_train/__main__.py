@@ -6,7 +6,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, or say which extra brings what it needs."""
+    """Run the command line, or name the extra to install."""
     try:
         from spin_train.cli import main as run
     except ModuleNotFoundError as error:

@@ -32,7 +32,7 @@ def open_run(directory: str | Path) -> Run:
     Returns
     -------
     Run
-        Its policies, evaluations, metrics and samples, as its files say when asked.
+        Its policies, evaluations, metrics and samples, read from its files when asked.
 
     Raises
     ------
@@ -49,32 +49,32 @@ def run(
     rows: "Iterable[Mapping[str, Any]] | Dataset | None" = None,
     progress: bool = True,
 ) -> Run:
-    """Start a run, or go on with it: ``spin-train run``.
+    """Start a run or resume it, like ``spin-train run``.
 
     Interrupting the notebook cell saves and stops, as Ctrl-C does on the command line; the same
-    call goes on.
+    call resumes.
 
     Parameters
     ----------
     config : str, Path or dict
         YAML file, name of a preset, or the keys themselves.
     overrides : iterable of str, optional
-        Such as ``beta=0.5``; a single one may be given as it is.
+        Such as ``beta=0.5``; a single one may be a plain string.
     rows : iterable of dict or datasets.Dataset, optional
         SFT rows in place of `data.path`, in any format that `data.shape` names. They are written
-        to ``rows.jsonl`` in `output_dir`; the run goes on only with the same rows.
+        to ``rows.jsonl`` in `output_dir`; the run resumes only with the same rows.
     progress : bool, default True
-        Show bars.
+        Show progress bars.
 
     Returns
     -------
     Run
-        What it left.
+        The finished run.
 
     Raises
     ------
     UserError
-        If something that you can fix stands in the way.
+        If the run cannot start or continue because of something that you can fix.
     StoppedError
         If it was interrupted.
     """

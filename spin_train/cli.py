@@ -49,7 +49,8 @@ def _spin_train(
 @app.command()
 def run(
     config: Annotated[
-        Path, typer.Argument(help="YAML file, or a preset; `spin-train keys` lists its keys.")
+        Path,
+        typer.Argument(help="YAML file or name of a preset; `spin-train keys` lists the keys."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, such as training.batch_size=8")
@@ -62,24 +63,24 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Start a run, or go on with it: the same command does both."""
+    """Start a run or resume it; the same command does both."""
     _run(load_config(config, overrides or []), restart_iteration=restart_iteration)
 
 
 @app.command()
 def branch(
-    run: Annotated[Path, typer.Argument(help="Directory of the run to begin with.")],
+    run: Annotated[Path, typer.Argument(help="Directory of the run to branch from.")],
     new: Annotated[Path, typer.Argument(help="Directory of the new run.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value that the new run changes")
+        list[str] | None, typer.Argument(help="key=value to change in the new run")
     ] = None,
     at: Annotated[int, typer.Option(min=0, help="Iterations to keep.")] = 0,
 ) -> None:
-    """Begin a new run with the first iterations of another; `run NEW/config.yaml` goes on."""
+    """Start a new run from the first iterations of another; `run NEW/config.yaml` continues it."""
     from spin_train.run.branching import branch as begin
 
     begin(run, new, at=at, overrides=overrides or [])
-    print(f"go on with: spin-train run {new}/config.yaml")
+    print(f"continue with: spin-train run {new}/config.yaml")
 
 
 @app.command()
@@ -91,13 +92,13 @@ def grid(
     ] = "",
     seeds: Annotated[
         str | None,
-        typer.Option(help="Seeds, such as 0,1,2; default: the one of the configuration."),
+        typer.Option(help="Seeds, such as 0,1,2; default: the seed of the configuration."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory of the runs; reused to go on.")] = Path(
-        "runs/grid"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Directory for the runs; existing ones are resumed.")
+    ] = Path("runs/grid"),
 ) -> None:
-    """Play self-play and its control, continued SFT, on one grid: best and spread of each."""
+    """Run self-play and its control (continued SFT) on one grid, with best and spread."""
     rates = _numbers(learning_rates, float)
     if not rates:
         raise UserError("a grid needs learning rates: give --learning-rates 1e-6,3e-6")
@@ -123,7 +124,7 @@ def grid(
 
 @app.command()
 def status(
-    run_dir: Annotated[Path, typer.Argument(help="Directory of a run, its output_dir.")],
+    run_dir: Annotated[Path, typer.Argument(help="Directory of a run (its output_dir).")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how far a run is: stages, progress, time left, last loss, last error."""
@@ -151,7 +152,7 @@ def status(
 @app.command()
 def keys(
     beginning: Annotated[
-        str, typer.Argument(help="Only keys that begin with this, such as training.")
+        str, typer.Argument(help="Show only keys that begin with this, such as training.")
     ] = "",
 ) -> None:
     """List every configuration key with its default, allowed values and meaning."""
@@ -168,9 +169,9 @@ def keys(
 
 @app.command("presets")
 def show_presets(
-    name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Preset to print.")] = None,
 ) -> None:
-    """List the presets, or print one: `run` takes their names as it takes a YAML file."""
+    """List the presets, or print one; `run` accepts a preset name in place of a YAML file."""
     files = presets()
     if name is None:
         for preset, path in files.items():
@@ -179,20 +180,20 @@ def show_presets(
     elif name in files:
         print(files[name].read_text(encoding="utf-8"), end="")
     else:
-        raise UserError(f"no preset {name!r}; there are {', '.join(files)}")
+        raise UserError(f"no preset {name!r}; choose from {', '.join(files)}")
 
 
 @app.command()
 def demo(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, such as beta=1; take another --out too")
+        list[str] | None, typer.Argument(help="key=value, such as beta=1; needs a new --out")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory of the demo; reused to go on.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Directory for the demo; an existing one is resumed.")
+    ] = Path("runs/demo"),
     ranks: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
 ) -> None:
-    """Play SPIN on a small language with known p_data: no download, minutes on two cores."""
+    """Run SPIN on a small language with known p_data; no download, a few minutes on two cores."""
     # Before torch is loaded: a thread that spins while it waits takes a core from a worker.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if cpu_only():
@@ -245,7 +246,7 @@ def _run(config: Config, *, restart_iteration: bool = False) -> None:
     if played < config.iterations:
         print(
             f"stopped after p_{played}: no better policy in {config.selection.patience} "
-            "iterations; raise selection.patience to go on"
+            "iterations; raise selection.patience to continue"
         )
 
 
@@ -262,9 +263,9 @@ def main() -> None:
     except OSError as error:
         if not disk_full(error):
             raise
-        _leave(2, f"the disk is full ({error}): make room, then run the same command again")
+        _leave(2, f"the disk is full ({error}): free some space, then run the same command again")
     except StoppedError as error:
-        _leave(128 + int(error.args[0]), "stopped; the same command goes on from here")
+        _leave(128 + int(error.args[0]), "stopped; run the same command again to resume")
 
 
 def _leave(code: int, line: str) -> NoReturn:

@@ -1,8 +1,8 @@
 """The demo: a small language with known p_data, a model from scratch, the whole self-play loop.
 
 Nothing is downloaded. The run itself is `driver.selfplay.play` on the config that is saved, the
-code path of every real run. What is the demo's own is made before it (data, tokenizer, model) and
-measured after it (the exact divergence to p_data, which only a known language has).
+code path of every real run. The demo only prepares data, tokenizer and model before the run, and
+measures the exact divergence to p_data after it, which needs a known language.
 """
 
 import json
@@ -45,7 +45,7 @@ SPECIAL_TOKENS = ["<eos>", "<unk>", ">"]  # ids 0, 1, 2; > ends a prompt
 def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
     """Write the demo's data, tokenizer, untrained model and config (``demo.yaml``).
 
-    What is there already is kept.
+    Files that exist already are kept.
     """
     model, rows = out / "model", out / "rows.jsonl"
     if not model.is_dir():
@@ -114,7 +114,7 @@ def build_model(vocabulary: int) -> LlamaForCausalLM:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What only a known language allows to measure of a policy."""
+    """Measurements of a policy that need a known language."""
 
     policy: str
     kl: float
@@ -122,7 +122,7 @@ class Measurement:
     valid_mass: float
     """Probability that a sample is valid, exact, mean over held-out prompts."""
     valid_samples: float
-    """Fraction of its samples that are valid, one a held-out prompt."""
+    """Fraction of valid samples, with one sample per held-out prompt."""
     margin: float | None
     """Held-out margin against the opponent of its iteration, mean, nats; None for p_0."""
 
@@ -180,7 +180,7 @@ def run_demo(
     overrides: Sequence[str] = (),
     watch: Callable[[str, int, int, str], None] | None = None,
 ) -> tuple[Run, list[Measurement]]:
-    """Build, run and measure the demo; one that was cut short goes on.
+    """Build, run and measure the demo, or resume one that was cut short.
 
     The configuration is saved as ``demo.yaml``, and ``spin-train run`` on it does the same run. The
     measurements of p_0, then of policy and control of each iteration, are saved as ``demo.json``.

@@ -93,7 +93,7 @@ def status_table(status: RunStatus) -> Table:
 
 
 def duration(seconds: float | None) -> str:
-    """Write a time for people; nothing where it is not known.
+    """Format seconds as h:mm:ss; empty if not known.
 
     Examples
     --------

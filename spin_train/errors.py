@@ -1,4 +1,4 @@
-"""How a run ends early: something to fix, a stop that was asked for, or a fault of ours."""
+"""Why a run ends early: something to fix, a requested stop, or a bug of ours."""
 
 import errno
 
@@ -28,7 +28,7 @@ class StoppedError(Exception):
 
 
 class WorkerError(Exception):
-    """A fault of ours in a worker; its traceback is in the log."""
+    """A worker failed through a bug of ours; its traceback is in the log."""
 
 
 def one_line(error: object, most: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""SPIN and its control on one grid of learning rates and seeds: best and spread of each."""
+"""SPIN and its control on one grid of learning rates and seeds, with best and spread."""
 
 import math
 import statistics
@@ -25,7 +25,7 @@ class Cell:
     policy: str
     """``p_1``, ``control 1``, ...; p_0 is the same at all learning rates."""
     learning_rate: float | None
-    """Peak, in every iteration; None for p_0."""
+    """Peak learning rate in every iteration; None for p_0."""
     values: tuple[float, ...]
     """The metric, one value per seed."""
 
@@ -61,14 +61,14 @@ def play_grid(
     overrides: Sequence[str] = (),
     watch: selfplay.Watcher | None = None,
 ) -> tuple[list[Cell], list[Failure]]:
-    """Play every learning rate with every seed, each with its control, and write `grid.json`.
+    """Run every learning rate with every seed, each with its control, and write `grid.json`.
 
     Parameters
     ----------
     config : Path
         YAML of a run; `control` is set, `learning_rate`, `seed` and `output_dir` are replaced.
     out : Path
-        Directory of the runs; the same call goes on with what is there.
+        Directory of the runs; the same call resumes those that exist.
     learning_rates : sequence of float
         The grid, for self-play and control alike.
     seeds : sequence of int
@@ -83,7 +83,7 @@ def play_grid(
     cells : list of Cell
         Every policy at every learning rate that diverged with no seed.
     failures : list of Failure
-        Runs that diverged; the others are played all the same.
+        Runs that diverged; the others are run all the same.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
     table = Table(
         "policy",
         *(f"{rate:g}" for rate in rates),
-        title=f"{metric} by learning rate, mean{over}; * the best",
+        title=f"{metric} by learning rate, mean{over}; * best",
     )
     for name in dict.fromkeys(cell.policy for cell in found):
         row = {cell.learning_rate: cell for cell in found if cell.policy == name}

@@ -1,4 +1,4 @@
-"""Seeds: each depends on what it is for, and on nothing else."""
+"""Seeds, which depend only on their purpose."""
 
 import hashlib
 

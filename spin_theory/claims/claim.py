@@ -12,7 +12,7 @@ from spin_theory.tolerances import Tolerance
 __all__ = ["Check", "Claim"]
 
 Check = Callable[[Draw, Update, str], Finding]
-"""From an instance, what is claimed to be SPIN's minimiser, and a penalty, to the evidence."""
+"""Maps an instance, the claimed minimiser of SPIN and a penalty to the evidence."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Claim:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What `spin-theory verify --list --json` prints of it."""
+        """What `spin-theory verify --list --json` prints about it."""
         return {
             "name": self.name,
             "loss_types": self.loss_types,

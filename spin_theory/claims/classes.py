@@ -156,9 +156,7 @@ def check_quantised_necessity(
     opponent = family.policy(torch.zeros(family.features.shape[-1], dtype=torch.float64))
     tables = torch.stack([policy.log_probs.flatten() for policy in [opponent, *members]])
     if float(torch.pdist(tables, p=math.inf).min()) <= ROUNDING * float(tables.abs().max()):
-        raise ValueError(
-            "features must give every grid point a policy of its own; two have the same"
-        )
+        raise ValueError("features must give every grid point a different policy; two are the same")
     failures, limits = 0, []
     for data in members:
 

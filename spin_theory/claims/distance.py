@@ -1,4 +1,4 @@
-"""What the objective says of the distance between opponent and data, down to distance zero."""
+"""What the objective says about the distance between opponent and data, down to distance zero."""
 
 import math
 
@@ -195,7 +195,7 @@ def check_degeneracy(
         )
         errors.append(-rise)
     else:
-        raise ValueError(f"nothing is claimed at p_t = p_data for the penalty {loss_type!r}")
+        raise ValueError(f"there is no claim about p_t = p_data for the penalty {loss_type!r}")
     return Evidence(largest_error(errors), tolerance, {"rise": rise})
 
 

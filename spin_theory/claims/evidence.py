@@ -82,7 +82,7 @@ def largest_error(errors: Iterable[float]) -> float:
 
 
 def written_out(facts: Mapping[str, T], loss_type: str) -> T:
-    """Look up what a check states of a penalty in its own words, not in those of `losses`.
+    """Look up a penalty's formula in a check, which does not use those of `losses`.
 
     Parameters
     ----------
@@ -103,5 +103,5 @@ def written_out(facts: Mapping[str, T], loss_type: str) -> T:
     """
     penalty_named(loss_type)
     if loss_type not in facts:
-        raise ValueError(f"this claim is not written out for the penalty {loss_type!r}")
+        raise ValueError(f"this claim is not implemented for the penalty {loss_type!r}")
     return facts[loss_type]

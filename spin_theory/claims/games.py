@@ -1,4 +1,4 @@
-"""What is claimed of whole games, iteration after iteration."""
+"""Claims about whole games, iteration after iteration."""
 
 import math
 from collections.abc import Sequence

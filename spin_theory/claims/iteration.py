@@ -1,4 +1,4 @@
-"""What is claimed of one iteration of SPIN."""
+"""Claims about one iteration of SPIN."""
 
 from collections.abc import Callable
 

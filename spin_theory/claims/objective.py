@@ -1,4 +1,4 @@
-"""What is claimed of the shape of SPIN's objective and of its least value."""
+"""Claims about the shape of SPIN's objective and its least value."""
 
 import math
 from collections.abc import Callable
@@ -145,7 +145,7 @@ def check_optimal_value(
         order = (data.log_probs - opponent.log_probs).argsort(dim=-1, stable=True)
         errors.append(float((-advantages.gather(-1, order).diff(dim=-1)).clamp(min=0).sum()))
     else:
-        raise ValueError(f"no least value is written out for the penalty {loss_type!r}")
+        raise ValueError(f"the least value is not implemented for the penalty {loss_type!r}")
     errors.append(abs(found.objective - float(least)))
     value, gap = (
         float(measure(other, opponent, data, beta=beta, loss_type=loss_type))
@@ -238,7 +238,7 @@ def check_unbounded(
     ray = descending_ray(data, opponent)
     if float(tv(data, opponent).min()) <= EQUAL_TV:
         raise ValueError(
-            "opponent must differ from data in every prompt; where it does not, nothing falls"
+            "opponent must differ from data for every prompt, or the objective does not fall"
         )
     problem = InnerProblem(
         data=data, sampler=opponent, reference=opponent, beta=beta, loss_type="correlation"

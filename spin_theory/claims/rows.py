@@ -41,7 +41,7 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[Cells]:
 
 
 def statement_rows(claims: Sequence[Claim]) -> list[Cells]:
-    """Write what is claimed as rows under a row of titles.
+    """Write claims as rows under a row of titles.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def statement_rows(claims: Sequence[Claim]) -> list[Cells]:
 
 
 def statements(claims: Sequence[Claim]) -> str:
-    """Write what is claimed as paragraphs of plain text.
+    """Write claims as paragraphs of plain text.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def statements(claims: Sequence[Claim]) -> str:
 
 
 def as_text(rows: Sequence[Cells]) -> str:
-    """Lay rows out in columns, with a line under the titles.
+    """Align rows in columns, with a line under the titles.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the paper of T-SPIN claims."""
+"""The claims of the T-SPIN paper."""
 
 import math
 from collections.abc import Callable
@@ -196,7 +196,7 @@ _SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda t: -torch.exp(-t),
     "correlation": lambda t: -torch.ones_like(t),
 }
-"""l'(t), elementwise, written out: what automatic differentiation has to agree with."""
+"""l'(t), elementwise, as a formula that automatic differentiation has to agree with."""
 
 
 CLAIMS = (

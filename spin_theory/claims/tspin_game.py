@@ -1,4 +1,4 @@
-"""What we derive of the games that T-SPIN plays."""
+"""What we derive about the games that T-SPIN plays."""
 
 from collections.abc import Callable
 

@@ -20,7 +20,7 @@ CHUNK = 8  # instances that a worker process takes at a time
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out for one claim and penalty, over all instances.
+    """The outcome for one claim and penalty over all instances.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ def _checked(chunks: Iterable[list[int]], update: Update, jobs: int) -> Iterator
         for chunk in chunks:
             yield _check(chunk, update)
         return
-    # Spawned, because a forked torch may wait forever for threads that only its parent has.
+    # Spawned, because a forked torch may wait forever for threads that exist only in its parent.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         pending = []

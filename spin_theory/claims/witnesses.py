@@ -254,7 +254,7 @@ def check_witness_interval(
     loss_type: str = "logistic",
     tolerance: float = LIMIT,
 ) -> Evidence:
-    r"""Check how large the beta of Theorem 5.2's necessity may be, and that all others do too.
+    r"""Check the largest witness beta, and that the opponent is stationary at no beta.
 
     Parameters
     ----------
@@ -327,7 +327,7 @@ def check_witness_interval(
 CLAIMS = (
     Claim(
         name="5.2 witness interval, {loss_type}",
-        statement="The beta at which the data have a lower objective than the opponent are an "
+        statement="The betas at which the data have a lower objective than the opponent form an "
         "interval from 0. Its end is 1 for exponential, above 2 for logistic, at least e for hinge "
         "and infinite for correlation. In a table the opponent is not even stationary, at any "
         "beta, unless it is the data.",

@@ -14,7 +14,7 @@ __all__ = ["cycle_length", "observed_multipliers"]
 def observed_multipliers(
     policies: Policies, limit: TabularPolicy, *, order: int = 1
 ) -> tuple[complex, ...]:
-    r"""Multipliers that a run of iterates shows, by a least-squares fit of a recurrence.
+    r"""Estimate the multipliers of a sequence of iterates by a least-squares fit of a recurrence.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def observed_multipliers(
     0.75
     """
     if len(policies) <= order:
-        raise ValueError(f"policies must be more than order, got {len(policies)} and {order}")
+        raise ValueError(f"there must be more policies than order, got {len(policies)} and {order}")
     rows = [_centred(policy, limit).flatten().numpy() for policy in policies]
     rounding = ROUNDING * float(1 + limit.log_probs.abs().max())
     knowns, unknowns = [], []
@@ -68,7 +68,7 @@ def observed_multipliers(
 
 
 def cycle_length(policies: Policies, *, tolerance: float = CYCLE_TV) -> int | None:
-    """Period of the cycle that a run of iterates ended in.
+    """Period of the cycle in which a sequence of iterates ended.
 
     Parameters
     ----------

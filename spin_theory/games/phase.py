@@ -108,7 +108,7 @@ def phase_diagram(
     ([True, True], [0.0, 1.0])
     """
     if not (betas and inner_steps):
-        raise ValueError(f"betas and inner_steps must hold one each, got {betas}, {inner_steps}")
+        raise ValueError(f"betas and inner_steps must not be empty, got {betas}, {inner_steps}")
     start, data = (
         TabularPolicy.random(games, responses, seed=seed + k, smallest=smallest) for k in (0, 1)
     )
@@ -126,7 +126,7 @@ def phase_diagram(
         opponent=opponent,
         history_weight=history_weight,
     )
-    for beta in betas:  # what would be refused late, before the work
+    for beta in betas:  # so that bad values are refused before the work
         require_beta(beta)
         if exact in solvers:
             last_distance(beta=beta, iterations=min(1, iterations), solver=exact)
@@ -135,7 +135,9 @@ def phase_diagram(
     for beta in track(betas):
         for solver in solvers:
             last = last_distance(beta=beta, iterations=iterations, solver=solver)
-            floor = torch.finfo(torch.float64).eps  # a game that is there has no logarithm
+            floor = torch.finfo(
+                torch.float64
+            ).eps  # a game that has reached the data has no logarithm
             change.append((last.clamp(min=floor) / first.clamp(min=floor)).log10().mean())
             diverged.append((last > first + ROUNDING).double().mean())
     shape = (len(betas), len(inner_steps))

@@ -1,4 +1,4 @@
-"""The game played out: iterate after iterate on tables, and where theory puts them."""
+"""Playing the game on tables, iterate by iterate, and what theory predicts for it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,5 +165,5 @@ def _schedule(name: str, values: float | Sequence[float], iterations: int) -> tu
     """One value for each iteration."""
     schedule = tuple(values) if isinstance(values, Sequence) else (values,) * iterations
     if len(schedule) != iterations:
-        raise ValueError(f"{name} must be a number or {iterations} of them, got {len(schedule)}")
+        raise ValueError(f"{name} must be one number or {iterations} numbers, got {len(schedule)}")
     return schedule

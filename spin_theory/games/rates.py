@@ -1,4 +1,4 @@
-"""How fast exact play moves, in closed form: multipliers and what follows from them."""
+"""The speed of exact play in closed form: multipliers and what follows from them."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How an iteration of a game is solved: what a solver is, and some steps of an optimiser.
+"""Solvers for one iteration of a game: their type, and some steps of an optimiser.
 
 The others are in `minima`: `exact`, the closed form, and `minimiser`, a search.
 """

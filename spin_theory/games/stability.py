@@ -159,7 +159,7 @@ def fixed_point(
     damping: float = 0.5,
     tolerance: float = FIXED_POINT_STEP,
 ) -> TabularPolicy:
-    r"""Policy that an exact iteration leaves as it is, whether or not the game gets there.
+    r"""Policy that an exact iteration leaves unchanged, whether or not the game reaches it.
 
     Parameters
     ----------
@@ -223,5 +223,5 @@ def fixed_point(
             (1 - damping) * policy.log_probs + damping * updated.log_probs
         )
     raise ValueError(
-        f"no fixed point within {MOST_ITERATIONS} steps: the last moved by {moved:.1e}"
+        f"no fixed point within {MOST_ITERATIONS} steps: the last one moved by {moved:.1e}"
     )

@@ -1,1 +1,1 @@
-"""Where the objectives are least: closed forms, certified searches, lower bounds."""
+"""Minima of the objectives: closed forms, certified searches, lower bounds."""

@@ -1,4 +1,4 @@
-"""Lower bounds of expected penalties that hold whatever a solver did, and how tight they are.
+"""Lower bounds of expected penalties that do not depend on a solver, and how tight they are.
 
 An expected penalty is a sum of convex functions of differences of scores, so its dual is a flow
 problem: every circulation, found by whomever, gives a number that no policy can go below.
@@ -47,7 +47,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Ray:
-    """A direction along which an objective falls without end.
+    """A direction along which an objective falls without bound.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ def _conjugate_dual(
 ) -> tuple[Tensor, Tensor]:
     """W h(u), and W [l(t) - h(u) + u t], of each pair, for any penalty with a conjugate h."""
     if penalty.conjugate is None:
-        raise ValueError(f"loss_type {penalty.name} has no conjugate, so that nothing is certified")
+        raise ValueError(f"loss_type {penalty.name} has no conjugate to certify a minimum with")
     shares = (used + shift).clamp(min=0) / weights  # u
     heights = penalty.conjugate(shares.clamp(max=penalty.steepest))
     gaps = weights * (penalty(margins) - heights + shares * margins)

@@ -1,4 +1,4 @@
-"""The minimum under the hinge penalty: SPIN's by dynamic programming, any by a linear programme."""
+"""Hinge minima: SPIN's by dynamic programming, any other by a linear programme."""
 
 import numpy as np
 import torch
@@ -245,7 +245,7 @@ def _largest_circulation(weights: Matrix) -> tuple[Matrix, Matrix]:
     )
     if solution.x is None:
         raise ValueError(
-            "HiGHS must find the largest circulation, and did not: "
+            "HiGHS did not find the largest circulation: "
             f"{solution.message} The smallest weight is {weights[rows, columns].min():.1e}"
         )
     flows[rows, columns] = solution.x

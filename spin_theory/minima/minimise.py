@@ -1,4 +1,4 @@
-"""One iteration of self-play on tables, by a search that knows no closed form.
+"""One iteration of self-play on tables, by a search that uses no closed form.
 
 `minimise` is SPIN's iteration with a certificate, `minimise_problem` any iteration's, `minimiser`
 the same without the certificate, as a solver for games. All three search by `stationary`.
@@ -218,7 +218,7 @@ def minimiser(
 
 
 def stationary(problem: InnerProblem, *, start: Tensor | None = None) -> Stationary:
-    """Scores that minimise an iteration's objective: the search behind all doors of this room.
+    """Scores that minimise an iteration's objective; every function of this module uses it.
 
     Parameters
     ----------
@@ -295,7 +295,7 @@ _SEARCHES = {"hinge": _Search(hinge_minimum, _chain_bound, hinge_programme)}
 
 def _search(penalty: Penalty) -> _Search:
     if penalty.name not in _SEARCHES:
-        raise ValueError(f"loss_type {penalty.name} has kinks, and no search of its own")
+        raise ValueError(f"loss_type {penalty.name} has kinks, and there is no search for it")
     return _SEARCHES[penalty.name]
 
 

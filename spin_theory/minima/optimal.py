@@ -1,4 +1,4 @@
-"""The least value that any policy reaches, and how far above it a policy stands."""
+"""The least value that any policy reaches, and how far above it a given policy is."""
 
 import math
 from collections.abc import Callable

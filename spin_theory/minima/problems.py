@@ -90,7 +90,7 @@ class InnerProblem:
         if not 0 <= self.history_weight < math.inf:
             raise ValueError(f"history_weight must be finite and >= 0, got {self.history_weight!r}")
         if self.history_weight > 0 and self.initial is None:
-            raise ValueError("history_weight > 0 needs initial, who gave the proto responses")
+            raise ValueError("history_weight > 0 needs initial, which gave the proto responses")
 
     @property
     def penalty(self) -> Penalty:

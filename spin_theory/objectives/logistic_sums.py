@@ -111,7 +111,7 @@ def _sums_by_blocks(ranked: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """T groups of blocks: what a block shows to others is counted from where a block starts."""
+    """T groups of blocks; a block's moments are measured from where the block starts."""
 
     scores: Tensor  # (BLOCK, GROUP, T), rising along blocks, then groups, then T
     masses: Tensor  # (2, BLOCK, GROUP, T), the two weights
@@ -123,7 +123,7 @@ class _Chunk:
 
     @classmethod
     def of(cls, scores: Tensor, masses: Tensor, starts: Tensor, stops: Tensor) -> "_Chunk":
-        """Turn tables (1 or 2, T, GROUP, BLOCK) round, so that blocks lie side by side."""
+        """Transpose tables (1 or 2, T, GROUP, BLOCK), so that blocks are contiguous."""
         scores, masses = (table.permute(0, 3, 2, 1).contiguous() for table in (scores, masses))
         starts, stops, scores = starts[0].mT, stops[0].mT, scores[0]
         rise, fall = (starts - scores).exp_(), (scores - stops).exp_()

@@ -162,7 +162,7 @@ class _PairSum(torch.autograd.Function):
 
 
 class _LastDerivative(torch.autograd.Function):
-    """The gradient, as a function of the scores that refuses to be differentiated.
+    """The gradient as a function of the scores; differentiating it raises an error.
 
     `once_differentiable` does not do: where the chain before the scores is curved, as a softmax
     is, it would leave this part out of the second derivative and say nothing.
@@ -323,4 +323,4 @@ FACTORISED = frozenset({"exponential", "correlation"})
 """Penalties whose sum is a product of two, and so faster than the dense one at every size."""
 
 _LOG_PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {"exponential": torch.neg}
-"""Logarithms of the penalties of which one pair's may overflow where the sum does not."""
+"""Logarithms of penalties that may overflow for one pair although the sum does not."""

@@ -1,4 +1,4 @@
-"""Sums over windows of a sorted row, by additions and by differences that cost no digits."""
+"""Sums over windows of a sorted row, by additions and by differences that lose no digits."""
 
 import torch
 from torch import Tensor

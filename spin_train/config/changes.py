@@ -16,7 +16,7 @@ __all__ = ["Change", "changes_of", "first_read", "refused_on_branching", "refuse
 
 @dataclass(frozen=True)
 class Change:
-    """A key with another value than before."""
+    """A key whose value has changed."""
 
     key: str
     old: Any

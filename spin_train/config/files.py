@@ -48,7 +48,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     if not path.is_file() and source in presets():
         path, source = presets()[source], f"preset {source}"
     if (path / "config.yaml").is_file():
-        raise UserError(f"no config file at {path}, a directory; give {path / 'config.yaml'}")
+        raise UserError(f"no config file at {path}: it is a directory; give {path / 'config.yaml'}")
     if not path.is_file():
         names = ", ".join(presets())
         raise UserError(f"no config file at {path}; give a YAML file, or a preset ({names})")
@@ -226,7 +226,7 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
     if first["type"] == "string_type" and not isinstance(first["input"], list | dict | None):
         got += "; put text that looks like a number or a date in quotes"
     if first["type"] == "model_type":
-        return key, f"{key} takes keys of its own, such as {_example(key)}{got}"
+        return key, f"{key} is a section; set its keys, such as {_example(key)}{got}"
     if not key:  # a contradiction: it begins with the key
         return message.split()[0].rstrip(":"), f"{message}{got}"
     return key, f"{key}: {message}{got}"

@@ -39,7 +39,7 @@ SCHEDULES = ("beta", "history_weight", "learning_rate", "epochs")
 
 LossType = Literal["logistic", "hinge", "exponential", "correlation"]
 
-# TrainingArguments that the run itself sets; given under `training` they would contradict it.
+# TrainingArguments that the run itself sets; under `training` they would contradict it.
 _MANAGED_ARGUMENTS = {
     "bf16": "set training.dtype instead",
     "fp16": "set training.dtype instead",
@@ -58,17 +58,17 @@ _MANAGED_ARGUMENTS = {
     ),
     "resume_from_checkpoint": "the same command resumes by itself",
     "save_strategy": "set training.save_steps instead",
-    "save_total_limit": "the last complete checkpoint is always kept, and no other",
+    "save_total_limit": "only the last complete checkpoint is kept",
     "seed": "set seed at the top level instead",
     "train_sampling_strategy": "the order of the rows follows from seed",
-    "ignore_data_skip": "a resumed run goes on with the row where it stopped",
+    "ignore_data_skip": "a resumed run continues at the row where it stopped",
     "save_only_model": "resuming needs the whole checkpoint",
     "auto_find_batch_size": "set training.micro_batch_tokens instead",
     "remove_unused_columns": "batches have no unused columns",
-    "accelerator_config": "the run shares its batches out over the ranks itself",
+    "accelerator_config": "the run distributes its batches over the ranks itself",
     "fsdp": "set zero_stage instead",
-    "torch_compile": "it gains little on CPUs (docs/benchmarks.md) and was not tried on GPUs",
-    "use_cpu": "set CUDA_VISIBLE_DEVICES to nothing to use the CPU",
+    "torch_compile": "it gains little on CPUs (docs/benchmarks.md) and is untested on GPUs",
+    "use_cpu": "set CUDA_VISIBLE_DEVICES to an empty value to use the CPU",
 }
 
 
@@ -80,7 +80,7 @@ class DataConfig(_Section):
     """Where the SFT rows come from."""
 
     path: Start[str]
-    """JSONL, JSON, CSV or Parquet file, a folder of these or saved by `datasets`, or a hub name."""
+    """JSONL, JSON, CSV or Parquet file, a folder of them, a `datasets` folder, or a hub name."""
     split: Start[str] = "train"
     """Split of a hub dataset or a folder; ignored for files."""
     subset: Start[str | None] = None
@@ -89,34 +89,36 @@ class DataConfig(_Section):
     """Commit or tag of a hub dataset."""
     shape: Start[str | None] = None
     """Shape of the rows: `messages`, `conversations`, `real/generated`, `chosen/rejected`,
-    `prompt/response`, `prompt/completion`, `instruction/output` or `question/answer`; null finds it
-    by the keys of each row, and asks for this where several fit."""
+    `prompt/response`, `prompt/completion`, `instruction/output` or `question/answer`; null infers
+    it from the keys of each row. Set it if several fit."""
     turn: Start[Literal["last", "first"]] = "last"
-    """Which turn of the assistant is the response; the published runs take the first of a chat."""
+    """Which assistant turn is the response; the published runs use the first one of a chat."""
     malformed: Start[Literal["error", "drop"]] = "error"
-    """What happens to a row that fits no shape, lacks a prompt or a response, or is refused by the
+    """What to do with a row that fits no shape, lacks a prompt or a response, or is refused by the
     chat template: refuse the data, or drop the row and count it."""
     deduplicate: Start[Literal["none", "row", "prompt"]] = "none"
     """Keep the first of several rows with the same `prompt`, or with the same prompt and response
-    (`row`). `none` keeps all: how often a response is there is part of p_data."""
+    (`row`). `none` keeps all, as how often a response occurs is part of p_data."""
     held_out: Start[float] = Field(default=0.02, gt=0)
-    """Prompts kept out of training: a fraction below 1, or a number of prompts from 1 on."""
+    """Prompts kept out of training: a fraction below 1, or a number of prompts >= 1."""
     rows: Start[int | None] = Field(default=None, ge=1)
-    """Training prompts taken at random, with all their rows; null takes all. A smaller number
-    takes a subset of a larger one, and the held-out prompts stay the same."""
+    """Training prompts taken at random, with all their rows; null uses all. A smaller number
+    selects a subset of a larger one, and the held-out prompts stay the same."""
     max_prompt_tokens: Start[int] = Field(default=1024, ge=1)
     """Longest prompt, tokens, template included."""
     max_response_tokens: Start[int] = Field(default=1024, ge=1)
     """Longest real (or given) response, tokens, end of text included."""
     too_long: Start[Literal["error", "drop", "truncate"]] = "error"
-    """What happens to a row beyond these limits or the model's context: refuse the data, drop the
-    row, or truncate it. A truncated prompt keeps its end, a truncated response its beginning and
-    gets no end of text."""
+    """What to do with a row beyond these limits or the model's context: refuse the data, drop the
+    row, or truncate it. A truncated prompt keeps its end. A truncated response keeps its beginning
+    and gets no end of text."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.held_out >= 1 and self.held_out != int(self.held_out):
-            raise ValueError(f"held_out from 1 on is a number of prompts, got {self.held_out}")
+            raise ValueError(
+                f"held_out must be a whole number if it is over 1, got {self.held_out}"
+            )
         if self.shape is not None and self.shape not in ROW_FORMATS:
             raise ValueError(f"shape must be one of {', '.join(ROW_FORMATS)}, got {self.shape!r}")
         return self
@@ -135,30 +137,32 @@ class GenerationConfig(_Section):
     """How the opponent plays."""
 
     engine: Play[Literal["hf", "vllm", "given"]] = "hf"
-    """`hf`: the model of transformers itself, in the workers. `vllm`: vLLM (the extra of that name)
-    in a process of its own next to each worker; it gives the device's memory back before training.
+    """`hf`: the transformers model itself, in the workers. `vllm`: vLLM (needs the extra `vllm`) in
+    a separate process next to each worker, which frees the device's memory before training.
     `given`: nothing is sampled; the other response that comes with each row (`generated`,
-    `rejected`) is taken."""
+    `rejected`) is used."""
     temperature: Play[float] = Field(default=1.0, gt=0)
-    """Sampling temperature. Samples at any but 1 are not from p_t, and the results say so."""
+    """Sampling temperature. At any value but 1 samples are not from p_t, and the results say so."""
     max_new_tokens: Start[int] = Field(default=256, ge=1)
     """Longest generated response, tokens; a response cut here gets no end of text."""
     samples_per_prompt: Play[int] = Field(default=1, ge=1)
     """Responses sampled per prompt; each makes a pair (SPIN) or a triplet (T-SPIN)."""
     batch_size: Play[int] = Field(default=32, ge=1)
-    """`hf`: responses sampled together. `vllm` finds out by itself how many fit."""
+    """`hf`: responses sampled together. `vllm` chooses by itself how many fit."""
     parity: Free[Literal["refuse", "warn"]] = "refuse"
-    """What happens where the engine's own log-prob of a sample and the score used in training
-    differ beyond rounding: refuse to train, or warn in the log. Both are taken at temperature 1
+    """What to do if the engine's own log-prob of a sample and the score used in training differ
+    beyond rounding: refuse to train, or warn in the log. Both are computed at temperature 1
     whatever the sampling temperature is, so they are always comparable."""
     vllm_memory: Free[float] = Field(default=0.85, gt=0, le=1)
-    """`vllm`: share of the device's memory it may take."""
+    """`vllm`: share of the device's memory it may use."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        # vLLM samples at 0.01 where less is asked for.
+        # vLLM raises lower temperatures to 0.01.
         if self.engine == "vllm" and not 0.01 <= self.temperature <= 2:
-            raise ValueError(f"engine vllm takes temperatures 0.01 to 2, got {self.temperature}")
+            raise ValueError(
+                f"engine vllm needs a temperature of 0.01 to 2, got {self.temperature}"
+            )
         return self
 
 
@@ -203,15 +207,16 @@ class AdapterConfig(_Section):
     rank: Training[int] = Field(default=16, ge=1)
     """Rank of each adapter."""
     alpha: Training[int] = Field(default=32, ge=1)
-    """LoRA's scale: its product is added alpha / rank times."""
+    """LoRA's scale: the low-rank product is multiplied by alpha / rank."""
     target_modules: Training[str | list[str]] = "all-linear"
-    """Modules that get one, by the end of their name; `all-linear` is all but the head."""
+    """Modules that get an adapter, by the end of their name. `all-linear` is all linear layers
+    except the head."""
     between: Training[Literal["merge", "stack"]] = "merge"
-    """After each training stage: `merge` adds what was learnt to the weights, a policy is a whole
-    model; `stack` keeps one adapter on `model`, wider by rank each stage. Either way the next
-    iteration starts from, and plays against, all that was learnt."""
+    """After each training stage, `merge` adds the adapter to the weights, so each policy is a whole
+    model. `stack` keeps one adapter on `model`, and its rank grows by `rank` each stage. Either way
+    the next iteration starts from, and plays against, everything learnt so far."""
     quantised: Start[bool] = False
-    """QLoRA: `model` in 4 bits (needs CUDA and bitsandbytes; goes with between: stack)."""
+    """QLoRA: `model` in 4 bits (needs CUDA, bitsandbytes and between: stack)."""
 
 
 class SelectionConfig(_Section):
@@ -229,13 +234,14 @@ class SelectionConfig(_Section):
             "tv_lower_bound",
         ]
     ] = "real_nll_per_token"
-    """Number of evaluation.json that policies are judged by (docs/metrics.md). Those from `loss` on
-    are against another opponent in every iteration: they do not compare iterations."""
+    """Number in evaluation.json by which policies are ranked (docs/metrics.md). `loss` and those
+    listed after it are measured against a different opponent in each iteration, so they do not
+    compare iterations."""
     goal: Free[Literal["min", "max"] | None] = None
-    """Whether less is better, or more; null is `max` for real_logps, margin and accuracy, `min` for
-    the others."""
+    """Whether lower (`min`) or higher (`max`) is better; null means `max` for real_logps, margin
+    and accuracy, and `min` for the others."""
     patience: Free[int | None] = Field(default=None, ge=1)
-    """Stop after so many iterations in a row without a better policy; null plays them all."""
+    """Stop after this many iterations in a row without a better policy; null plays them all."""
 
     @property
     def better(self) -> Literal["min", "max"]:
@@ -257,11 +263,11 @@ class LmEvalConfig(_Section):
     """`v1`: Open LLM Leaderboard v1, as reported for SPIN. `tspin`: the ten tasks of T-SPIN. Both
     with their few-shot counts."""
     tasks: Start[list[str] | None] = None
-    """Tasks or groups by their names in lm-eval, instead of a leaderboard."""
+    """Names of lm-eval tasks or groups, instead of a leaderboard."""
     num_fewshot: Start[int | None] = Field(default=None, ge=0)
-    """Examples before each question of `tasks`; null is each task's own number."""
+    """Few-shot examples before each question of `tasks`; null uses each task's own number."""
     limit: Start[float | None] = Field(default=None, gt=0)
-    """Questions of each task: a number from 1 on, a fraction below; null is all."""
+    """Questions per task: a number >= 1, or a fraction below 1; null uses all."""
     include_path: Start[str | None] = None
     """Directory with your own task files (YAML)."""
     batch_size: Free[int] = Field(default=8, ge=1)
@@ -279,7 +285,7 @@ class LmEvalConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """What is measured of every policy in addition to its held-out numbers."""
+    """What is measured for every policy in addition to its held-out numbers."""
 
     lm_eval: Free[LmEvalConfig | None] = None
     """Benchmarks of lm-eval; null runs none."""
@@ -296,15 +302,15 @@ class Config(_Section):
     """Run code that comes with a hub model. Off unless asked for."""
     template: Start[str | None] = None
     """Prompt template with one `{prompt}`, or a published one by name: `spin-official`, `tspin`,
-    `zephyr`; null takes the tokenizer's chat template."""
+    `zephyr`; null uses the tokenizer's chat template."""
     data: Start[DataConfig]
     output_dir: Free[str]
-    """Directory of the run; a run that is there already is resumed."""
+    """Directory of the run; an existing run is resumed."""
     seed: Start[int] = Field(default=42, ge=0)
-    """Seed of everything that is random: split, samples, order of the rows."""
+    """Seed for everything random: split, samples, order of the rows."""
     algorithm: Play[Literal["spin", "tspin", "tspin_ref"]] = "spin"
     """`spin`: pairs, log-ratios to the opponent (with `generation.engine: given` and one iteration
-    that is DPO). `tspin`: triplets, no reference. `tspin_ref`: triplets, log-ratios to p_0."""
+    this is DPO). `tspin`: triplets, no reference. `tspin_ref`: triplets, log-ratios to p_0."""
     loss_type: Loss[LossType] = "logistic"
     """Penalty of the loss."""
     iterations: Free[int] = Field(default=3, ge=1)
@@ -312,7 +318,7 @@ class Config(_Section):
     beta: Loss[Schedule] = 0.1
     """Scale on log-prob differences: SPIN's lambda, T-SPIN's alpha. Scalar or one per iteration."""
     history_weight: Loss[Schedule | None] = None
-    """T-SPIN's beta. Scalar or one per iteration; null is the published 0 at first, 0.1 after."""
+    """T-SPIN's beta. Scalar or one per iteration; null is 0, then 0.1, as published."""
     learning_rate: Loss[Schedule] = 5e-7
     """Peak learning rate. Scalar or one per iteration."""
     epochs: Loss[Schedule] = 2.0
@@ -322,7 +328,8 @@ class Config(_Section):
     sft: Start[SftConfig | None] = None
     """Supervised stage before self-play; null starts from `model` as it is."""
     control: OfControl[bool] = False
-    """Train continued SFT next to every iteration: same rows, steps, optimiser, learning rate."""
+    """Also train continued SFT in every iteration, with the same rows, steps, optimiser and
+    learning rate."""
     adapter: Start[AdapterConfig | None] = None
     """Train LoRA adapters; null trains all weights."""
     selection: Free[SelectionConfig] = SelectionConfig()
@@ -349,7 +356,7 @@ class Config(_Section):
             if name != "history_weight" and not all(number > 0 for number in numbers):
                 raise ValueError(f"{name} must be > 0, got {value!r}")
         if self.history_weight is not None and self.algorithm == "spin":
-            raise ValueError("history_weight belongs to algorithm: tspin; leave it out for spin")
+            raise ValueError("history_weight belongs to algorithm: tspin; remove it for spin")
         given = self.generation.engine == "given"
         if given and (self.iterations > 1 or self.algorithm != "spin"):
             raise ValueError(
@@ -357,13 +364,18 @@ class Config(_Section):
                 "the data; set iterations: 1"
             )
         if self.adapter and self.adapter.between == "stack" and self.generation.engine == "vllm":
-            raise ValueError("generation.engine: vllm loads whole weights; set between: merge")
+            raise ValueError("generation.engine: vllm needs whole weights; set between: merge")
         if self.control and self.algorithm != "spin":
-            raise ValueError("control is matched to algorithm: spin alone; leave it out for tspin")
+            raise ValueError("control exists only for algorithm: spin; remove it for tspin")
         if self.adapter and self.adapter.quantised and self.adapter.between != "stack":
-            raise ValueError("adapter.quantised: 4-bit weights take no sum; set between: stack")
+            raise ValueError(
+                "adapter.quantised: adapters cannot be merged into 4-bit weights; "
+                "set between: stack"
+            )
         if self.adapter and self.adapter.between == "stack" and self.zero_stage == 3:
-            raise ValueError("adapter.between: stack loads whole weights; take zero_stage 0 to 2")
+            raise ValueError(
+                "adapter.between: stack loads whole weights; set zero_stage to 0, 1 or 2"
+            )
         if problem := template_problem(self.template):
             raise ValueError(problem)
         return self

@@ -34,13 +34,13 @@ class SftRow:
     given: str | None = None
     """The other response that came with it: official `generated`, or `rejected`."""
     ignored_turns: int = 0
-    """Tool turns left out."""
+    """Number of tool turns left out."""
     dropped_turns: int = 0
-    """Turns after the response, left out."""
+    """Number of turns left out after the response."""
 
 
 class RowError(UserError):
-    """A row that cannot be used, whatever the other rows are; the message begins with its place."""
+    """A row that cannot be used; the message begins with its file and line."""
 
 
 def row_of(
@@ -72,11 +72,11 @@ def row_of(
 
 
 class _MalformedError(Exception):
-    """What is wrong with a row, without where it is."""
+    """A problem with a row; the message does not say which row."""
 
 
 def _plain(prompt_key: str, response_key: str) -> Callable[[dict[str, Any], str], SftRow]:
-    """Format of two keys; each holds text, or messages as TRL has them there."""
+    """Format with two keys; each holds text or a list of messages, as in TRL."""
 
     def read(raw: dict[str, Any], where: str) -> SftRow:
         prompt, response = raw[prompt_key], raw[response_key]
@@ -97,7 +97,7 @@ def _messages(key: str) -> Callable[[dict[str, Any], str], SftRow]:
 
 
 def _pair(better: str, worse: str) -> Callable[[dict[str, Any], str], SftRow]:
-    """Format of a real and another response, with or without a prompt of their own."""
+    """Format with a real and another response, with or without a separate prompt."""
 
     def read(raw: dict[str, Any], where: str) -> SftRow:
         real, other = (
@@ -138,7 +138,7 @@ def _joined(
 
 
 def _turns(messages: Any, key: str, *, empty: bool = False) -> list[Message]:
-    """Bring turns to one naming, from role and content or ShareGPT's from and value.
+    """Convert turns to role and content, from the same names or ShareGPT's from and value.
 
     With `empty` an assistant's turn may be empty, as samples of a model can be.
     """
@@ -163,14 +163,14 @@ def _turns(messages: Any, key: str, *, empty: bool = False) -> list[Message]:
 
 
 def _chat(turns: list[Message], where: str) -> SftRow:
-    """Take the last assistant turn as the response; leave out tool turns and what follows it."""
+    """Use the last assistant turn as the response; leave out tool turns and what follows it."""
     spoken = [turn for turn in turns if turn["role"] != "tool"]
     last = max((i for i, turn in enumerate(spoken) if turn["role"] == "assistant"), default=None)
     if last is None:
-        raise _MalformedError("no turn of the assistant, so there is no response")
+        raise _MalformedError("no assistant turn, so there is no response")
     first = next(turn["role"] for turn in spoken if turn["role"] != "system")
     if first != "user":
-        raise _MalformedError("the assistant speaks before any user, so there is no prompt")
+        raise _MalformedError("an assistant turn comes before any user turn, so there is no prompt")
     return SftRow(
         spoken[:last],
         spoken[last]["content"],
@@ -181,7 +181,7 @@ def _chat(turns: list[Message], where: str) -> SftRow:
 
 
 def _first_turn(row: SftRow) -> SftRow:
-    """Take the first answer of a chat, as the published runs did; the rest is left out."""
+    """Use the first answer of a chat, as the published runs did; the rest is left out."""
     first = next((i for i, t in enumerate(row.messages) if t["role"] == "assistant"), None)
     if first is None:
         return row
@@ -197,7 +197,7 @@ def _first_turn(row: SftRow) -> SftRow:
 
 def _text(value: Any, name: str, *, empty: bool = False) -> str:
     if not isinstance(value, str) or not (empty or value.strip()):
-        raise _MalformedError(f"{name} must be text and not empty, got {value!r:.60}")
+        raise _MalformedError(f"{name} must be non-empty text, got {value!r:.60}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -218,4 +218,4 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any], str], SftRow
     "instruction/output": (("instruction", "output"), _alpaca),
     "question/answer": (("question", "answer"), _plain("question", "answer")),
 }
-"""Name of each format, the keys it is known by, and who reads it."""
+"""Name of each format, the keys that identify it, and the function that reads it."""

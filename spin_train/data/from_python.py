@@ -1,4 +1,4 @@
-"""SFT rows given as Python objects: written to a file, so that a resumed run reads the same."""
+"""SFT rows passed as Python objects, written to a file from which a resumed run reads them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -25,11 +25,11 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, *, replace: bool) 
             for count, row in enumerate(rows, start=1):
                 file.write(_line(row, count))
         if not count:
-            raise UserError("rows is empty: give at least two rows")
+            raise UserError("rows is empty: pass at least two rows")
         if not replace and path.read_bytes() != partial.read_bytes():
             raise UserError(
-                f"the run in {path.parent} was started with other rows: give the same ones, or "
-                "take a new output_dir"
+                f"the run in {path.parent} was started with other rows: pass the same rows, or "
+                "choose a new output_dir"
             )
 
 

@@ -1,8 +1,8 @@
 """The record of a prompt: one Parquet row, its responses a list by role.
 
 SPIN reads (real, generated) pairs from it, T-SPIN triplets with a proto response. Several samples
-per prompt and samples of earlier iterations are more list entries. What is read stays in Arrow
-columns, 4 bytes per token, until a record is asked for.
+per prompt and samples of earlier iterations are more list entries. Data stay in Arrow columns,
+4 bytes per token, until a record is requested.
 
 `datasets` was measured against this on 200,000 rows (``python -m benchmarks.records``): it maps
 files into memory, 58 MB of its own against 627, but copies every iteration's records into a cache
@@ -36,7 +36,7 @@ __all__ = [
     "write_records",
 ]
 
-# Rows of a row group on disk, all of which are read to get one row. Rows of a block in memory.
+# Rows per row group on disk (reading one row reads its group), and per block in memory.
 _GROUP_ROWS = 512
 _BLOCK_ROWS = 8192
 
@@ -73,15 +73,15 @@ class Response:
     ids: list[int]
     """Token ids, exactly as sampled or rendered."""
     finish_reason: str
-    """`stop`: ends with an end-of-text token; `length`: cut, and nothing was invented."""
+    """`stop`: ends with an end-of-text token; `length`: cut, without an end-of-text token."""
     iteration: int | None = None
     """Iteration whose opponent sampled it; None for real and given."""
     opponent_logps: float | None = None
     """Summed log-prob under one opponent, nats; None until scored."""
     reference_logps: float | None = None
-    """Summed log-prob under p_0, nats; for T-SPIN_ref alone."""
+    """Summed log-prob under p_0, nats; only for T-SPIN_ref."""
     sampling_logps: float | None = None
-    """Summed log-prob at temperature 1 as the engine that sampled it had it, nats; None if real."""
+    """Summed log-prob at temperature 1 from the engine that sampled it, nats; None if real."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Record:
 
 
 class Records(Sequence[Record]):
-    """Records in Arrow columns; each is made when it is asked for, a slice as a list."""
+    """Records in Arrow columns; each is created on access, and a slice gives a list."""
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
         self._blocks = [_Block(table) for table in _joined(tables)]
@@ -148,7 +148,7 @@ class Records(Sequence[Record]):
 
 
 class _Block:
-    """Some thousand records as numpy views of Arrow's buffers."""
+    """A few thousand records as numpy views of Arrow's buffers."""
 
     def __init__(self, table: pa.Table) -> None:
         prompts = _array(table, "prompt_ids")
@@ -167,7 +167,7 @@ class _Block:
         reasons = columns.field("finish_reason").dictionary_encode()
         self._reasons = reasons.indices.to_numpy()
         self._reason_names = reasons.dictionary.to_pylist()
-        # Neither an iteration of -1 nor a log-prob of nan is ever stored.
+        # An iteration of -1 or a log-prob of nan is never stored, so they can stand for None.
         self._iterations = pc.fill_null(columns.field("iteration"), -1).to_numpy()
         self._logps = pc.fill_null(columns.field("opponent_logps"), np.nan).to_numpy()
         self._reference = pc.fill_null(columns.field("reference_logps"), np.nan).to_numpy()
@@ -218,7 +218,7 @@ def _concatenated(parts: Iterable[NDArray[Any]]) -> NDArray[np.int64]:
 
 
 def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Put small tables together: shards may have some ten rows each."""
+    """Concatenate small tables, as shards may have about ten rows each."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
@@ -230,7 +230,7 @@ def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write records as one Parquet file, whole or not at all, holding some hundred in memory."""
+    """Write records as one Parquet file, whole or not at all, a few hundred in memory at once."""
     rows = iter(records)
     with write_atomically(path) as partial, pq.ParquetWriter(partial, _SCHEMA) as writer:
         while group := list(islice(rows, _GROUP_ROWS)):
@@ -250,7 +250,7 @@ def _table(records: Iterable[Record]) -> pa.Table:
 
 
 def share_out(source: Path, masks: Mapping[Path, NDArray[np.bool_]]) -> None:
-    """Write the rows of `source` that each mask (R,) takes to its file, a row group at a time."""
+    """Write the rows of `source` that each mask (R,) selects to its file, by row groups."""
     with ExitStack() as stack:
         writers = {
             path: stack.enter_context(
@@ -276,7 +276,7 @@ def count_records(path: Path) -> int:
 def read_records(*paths: Path, start: int = 0, stop: int | None = None) -> Records:
     """Read rows `start` to `stop` of each file, one file after the other; all rows by default.
 
-    Of the others little is read: Parquet is read in groups of 512 rows.
+    Other rows are mostly skipped, as Parquet is read in groups of 512 rows.
     """
     return Records(table for path in paths for table in _tables(path, start, stop))
 

@@ -28,8 +28,8 @@ class Renderer:
         if template is None and not tokenizer.chat_template:
             names = ", ".join([*PLAIN_TEMPLATES, *CHAT_TEMPLATES])
             raise UserError(
-                f"the tokenizer has no chat template: give a template: key, a name ({names}) "
-                'or a text with {prompt} in it, such as template: "Q: {prompt} A: "'
+                f"the tokenizer has no chat template: set template to a name ({names}) "
+                'or to text that contains {prompt}, such as template: "Q: {prompt} A: "'
             )
         self._tokenizer = tokenizer
         self._chat: str | None = None
@@ -74,8 +74,8 @@ class Renderer:
         else:
             if len(before) != 1 or before[0]["role"] != "user":
                 raise UserError(
-                    f"{row.where}: a plain template has room for one user turn; system or several "
-                    "turns need a chat template: the tokenizer's (template: null), or "
+                    f"{row.where}: a plain template holds a single user turn; for a system turn or "
+                    "several turns use a chat template: the tokenizer's (template: null) or "
                     "template: zephyr"
                 )
             prompt = self._plain.replace("{prompt}", before[0]["content"])
@@ -105,7 +105,7 @@ class Renderer:
         if not full.startswith(prompt):
             raise UserError(
                 f"{where}: the chat template does not continue its own generation prompt; "
-                "give a template: key instead"
+                "set the template key instead"
             )
         return prompt, full
 
@@ -113,13 +113,13 @@ class Renderer:
         marked = self._special.marked(text)
         start = "" if marked else text
         ids: list[int] = self._tokenizer(start, add_special_tokens=special_tokens)["input_ids"]
-        # Some tokenizers add an end of text to every text; a prompt goes on.
+        # Some tokenizers end every text with an end-of-text token, but a prompt must stay open.
         while special_tokens and ids and ids[-1] == self._tokenizer.eos_token_id:
             ids = ids[:-1]
         return [*ids, *self._special.encode(text)] if marked else ids
 
     def _encode_continuation(self, text: str) -> list[int]:
-        # Some tokenizers put a space before a text that stands alone, so something stands before.
+        # Some tokenizers put a space before the start of a text, so it does not come first here.
         for before in ("\n", "."):
             before_ids = self._encode(before, special_tokens=False)
             ids = self._encode(before + text, special_tokens=False)

@@ -1,4 +1,4 @@
-"""SFT rows from files, folders or a hub dataset; each mistake is named by file and line."""
+"""SFT rows from files, folders or a hub dataset; errors name the file and the line."""
 
 import csv
 import json
@@ -44,14 +44,14 @@ def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[
 def drop_or_raise(error: RowError, data: DataConfig, counts: Counter[str]) -> None:
     """Count a row that cannot be used as dropped, or raise, as ``data.malformed`` says."""
     if data.malformed != "drop":
-        raise UserError(f"{error}; or leave such rows out with data.malformed=drop") from None
+        raise UserError(f"{error}; or drop such rows with data.malformed=drop") from None
     if not counts["dropped_malformed"]:
-        _LOG.warning("left out because of data.malformed=drop, the first: %s", error)
+        _LOG.warning("dropping malformed rows (data.malformed=drop), the first: %s", error)
     counts["dropped_malformed"] += 1
 
 
 def source_of(data: DataConfig) -> dict[str, Any]:
-    """Say what the rows are read from, so that the same can be found again.
+    """Describe what the rows are read from, so that the same data can be found again.
 
     A file: path, bytes and SHA-256; a folder: the same over all its files by name. A hub dataset:
     name, subset, split and commit, which is None where the hub does not say.
@@ -112,7 +112,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: not UTF-8; save the file as UTF-8") from None
     except ValueError as error:
         raise UserError(
-            f"{path}: not valid JSON ({error}); put JSON lines into a .jsonl file"
+            f"{path}: not valid JSON ({error}); if it holds JSON lines, name it .jsonl"
         ) from None
     if not isinstance(content, list):
         raise UserError(f"{path}: must be a list of rows, got {type(content).__name__}")
@@ -126,7 +126,9 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.DictReader(file, strict=True), 1):
                 if None in row:
-                    raise UserError(f"{path}, row {number}: more fields than header names; fix it")
+                    raise UserError(
+                        f"{path}, row {number}: more fields than header names; fix the row"
+                    )
                 yield f"{path}, row {number}", row
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; save the file as UTF-8") from None
@@ -172,9 +174,9 @@ def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
             yield f"{data.path}[{data.split}], row {number}", row
     except Exception as error:  # of many libraries: datasets, huggingface_hub, fsspec, httpx
         reason = one_line(error, 300)
-        what = "the folder" if path.is_dir() else "no file here, and the hub"
+        what = "the folder" if path.is_dir() else "there is no such file, and the hub"
         raise UserError(
-            f"data.path {data.path!r}: {what} gave no rows (split {data.split!r}, subset "
+            f"data.path {data.path!r}: {what} returned no rows (split {data.split!r}, subset "
             f"{data.subset!r}): {reason}"
         ) from None
 

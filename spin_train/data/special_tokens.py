@@ -1,16 +1,16 @@
-"""Special tokens written out in a row: marked in its text, and encoded as that text."""
+"""Special tokens that a row contains as text are marked, and encoded as plain text."""
 
 import re
 from typing import Any
 
 __all__ = ["SpecialTokens"]
 
-# Noncharacters of Unicode, which no text that is exchanged may hold.
+# Noncharacters of Unicode, which are not allowed in exchanged text.
 _START, _END = "\ufdd0", "\ufdd1"
 
 
 class SpecialTokens:
-    r"""What a tokenizer's special tokens look like, and how to keep them text.
+    r"""Keep a tokenizer's special tokens as text where a row contains them.
 
     A row may hold ``</s>`` or ``<|im_start|>`` as text. Its turns are marked before the chat
     template sees them; where `encode` finds a mark, the token between the marks becomes plain
@@ -117,8 +117,8 @@ class SpecialTokens:
             piece_ids = self._encode_within(piece, as_text=as_text)
             if as_text and self._id_of[piece] in piece_ids:
                 raise ValueError(
-                    f"the text holds the special token {piece!r}, and the tokenizer has no other "
-                    "ids for it"
+                    f"the text holds the special token {piece!r}, and the tokenizer cannot "
+                    "encode it as plain text; remove it"
                 )
             ids += piece_ids
         return ids

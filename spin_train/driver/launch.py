@@ -40,10 +40,10 @@ def worker_environment(ranks: int) -> dict[str, str]:
 def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Popen[str]:
     """Start one worker per rank, in a session of their own.
 
-    Several are started by DeepSpeed's launcher. One alone needs none, and is up sooner.
+    DeepSpeed's launcher starts several workers. A single one starts directly, which is faster.
 
     The launcher ends the other workers when one fails; what is started here dies with this process.
-    The directory of the run is all that the workers are told; their output goes to `log`.
+    The workers get only the directory of the run; their output goes to `log`.
     """
     # The launcher sets CUDA_VISIBLE_DEVICES from this, so it must name the user's devices.
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]

@@ -1,4 +1,4 @@
-"""Everything that is refused before anything is loaded."""
+"""Checks that run before anything is loaded."""
 
 import difflib
 import importlib.util
@@ -44,7 +44,7 @@ def _refuse_unknown_arguments(config: Config) -> None:
         unknown = sorted(given.keys() - {field.name for field in fields(TrainingArguments)})
         if unknown:
             raise UserError(
-                f"unknown key training.{unknown[0]}: neither a key of ours (spin-train keys) nor "
+                f"unknown key training.{unknown[0]}: not in `spin-train keys`, and not "
                 "an argument of transformers' TrainingArguments"
             )
     if given and "report_to" in given:
@@ -64,18 +64,18 @@ def _refuse_unknown_names(training: TrainingConfig) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or known
             raise UserError(
-                f"training.{key}: transformers has no {name!r}; it has {', '.join(near)}"
+                f"training.{key}: transformers has no {name!r}; choose from {', '.join(near)}"
             )
 
 
 def _require_reporters(report_to: Any) -> None:
-    """Check that what is to be reported to is there, before anything is trained."""
+    """Check that the reporters are installed, before anything is trained."""
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     present = {*get_available_reporting_integrations(), "flyte", "all", "none"}
     for name in [report_to] if isinstance(report_to, str) else report_to or []:
         if name not in present:
             raise UserError(
-                f"training.report_to names {name!r}, which is not installed or not known to "
+                f"training.report_to names {name!r}, which is not installed or unknown to "
                 f"transformers: pip install {name}, or remove it"
             )

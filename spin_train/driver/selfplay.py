@@ -1,4 +1,4 @@
-"""The driver: starts a run or goes on with it, and waits for its workers."""
+"""The driver: starts or resumes a run, and waits for its workers."""
 
 import os
 import shutil
@@ -42,12 +42,12 @@ def play(
     watch: Watcher | None = None,
     before: Callable[[], None] | None = None,
 ) -> None:
-    """Start a run, or go on with it from what is complete.
+    """Start a run, or resume it from what is complete.
 
     Parameters
     ----------
     run : Run
-        What to do, and where.
+        The run and its directory.
     restart_iteration : bool, default False
         Forget the checkpoints of training stages that are not complete.
     watch : callable, optional
@@ -58,7 +58,7 @@ def play(
     Raises
     ------
     UserError
-        If something that the user can fix stands in the way.
+        If the run cannot start or continue because of something that the user can fix.
     StoppedError
         If SIGTERM or SIGINT came; its argument is the signal's number.
     WorkerError
@@ -103,7 +103,7 @@ def _all_complete(run: Run) -> bool:
     first = complete.index(False) if False in complete else len(stages)
     if any(complete[first:]):
         raise UserError(
-            f"files of {stages[first].name} are gone, but later stages were made from them: "
+            f"files of {stages[first].name} are missing, but later stages were built from them: "
             "restore them, or start in a new output_dir"
         )
     wanted = run.iterations_wanted
@@ -111,7 +111,7 @@ def _all_complete(run: Run) -> bool:
 
 
 def _adopt_config(run: Run) -> None:
-    """Save the configuration, unless what is done already rests on another one."""
+    """Save the configuration, unless existing results depend on a different one."""
     saved = run.directory.config_file
     # Until a stage is complete nothing rests on the old configuration, even if it was a mistake.
     if saved.is_file() and run.manifest().content["stages"]:
@@ -119,7 +119,7 @@ def _adopt_config(run: Run) -> None:
         if changes:
             raise UserError(
                 f"{run.root} was started with another configuration ({'; '.join(changes)}): "
-                "give the old values, or take a new output_dir"
+                "use the old values, or choose a new output_dir"
             )
     with write_atomically(saved) as partial:
         text = yaml_text(run.config.model_dump())
@@ -179,7 +179,7 @@ def _wait(
         if received and deadline is None:
             directory.stop_request.touch()
             deadline = time.monotonic() + _STOP_SECONDS
-        # A second signal, or workers that do not get to a place to stop at.
+        # After a second signal, or if the workers do not reach a place to stop.
         if len(received) > 1 or (deadline is not None and time.monotonic() > deadline):
             return
         if watch is not None:
@@ -236,9 +236,9 @@ def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> N
         raise WorkerError(f"{reports[0]['line']} (log: {log_path})")
     if shutil.disk_usage(directory.root).free < _FULL_BYTES:  # no room for a message either
         raise UserError(
-            f"the disk of {directory.root} is full: make room, then run the same command again"
+            f"the disk of {directory.root} is full: free space, then run the same command again"
         )
     raise WorkerError(
         f"the workers ended with code {code} and no message: were they killed, or out of memory? "
-        f"The same command goes on from what is complete (log: {log_path})"
+        f"Run the same command again to resume (log: {log_path})"
     )

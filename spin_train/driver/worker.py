@@ -37,7 +37,7 @@ def main() -> None:
             _fail(
                 directory,
                 2,
-                f"the disk is full ({error}): make room on the disk of {directory.root}, "
+                f"the disk is full ({error}): free some space on the disk of {directory.root}, "
                 "then run the same command again",
             )
         _fail(directory, 1, f"{type(error).__name__}: {one_line(error)}")

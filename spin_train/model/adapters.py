@@ -45,7 +45,7 @@ def require_adapters(adapter: AdapterConfig) -> None:
     if not (torch.cuda.is_available() and find_spec("bitsandbytes")):
         raise UserError(
             "adapter.quantised needs a CUDA device and bitsandbytes (pip install bitsandbytes); "
-            "remove it to train LoRA on whole weights"
+            "remove it to train LoRA on unquantised weights"
         )
 
 

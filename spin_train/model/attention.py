@@ -27,14 +27,14 @@ __all__ = ["ATTENTION", "packed_attention"]
 ATTENTION = "spin_train_packed"
 """Name among transformers' attention implementations."""
 
-# Segments of at most so many keys are padded to one batch: one by one, the calls would cost most.
+# Segments of at most this many keys are padded to one batch; single calls would cost most.
 _SMALL = 64
-# Queries taken at once, so that little above the diagonal is computed for nothing.
+# Queries per block, so that little above the diagonal is computed for nothing.
 _QUERY_BLOCK = 256
 # Attention probabilities are kept for the backward pass up to so many keys per head channel, where
 # they take about a third of the other activations; beyond it they are computed again.
 _KEPT_KEYS = 16
-# What transformers passes along that changes nothing here.
+# Arguments of transformers that have no effect here.
 _HARMLESS = {"is_causal", "position_ids", "cache_position", "use_cache", "output_attentions"}
 
 

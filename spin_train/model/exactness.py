@@ -1,4 +1,4 @@
-"""Of several ways to compute one thing, the first that is exact on the model at hand.
+"""Choose the first of several ways to compute one thing that is exact on a given model.
 
 Fast ways rest on what most architectures do: positions that are passed along, layers that ask one
 interface for their attention, states that do not leak. Which of them holds for a given model is
@@ -35,10 +35,10 @@ def exact_tolerance(model: Any) -> float:
 def first_exact(
     model: Any, ways: Mapping[str, Way], flaw: Callable[[Way], str], nothing: str
 ) -> Way:
-    """Pick the first way in which `flaw` finds none, and warn about each before it.
+    """Pick the first way in which `flaw` finds no error, and warn about each before it.
 
-    `flaw` says in a few words how far a way is off, or nothing; a way that raises does not fit the
-    model. Where no way is left, `nothing` says of the model what that means (RuntimeError).
+    `flaw` describes how far a way is off, or returns an empty text; a way that raises does not fit
+    the model. If no way is left, RuntimeError is raised with the message `nothing`.
     """
     for name, way in ways.items():
         try:

@@ -83,7 +83,7 @@ def chunked_loss(
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let a call of the module do something else in the block; hooks and engines' hooks stay."""
+    """Replace what a call of the module does within the block; all hooks stay."""
     before = vars(module).get("forward")
     module.forward = forward
     try:
@@ -103,7 +103,7 @@ def _logit_settings(config: Any) -> tuple[float, float | None]:
 
 
 class _RecomputedLogps(torch.autograd.Function):
-    """Any other head, such as one with adapters: called again in the backward pass."""
+    """Any other head, such as one with adapters; the backward pass calls it again."""
 
     @staticmethod
     def forward(

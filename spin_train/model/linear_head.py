@@ -1,4 +1,4 @@
-"""A linear head in chunks of logits, its gradients by hand (`spin_train.model.head`).
+"""A linear head in chunks of logits, with hand-written gradients (`spin_train.model.head`).
 
 Examples are taken in blocks: as many as fit into one chunk, or a single longer one in several
 chunks. Shapes: T tokens, C tokens of a chunk, W channels, V words.
@@ -126,7 +126,7 @@ class _Gradients:
     bias: Tensor | None = None
 
     def of_parameters(self, head: nn.Linear) -> tuple[Tensor | None, Tensor | None]:
-        """Give the gradients of weight and bias in the types of these."""
+        """Return the gradients of weight and bias in the types of the parameters."""
         weight = None if self.weight is None else self.weight.to(head.weight.dtype)
         return weight, None if self.bias is None else self.bias.to(head.bias.dtype)
 
@@ -142,7 +142,7 @@ class _Linear:
     kept: tuple[Tensor, Tensor] | None = None
     """Probabilities (C, V) of a chunk, for its gradient, and slopes of the cap, (C, 1)."""
     room: Tensor | None = None
-    """Bytes for the logits of one chunk after the other; they get memory of their own elsewhere."""
+    """Bytes reused for the logits of each chunk on CPUs; None elsewhere."""
 
     def logps(self, hidden: Tensor, chunk: slice, *, keep: bool = False) -> Tensor:
         """Log-probs (C,) of a chunk.
@@ -286,7 +286,9 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            raise RuntimeError("this loss was already backpropagated through, which frees it")
+            raise RuntimeError(
+                "backward was already called on this loss, which freed its gradients"
+            )
         factor = grads[0]
         if factor.is_cuda or factor != 1:  # reading the factor would wait for a GPU
             for gradient in gradients:

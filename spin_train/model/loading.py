@@ -128,5 +128,5 @@ def _not_at(what: str, path: str | Path, error: BaseException) -> str:
     if local and not place.is_dir():
         return f"model: there is no directory {path}"
     if place.is_dir() and not (place / "config.json").is_file():
-        return f"model: there is no config.json in {path}, so it is not a model"
-    return f"no {what} at model: {path} ({one_line(error, 300)})"
+        return f"model: {path} is not a model directory: it has no config.json"
+    return f"model: no {what} at {path} ({one_line(error, 300)})"

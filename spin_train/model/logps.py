@@ -26,12 +26,12 @@ __all__ = ["Group", "response_logps", "response_loss"]
 _BLIND_TOLERANCE = 1e-6
 
 Loss = Callable[[Tensor, slice], Tensor]
-"""Of the log-probs of a block of groups, and the slice of groups that it is: summed, a scalar."""
+"""Maps the log-probs of a block of groups, and its slice, to the sum of losses, a scalar."""
 
 
 @dataclass(frozen=True)
 class _Way:
-    """How log-probs are made."""
+    """One way to compute log-probs."""
 
     packed: bool
     chunked: bool
@@ -151,7 +151,7 @@ def _response_logps(model: Any, groups: Sequence[Group], way: _Way) -> Tensor:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a model is called with, and what of it is scored."""
+    """The arguments of a model call, and which of its predictions are scored."""
 
     inputs: dict[str, Any]
     predictors: Tensor
@@ -223,7 +223,7 @@ def _summed(token_logps: Tensor, owners: Tensor, responses: int) -> Tensor:
 
 
 def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:
-    """Do what all ways are compared with: one forward pass per response, full logits."""
+    """Compute what all ways are compared with: one forward pass per response, full logits."""
     pairs = [(group.prompt_ids, response) for group in groups for response in group.responses]
     alone = [Group(prompt, [response]) for prompt, response in pairs]
     plain = _Way(packed=False, chunked=False)
@@ -256,7 +256,7 @@ def _exact_way(model: Any, module: Any) -> _Way:
             error = ((logps - expected).abs() / expected.new_tensor(lengths)).max().item()
             if error <= tolerance and seen <= _BLIND_TOLERANCE:
                 return ""
-            return f"off by {error:.2g} nats per token, {seen:.2g} by its neighbours"
+            return f"off by {error:.2g} nats per token; other responses change it by {seen:.2g}"
 
         return first_exact(module, _WAYS, flaw, "no two forward passes agree on a log-prob")
     finally:

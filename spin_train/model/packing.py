@@ -140,13 +140,13 @@ class PackedRow:
         return torch.tensor(values).to(self.device, non_blocking=True)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Make something at the first layer that asks for this key, for all layers."""
+        """Compute a value when the first layer needs it, and reuse it in all layers."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def sees(self, window: int | None) -> Callable[..., Tensor]:
-        """Say who sees whom, as FlexAttention asks: of batch, head, query place and key place.
+        """Mask function for FlexAttention, of batch, head, query place and key place.
 
         `window` is a sliding window in tokens, or None.
         """

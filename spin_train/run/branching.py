@@ -21,7 +21,7 @@ __all__ = ["branch"]
 
 
 def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()) -> Run:
-    """Begin a run with the first iterations of another: same data, same policies up to p_K.
+    """Start a run from the first iterations of another, with the same data and policies up to p_K.
 
     Parameters
     ----------
@@ -38,12 +38,12 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
     Returns
     -------
     Run
-        The new one; `selfplay.play` goes on with it from iteration K.
+        The new one; `selfplay.play` continues it from iteration K.
 
     Raises
     ------
     UserError
-        If there is no run at `source` or it is not that far, the target exists, or an override
+        If there is no run at `source` or it has not got that far, the target exists, or an override
         contradicts what is kept.
 
     Notes
@@ -52,7 +52,7 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
     """
     directory = RunDirectory(source)
     if not (directory.config_file.is_file() and directory.manifest_file.is_file()):
-        raise UserError(f"no run at {source}: there are no config.yaml and manifest.json in it")
+        raise UserError(f"no run at {source}: config.yaml or manifest.json is missing")
     if target.exists():
         raise UserError(f"{target} exists; branch into a new directory")
     old = Run.open(source)
@@ -61,7 +61,7 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
     config = _kept_schedules(old.config, config, at)
     few = min(old.config.iterations, config.iterations)
     if at > few:
-        raise UserError(f"--at {at}: one of the two runs has {few} iterations")
+        raise UserError(f"--at {at}: one of the two runs has only {few} iterations")
     changes = refused_on_branching(old.config, config, at=at)
     if changes:
         made = f"the first {at} iterations were" if at else "the data, SFT or p_0 were"
@@ -75,9 +75,9 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
     kept = [s for s in kept if s.kind != "benchmark" or manifest.is_complete(s.name)]
     missing = [stage.name for stage in kept if not manifest.is_complete(stage.name)]
     if config.control and not old.config.control and at > 0:
-        raise UserError("control: the source has none, and it must be played from the start")
+        raise UserError("control: the source run has none, and a control must start at iteration 0")
     if missing:
-        raise UserError(f"{source} is not that far: {missing[0]} is not complete")
+        raise UserError(f"{source} has not got that far: {missing[0]} is not complete")
     _copy(old, new, manifest, kept, at)
     return new
 

@@ -24,7 +24,7 @@ __all__ = ["RunDirectory", "remove_partial"]
 
 
 class RunDirectory:
-    """Paths of a run under its `output_dir`; it knows names, not contents."""
+    """Paths of a run under its `output_dir`: names only, not contents."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -55,7 +55,7 @@ class RunDirectory:
 
 
 def remove_partial(root: Path) -> None:
-    """Delete what killed writers left half-written in a run on which nothing works now."""
+    """Delete half-written files of killed writers; no process may be working on the run."""
     ours = [root / name for name in ("data", "sft", "initial", "control")] + [*root.glob("iter*")]
     found = [partial for folder in ours for partial in folder.rglob(f"*{_PARTIAL}")]
     for name in (

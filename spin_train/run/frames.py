@@ -35,7 +35,7 @@ def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pa
     folder = directory.iteration(iteration)
     sampled = sorted((folder / "generations").glob("*.parquet"))
     if not sampled:
-        raise UserError(f"no samples in {folder}: iteration {iteration} is not sampled yet")
+        raise UserError(f"no samples in {folder}: iteration {iteration} has not been sampled yet")
     scored = [folder / "scored" / shard.name for shard in sampled]
     shards = [new if new.is_file() else old for old, new in zip(sampled, scored, strict=True)]
     tokenizer = _tokenizer(config, directory)

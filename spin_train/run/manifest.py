@@ -37,8 +37,8 @@ class Manifest:
             size, recorded = path.stat().st_size, file["bytes"]
             if size != recorded:
                 raise UserError(
-                    f"{path} has {size} bytes, {recorded} when {stage} wrote it; "
-                    "restore it, or delete it to have the stage done again"
+                    f"{path} has {size} bytes, but {recorded} when {stage} wrote it; "
+                    "restore it, or delete it to run the stage again"
                 )
         return True
 

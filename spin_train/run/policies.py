@@ -1,4 +1,4 @@
-"""The policies of a run: who p_K is, where it lies, and what was measured of it."""
+"""The policies of a run: which one is p_K, where it is, and its measurements."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class Policy:
 
     @property
     def benchmarks(self) -> dict[str, dict[str, Any]]:
-        """What lm-eval found, by task; empty without benchmarks."""
+        """Results of lm-eval by task; empty without benchmarks."""
         files = sorted((self.evaluation.parent / "benchmark").glob("*.json"))
         return {path.stem: _read(path) for path in files}
 

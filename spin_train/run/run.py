@@ -79,7 +79,7 @@ class Run:
         for directory in (RunDirectory(root), RunDirectory(Path(root) / "run")):  # a demo's
             if directory.config_file.is_file():
                 return cls(load_config(directory.config_file), directory)
-        raise UserError(f"no run at {root}: there is no config.yaml in it")
+        raise UserError(f"no run at {root}: it has no config.yaml")
 
     @property
     def root(self) -> Path:

@@ -1,4 +1,4 @@
-"""Which policy of a run is the best by a held-out number, and when to stop looking."""
+"""Which policy of a run is the best by a held-out number, and when to stop early."""
 
 import math
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def judged(policies: Sequence[Policy], selection: SelectionConfig) -> list[Judge
             found.append(Judged(policy, value))
         elif policy.iteration > 0:
             raise UserError(
-                f"selection.metric: {policy.evaluation} has no number {selection.metric!r}; "
+                f"selection.metric: {policy.evaluation} has no value {selection.metric!r}; "
                 f"choose one of {', '.join(sorted(numbers))}"
             )
     return found

@@ -30,7 +30,7 @@ class Shard:
     split: str
     """`train` or `held_out`."""
     index: int
-    """From 0 within the split."""
+    """Its number within the split, from 0."""
     source: Path
     """File of the split."""
     start: int = 0
@@ -45,7 +45,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """File name, from split and index."""
+        """File name, made from split and index."""
         return f"{self.split}-{self.index:05d}.parquet"
 
 

@@ -48,11 +48,11 @@ class RunStatus:
     eta_seconds: float | None
     """Sum over the stages that are not done; None where one of them is unknown."""
     loss: float | None
-    """Last one logged."""
+    """The last loss that was logged."""
     loss_at: str | None
     """Stage and step of that loss."""
     error: str | None
-    """What the last start ended with."""
+    """The error that ended the last start."""
     log: str | None
     """Output of the workers of the last start."""
 
@@ -162,7 +162,7 @@ def _expectations(config: Config, took: dict[Stage, float]) -> Callable[[Stage],
 
 
 def _work(config: Config, stage: Stage) -> float:
-    """How much there is to do, relative to other stages of the kind."""
+    """Amount of work, relative to other stages of the kind."""
     samples = 1 + min(max(stage.iteration, 0), config.mixing)
     if stage.kind in ("score", "reference"):
         return samples
@@ -185,7 +185,7 @@ def _last_loss(directory: RunDirectory, stages: list[Stage]) -> tuple[float | No
 
 
 def _last_error(directory: RunDirectory) -> str | None:
-    """Find what the first rank to fail said; one that the user can fix comes first."""
+    """Find the message of the first rank that failed, preferring one that the user can fix."""
     words = [_json_or_none(path) for path in sorted(directory.worker_errors.glob("*.json"))]
     told = sorted((word for word in words if word), key=lambda word: word["code"] != 2)
     return str(told[0]["line"]) if told else None

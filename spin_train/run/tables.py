@@ -11,8 +11,8 @@ from spin_train.run.policies import Policy
 __all__ = ["benchmark_table", "results_table"]
 
 _LEGEND = (
-    "y: real; y': of the opponent p_t; meter, TV: how far p_t was from the data, an estimate and "
-    "what it exceeds\nwith 95 % confidence, 0 proves nothing (docs/metrics.md)"
+    "y: real; y': sampled from the opponent p_t; meter, TV: estimated distance of p_t from the "
+    "data, with a\nlower bound at 95 % confidence; a bound of 0 proves nothing (docs/metrics.md)"
 )
 
 

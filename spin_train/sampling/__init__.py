@@ -1,1 +1,1 @@
-"""The opponent plays: engines, and the prompts that they answer."""
+"""Sampling from the opponent: the engines, and the prompts that they answer."""

@@ -54,21 +54,21 @@ class Task:
     """A response that is wanted."""
 
     number: int
-    """Place among all that are wanted."""
+    """Its place among the responses that are wanted."""
     prompt_ids: list[int]
     """Token ids, at least one."""
     seed: int
-    """Of its draws."""
+    """Seed of its draws."""
     limit: int
-    """Most tokens of the response."""
+    """Largest number of tokens of the response."""
 
 
 @dataclass
 class PartialResponse:
-    """A response in the making."""
+    """A response that is being sampled."""
 
     task: Task
-    """What is wanted."""
+    """The response that is wanted."""
     uniforms: list[float]
     """Numbers from [0, 1), one for each token it may have."""
     ids: list[int] = field(default_factory=list)
@@ -76,16 +76,16 @@ class PartialResponse:
     logps: float = 0.0
     """Their summed log-probs at temperature 1, nats."""
     ended: bool = False
-    """Whether it is whole."""
+    """Whether it is finished."""
 
     @classmethod
     def of(cls, task: Task) -> "PartialResponse":
-        """Begin a response; its draws come from its seed alone, by a counting generator."""
+        """Start a response; a counter-based generator makes its draws from its seed alone."""
         generator = np.random.Generator(np.random.Philox(task.seed))
         return cls(task, generator.random(task.limit).tolist())
 
     def sample(self, stop_id: int) -> Sample:
-        """Give the response out, whole."""
+        """Return the finished response."""
         return Sample(self.ids, "stop" if self.ids[-1] == stop_id else "length", self.logps)
 
 
@@ -168,7 +168,7 @@ def _empty_cache() -> DynamicCache:
 
 
 class Batch:
-    """Rows in the making, and the model's state after all of their tokens but the next.
+    """Rows being sampled, and the model's state after all of their tokens but the next.
 
     The model is in evaluation mode.
     """
@@ -201,7 +201,7 @@ class Batch:
         self._mask, self._logits = self._mask[index, first:], self._logits[index]
 
     def add(self, tasks: Sequence[Task]) -> None:
-        """Take the prompts of tasks through the model and add them to the rows that are there."""
+        """Run the prompts of tasks through the model and add them to the existing rows."""
         input_ids, mask = left_padded(tasks, self._device)
         cache = _empty_cache()  # the new rows' own; the two are joined below
         logits = self._forward(input_ids, mask, cache)
@@ -216,7 +216,7 @@ class Batch:
         self.rows += map(PartialResponse.of, tasks)
 
     def step(self, settings: SamplingSettings) -> None:
-        """Draw a token for every row, and take it through the model."""
+        """Draw a token for every row, and run it through the model."""
         tokens = draw_and_take(self.rows, self._logits, settings)
         goes_on = torch.tensor([not row.ended for row in self.rows], device=self._device)
         if goes_on.any():

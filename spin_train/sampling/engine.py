@@ -1,4 +1,4 @@
-"""What an engine that samples from the opponent takes and gives.
+"""The interface of an engine that samples from the opponent.
 
 The engines are `transformers_engine` and `vllm_engine`. Each takes prompts and seeds, and gives for
 each the exact token ids, the reason why the response ended, and the log-prob that the engine itself
@@ -22,7 +22,7 @@ class SamplingSettings:
     temperature: float
     """1 samples the opponent itself."""
     batch_size: int
-    """Responses sampled together; an engine that finds out for itself ignores it."""
+    """Responses sampled together; an engine that schedules its own batches ignores it."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Sample:
     ids: list[int]
     """Token ids, exactly as sampled."""
     finish_reason: str
-    """`stop`: ends with the stop token; `length`: cut, and nothing was invented."""
+    """`stop`: ends with the stop token; `length`: cut, without a stop token."""
     logps: float
-    """Summed log-prob at temperature 1, whatever it was sampled at, as the engine computed it."""
+    """Summed log-prob at temperature 1, computed by the engine, at any sampling temperature."""
 
 
 Engine = Callable[[Sequence[list[int]], Sequence[int], SamplingSettings], list[Sample]]
-"""From prompts (token ids), a seed for each, and settings, to a sample for each, in order."""
+"""Maps prompts (token ids), one seed per prompt, and settings to one sample per prompt."""

@@ -64,7 +64,7 @@ def sample(
     }
     if not all(math.isfinite(sampled.logps) for sampled in found.values()):
         raise UserError(
-            "the opponent gives log-probs that are not finite: its weights are broken, or "
+            "the opponent's log-probs are not finite: its weights are broken, or "
             "training.dtype is too narrow for it; try training.dtype=float32"
         )
     return [found[number] for number in range(len(prompts))]
@@ -97,7 +97,7 @@ def _refilled(
 def _generated(
     model: Any, tasks: Sequence[Task], settings: SamplingSettings, between: Callable[[], None]
 ) -> _Found:
-    """Let `generate` take batches through the model, padded on the left; the draws are ours."""
+    """Let `generate` run batches through the model, padded on the left, with our own draws."""
     for start in range(0, len(tasks), settings.batch_size):
         between()
         yield from _generated_batch(model, tasks[start : start + settings.batch_size], settings)
@@ -114,7 +114,7 @@ def _generated_by_length(
 def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettings) -> _Found:
     rows = [PartialResponse.of(task) for task in tasks]
     input_ids, attention_mask = left_padded(tasks, next(model.parameters()).device)
-    # `generate` takes what a call does not set from the model's own generation_config.json.
+    # `generate` reads what a call does not set from the model's own generation_config.json.
     model.generation_config = GenerationConfig()
     model.generate(
         input_ids=input_ids,
@@ -131,7 +131,7 @@ def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettin
 
 
 class _Draws(LogitsProcessor):
-    """Our draws within `generate`: it is left the tokens that were drawn, and no others."""
+    """Our draws within `generate`, which may only choose the tokens that were drawn."""
 
     def __init__(self, rows: Sequence[PartialResponse], settings: SamplingSettings) -> None:
         self._rows = rows

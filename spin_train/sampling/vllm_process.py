@@ -68,7 +68,7 @@ def run_process(
         raise UserError(said["fix"])
     raise RuntimeError(
         f"vLLM's process ended with code {process.returncode}: "
-        f"{said.get('fault', 'killed, or out of memory? (generation.vllm_memory)')}"
+        f"{said.get('fault', 'was it killed, or out of memory? See generation.vllm_memory')}"
     )
 
 
@@ -120,7 +120,9 @@ def main() -> None:
         line = f"{type(error).__name__}: {one_line(error)}"
         said = {"fault": line}
         if disk_full(error):
-            said = {"fix": f"the disk is full ({line}): free some space, then run the same command"}
+            said = {
+                "fix": f"the disk is full ({line}): free space, then run the same command again"
+            }
     if said:
         write_json(Path(answer), said)
     sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""The loop: one file per stage, and a table that says which stage each does."""
+"""The loop: one file per stage, and a table of which function does which stage."""

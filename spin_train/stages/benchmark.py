@@ -1,4 +1,4 @@
-"""Benchmark: lm-eval's tasks, asked of the policy of a stage."""
+"""Benchmark: run lm-eval's tasks on the policy of a stage."""
 
 import logging
 from importlib.metadata import version
@@ -82,8 +82,8 @@ def run_task(judged: Any, task: BenchmarkTask, config: Config) -> dict[str, Any]
             raise
         line = one_line(error)
         raise UserError(
-            f"the data of lm-eval's task {task.name} are not available ({line}): make them "
-            "reachable, or leave the task out; then the same command goes on"
+            f"the data of lm-eval task {task.name} are not available ({line}): make them "
+            "reachable or remove the task, then run the same command again"
         ) from None
     numbers = {
         name: value for name, value in found["results"][task.name].items() if _is_number(value)

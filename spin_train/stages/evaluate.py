@@ -129,17 +129,19 @@ def _meter(margins: list[float], prompts: list[float]) -> dict[str, float]:
 
 def _notes(summary: dict[str, Any], temperature: float, given: bool) -> list[str]:
     if given:
-        return ["given pairs: the meter is about the data's other responses, and there is no KL"]
+        return [
+            "given pairs: the meter describes the data's other responses, and KL is not computed"
+        ]
     notes = []
     if temperature != 1.0:
         notes.append(
-            f"sampled at temperature {temperature:g}, not from p_t: the meter is about that "
-            "sampler, and there is no KL"
+            f"sampled at temperature {temperature:g}, not from p_t: the meter describes that "
+            "sampler, and KL is not computed"
         )
     if summary["generated_stopped"] < 1:
         notes.append(
             f"{1 - summary['generated_stopped']:.1%} of the opponent's samples were cut at "
-            "max_new_tokens: meter and KL are about p_t cut there"
+            "max_new_tokens: meter and KL describe p_t truncated there"
         )
     return notes
 
@@ -152,6 +154,6 @@ def _mean(column: list[float]) -> tuple[float, float]:
 
 
 def _number_of(prompt: Sequence[int]) -> int:
-    """Give equal prompts one number, and their order none that the data has."""
+    """Derive a number from a prompt, unrelated to the order of the data."""
     digest = hashlib.sha256(" ".join(map(str, prompt)).encode()).digest()
     return int.from_bytes(digest[:6])

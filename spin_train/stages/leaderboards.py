@@ -94,13 +94,13 @@ def require_benchmarks(config: Config) -> None:
     for task in benchmark_tasks(config):
         if task.name not in known:
             close = difflib.get_close_matches(task.name, known, n=1)
-            hint = f"; {close[0]}?" if close else ""
-            raise UserError(f"evaluation.lm_eval: lm-eval knows no task {task.name!r}{hint}")
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"evaluation.lm_eval: lm-eval has no task {task.name!r}{hint}")
 
 
 @functools.cache
 def task_manager(include_path: str | None) -> Any:
-    """All tasks there are: seconds for their files, once a process."""
+    """All known tasks; reading their files takes seconds, once per process."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=include_path)

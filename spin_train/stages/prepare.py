@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a sequence must fit in."""
+    """Limits on the length of a sequence."""
 
     context: int
     """Longest sequence the model takes, tokens."""
@@ -57,13 +57,13 @@ def split_prompts(
     if wanted >= len(order):
         raise UserError(
             f"data.held_out asks for {wanted} of {len(order)} distinct prompts; "
-            "leave some to train on"
+            "leave some for training"
         )
     train = order[wanted:]
     if rows is not None and rows > len(train):
         raise UserError(
-            f"data.rows asks for {rows} training prompts and {len(train)} are there besides the "
-            f"{wanted} held out: lower it, or set data.rows=null for all"
+            f"data.rows asks for {rows} training prompts, but only {len(train)} are left "
+            f"after holding out {wanted}: lower it, or set data.rows=null for all"
         )
     return set(train[:rows]), set(order[:wanted])
 
@@ -116,8 +116,8 @@ def prepare_rows(
     """
     if limits.max_new_tokens >= limits.context:
         raise UserError(
-            f"generation.max_new_tokens={limits.max_new_tokens} leaves no prompt in the model's "
-            f"context of {limits.context}; lower it"
+            f"generation.max_new_tokens={limits.max_new_tokens} leaves no room for a prompt in the "
+            f"model's context of {limits.context} tokens; lower it"
         )
     pass_ = _Pass(data, renderer, limits, watch)
     # Named as what a killed writer leaves, which is removed when the run goes on.
@@ -126,7 +126,7 @@ def prepare_rows(
         write_records(rendered, pass_.records())
         if len(set(pass_.prompts)) < 2:
             count = len(pass_.prompts)
-            raise UserError(f"{data.path} gives {count} usable rows; at least 2 prompts needed")
+            raise UserError(f"{data.path} has {count} usable rows; it needs 2 distinct prompts")
         sides = split_prompts(pass_.prompts, held_out=data.held_out, rows=data.rows, seed=seed)
         masks = [np.array([prompt in side for prompt in pass_.prompts]) for side in sides]
         share_out(rendered, dict(zip((train, held_out), masks, strict=True)))
@@ -150,7 +150,7 @@ _COUNTS = (
 
 @dataclass
 class _Pass:
-    """One pass over the rows, and what it keeps of each: digests and lengths."""
+    """One pass over the rows, which keeps the digest and the lengths of each."""
 
     data: DataConfig
     renderer: Renderer
@@ -194,7 +194,9 @@ class _Pass:
             )
             yield record
         if counts["ignored_tool_turns"]:
-            _LOG.warning("%s: %d tool turns left out", self.data.path, counts["ignored_tool_turns"])
+            _LOG.warning(
+                "%s: %d tool turns were left out", self.data.path, counts["ignored_tool_turns"]
+            )
 
     def summary(self, train: NDArray[np.bool_], held_out: NDArray[np.bool_]) -> dict[str, Any]:
         """Count rows, and measure those on either side."""
@@ -223,15 +225,15 @@ class _Pass:
         largest = max(map(max, (prompt_ids, *responses.values())))
         if largest >= self.limits.vocabulary:
             raise UserError(
-                f"the tokenizer gives token id {largest} and the model knows "
+                f"the tokenizer produces token id {largest}, but the model has only "
                 f"{self.limits.vocabulary} ids: they do not belong together"
             )
         longest = max(map(len, responses.values()))
         problem = self._too_long(len(prompt_ids), longest)
         if problem and self.data.too_long == "error":
             raise UserError(
-                f"{row.where}: {problem}, or set data.too_long=drop to leave such rows out, "
-                "truncate to cut them"
+                f"{row.where}: {problem}, or set data.too_long=drop to drop such rows, "
+                "or data.too_long=truncate to cut them"
             )
         if problem and self.data.too_long == "drop":
             return None
@@ -256,7 +258,7 @@ class _Pass:
         if longest > self.limits.context:
             return (
                 f"prompt and response take up to {longest} tokens (generation.max_new_tokens "
-                f"included), over the model's context of {self.limits.context}; lower that"
+                f"included), over the model's context of {self.limits.context}; lower the limits"
             )
         return ""
 

@@ -29,7 +29,7 @@ PARITY_TOLERANCE = {"float32": (1e-3, 2e-5), "bfloat16": (1.5, 0.02)}
 
 
 def score(work: Work, stage: Stage) -> list[Path]:
-    """Store what the opponent of this iteration gives each response."""
+    """Store the log-probs of each response under the opponent of this iteration."""
     config, iteration = work.config, stage.iteration
     folder = work.run.folder(stage) / "scored"
     shards = shards_of(work.run.directory, config.generation)
@@ -48,7 +48,7 @@ def score(work: Work, stage: Stage) -> list[Path]:
 
 
 def score_by_reference(work: Work, stage: Stage) -> list[Path]:
-    """Store what p_0 gives each response: a stage of its own, so that one model is in memory."""
+    """Store log-probs under p_0, in a separate stage so that only one model is in memory."""
     folder = work.run.folder(stage) / "reference"
     shards = shards_of(work.run.directory, work.config.generation)
     model: Any = None
@@ -127,6 +127,6 @@ def parity_problem(records: Sequence[Record], config: Config, iteration: int) ->
         f"generation parity: engine {config.generation.engine} and the training forward pass "
         f"differ on the log-prob of {beyond} of {compared} samples by up to {worst:.3g} nats per "
         f"token (tolerance {constant:g} nats + {per_token:g} per token): samples and scores come "
-        "from different distributions; use generation.engine=hf in a new output_dir, or go on with "
-        "generation.parity=warn"
+        "from different distributions; use generation.engine=hf in a new output_dir, or continue "
+        "with generation.parity=warn"
     )

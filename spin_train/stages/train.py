@@ -48,15 +48,15 @@ class TrainingTask:
     start: str | Path
     """Model it starts from."""
     records: Sequence[Record]
-    """What it trains on; scored by the opponent, unless the objective is SFT."""
+    """Records to train on, scored by the opponent unless the objective is SFT."""
     objective: Objective
     """The loss."""
     learning_rate: float
-    """Peak, per step."""
+    """Peak learning rate, per step."""
     epochs: float
     """Passes over the examples."""
     seed: int
-    """Of the order of the examples."""
+    """Seed of the order of the examples."""
 
 
 def train(work: Work, stage: Stage) -> list[Path]:
@@ -68,7 +68,7 @@ def train(work: Work, stage: Stage) -> list[Path]:
 
 
 def training_task(work: Work, stage: Stage) -> TrainingTask:
-    """Say where a training stage starts, on what, for which loss, and for how long."""
+    """Set the start, records, loss and length of a training stage."""
     config, run, k = work.config, work.run, stage.iteration
     seed = seed_of(config.seed, "train", k)  # the control's order too
     if k < 0:
@@ -86,7 +86,7 @@ def training_task(work: Work, stage: Stage) -> TrainingTask:
     expected = count_records(run.directory.train_rows)
     if len(records) != expected:
         raise UserError(
-            f"{scored} holds {len(records)} training rows of {expected}: "
+            f"{scored} holds {len(records)} of {expected} training rows: "
             "restore its shards, or start in a new output_dir"
         )
     return TrainingTask(
@@ -119,7 +119,7 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
     )
     if batches.steps == 1 and config.training.warmup_steps > 0:
         raise UserError(
-            f"{stage.name} would be one optimiser step, and warm-up gives the first a learning "
+            f"{stage.name} would have one optimiser step, and warm-up starts at a learning "
             "rate of 0: lower training.batch_size, raise epochs, or set training.warmup_steps=0"
         )
     checkpoints = folder / "checkpoints"
@@ -175,7 +175,7 @@ def _fit(
     if callback.stopped:
         raise StoppedError
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    unset_hf_deepspeed_config()  # under ZeRO-3 it would have all ranks load what the first loads
+    unset_hf_deepspeed_config()  # under ZeRO-3 every rank would load what the first one loads
     if ranks.is_first:
         if config.adapter:
             model = _adapted(task.start, config, state_dict)
@@ -237,11 +237,13 @@ def _training_arguments(
 def _event_writers(
     arguments: TrainingArguments, ranks: Ranks, events: Path, resume: Path | None
 ) -> list[TrainerCallback]:
-    """TensorBoard's callback, which by itself would write among the checkpoints."""
+    """TensorBoard's callback, which would otherwise write into the checkpoint directory."""
     reporters = list(arguments.report_to or [])  # TrainingArguments has made a list of it
     if "tensorboard" not in reporters:
         if ranks.is_first and not importlib.util.find_spec("tensorboard"):
-            _LOG.warning("no tensorboard here (pip install tensorboard): see metrics.jsonl")
+            _LOG.warning(
+                "tensorboard is not installed (pip install tensorboard): see metrics.jsonl"
+            )
         return []
     arguments.report_to = [name for name in reporters if name != "tensorboard"]
     if not ranks.is_first:
@@ -254,7 +256,7 @@ def _event_writers(
 
 
 def _destroy(engine: Any) -> None:
-    """End a DeepSpeed engine so that its memory can be freed."""
+    """Shut down a DeepSpeed engine so that its memory can be freed."""
     optimizer = engine.optimizer
     engine.destroy()
     # The optimizer keeps autograd nodes whose hooks keep it and the engine: a cycle through C++
@@ -270,7 +272,7 @@ def _destroy(engine: Any) -> None:
 
 @contextmanager
 def _released_afterwards() -> Iterator[None]:
-    """Leave no trace of a training stage: what it set for the process, and its memory."""
+    """Undo a training stage's settings of the process, and free its memory."""
     try:
         yield
     finally:

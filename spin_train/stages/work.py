@@ -1,4 +1,4 @@
-"""What every stage is given on one rank: the run, the other ranks, and where to report."""
+"""What every stage gets on one rank: the run, the other ranks, and where to report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class Work:
 
     @property
     def scoring_tokens(self) -> int:
-        """Tokens taken through the model at once where nothing is trained."""
+        """Tokens that go through the model at once in stages without training."""
         return _SCORING * self.config.training.micro_batch_tokens
 
     def visit(self, stage: Stage, done: int, total: int) -> None:

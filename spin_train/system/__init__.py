@@ -1,1 +1,1 @@
-"""Files, locks, processes and ranks; knows nothing of SPIN or of configurations."""
+"""Files, locks, processes and ranks; independent of SPIN and of configurations."""

@@ -1,4 +1,4 @@
-"""Processes of one machine: none outlives its driver, and what several of them share."""
+"""Processes of one machine: they end with their driver, and may share resources."""
 
 import ctypes
 import os
@@ -79,7 +79,7 @@ def build_communication_op() -> None:
 def _compile_communication_op(cache: Path) -> None:
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError(
-            "DeepSpeed needs a C++ compiler on CPUs, and there is none: install g++ "
+            "DeepSpeed needs a C++ compiler on CPUs, and none was found: install g++ "
             "(Debian, Ubuntu: apt-get install g++) or set CXX"
         )
     built = subprocess.run(
@@ -116,8 +116,8 @@ def require_shared_memory(ranks: int) -> None:
     free, needed = shutil.disk_usage(_SHARED_MEMORY).free, ranks * _BUFFER_BYTES
     if free < needed:
         raise UserError(
-            f"{_SHARED_MEMORY} has {free >> 20} MiB free and {ranks} ranks need "
-            f"{needed >> 20}: free some of it, or give the container more (docker: --shm-size)"
+            f"{_SHARED_MEMORY} has {free >> 20} MiB free, but {ranks} ranks need "
+            f"{needed >> 20} MiB: free some of it, or give the container more (docker: --shm-size)"
         )
 
 

@@ -1,4 +1,4 @@
-"""How far rank 0 is, in a file that the driver reads."""
+"""The progress of rank 0, in a file that the driver reads."""
 
 import json
 import time
@@ -13,7 +13,7 @@ _PROGRESS_SECONDS = 0.2
 
 
 class Progress:
-    """Tells the driver how far rank 0 is, in a file that the driver reads a few times a second.
+    """Reports the progress of rank 0 in a file that the driver reads a few times per second.
 
     On other ranks it is not `enabled` and writes nothing.
     """

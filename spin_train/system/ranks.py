@@ -1,4 +1,4 @@
-"""What a worker knows of the other workers and of the driver."""
+"""How a worker communicates with the other workers and the driver."""
 
 import os
 from datetime import timedelta

@@ -16,7 +16,7 @@ __all__ = ["MicroBatch", "MicroBatches"]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one rank takes through the model at once."""
+    """The examples that one rank runs through the model at once."""
 
     examples: list[Example]
     weight: float
@@ -79,7 +79,7 @@ class MicroBatches(Dataset[MicroBatch]):
         slots = self.accumulation * self._ranks
         batch = self._batches[index // slots]
         mine = self._shared_out(batch)[index % slots]
-        if not mine:  # every rank must go through the model as often as the others
+        if not mine:  # every rank must call the model equally often
             shortest = min(batch, key=self._tokens.__getitem__)
             return MicroBatch([self._examples[shortest]], weight=0.0)
         weight = self._ranks / len(batch)
@@ -92,7 +92,7 @@ class MicroBatches(Dataset[MicroBatch]):
         return all(count <= 1 or total <= tokens for count, total in sums)
 
     def _shared_out(self, batch: list[int]) -> list[list[int]]:
-        """Micro-batches of a global batch by slot: the longest example left to the emptiest."""
+        """Micro-batches of a global batch by slot; the longest one left goes to the emptiest."""
         slots = self.accumulation * self._ranks
         heap: list[tuple[int, int, list[int]]] = [(0, slot, []) for slot in range(slots)]
         full = []

@@ -33,7 +33,7 @@ def latest_complete(folder: Path, *, zero_stage: int, ranks: int) -> Path | None
             raise UserError(
                 f"{checkpoint} was written with zero_stage={marker['zero_stage']} and "
                 f"ranks={marker['ranks']}, but this run has zero_stage={zero_stage} and "
-                f"ranks={ranks}: use the former, or add --restart-iteration to train this "
+                f"ranks={ranks}: use the former values, or add --restart-iteration to train this "
                 "iteration again from its opponent"
             )
         return checkpoint

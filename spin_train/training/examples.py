@@ -21,7 +21,7 @@ class Example:
     group: Group
     """Prompt, and one response for each role of the objective."""
     opponent_logps: list[float]
-    """As read from disk, one for each role; nan where the objective needs none."""
+    """The opponent's log-probs from disk, one for each role; nan where none are needed."""
     reference_logps: list[float] | None = None
     """What the loss subtracts, where that is not the opponent's (T-SPIN_ref)."""
 
@@ -32,8 +32,8 @@ def examples_of(records: Sequence[Record], objective: Objective) -> Sequence[Exa
     A record gives one example for each of its generated responses, also to SFT: the control trains
     on as many examples as self-play. Without generated responses it gives SFT one example,
     self-play none. Where there are several samples of an opponent, the proto responses are as many,
-    and each sample meets the one of its own number. Of `Records` no example is made before it is
-    asked for.
+    and each sample meets the one of its own number. For `Records` examples are created on
+    access.
     """
     if isinstance(records, Records):
         return _Examples(records, objective)

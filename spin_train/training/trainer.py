@@ -140,9 +140,9 @@ class SpinTrainer(Trainer):
         if not bool((log_ratio <= constant + per_token * lengths).all()):
             worst = log_ratio.max().item()
             raise UserError(
-                "step-0 check: before any update a log-ratio to the stored opponent scores is "
+                "step-0 check: before any update, a log-ratio to the stored opponent scores is "
                 f"{worst:.3g} nats, not 0 (tolerance {constant:g} + {per_token:g} per token): "
-                "the scores are another model's; delete this iteration's scored/ to score again"
+                "the scores come from another model; delete this iteration's scored/ to score again"
             )
 
     def _note_metrics(self, policy_logps: Tensor, reference_logps: Tensor, *, counts: bool) -> None:
@@ -169,7 +169,7 @@ def _groups(batch: MicroBatch) -> list[Group]:
 
 
 def _on_device(model: Any, logps: list[list[float]]) -> Tensor:
-    """Bring stored log-probs to the model, in the type of its own sums."""
+    """Move stored log-probs to the model's device, in the type of its own sums."""
     parameter = next(model.parameters())
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     # Without waiting for a forward pass that still runs on the GPU.

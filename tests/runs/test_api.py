@@ -69,7 +69,7 @@ def test_samples_have_the_text_of_each_response(played):
     assert shown <= expected
     assert len(real) == len(rows)
     assert frame.opponent_logps.notna().all()
-    with pytest.raises(UserError, match="not sampled yet"):
+    with pytest.raises(UserError, match="not been sampled yet"):
         run.samples(1)
 
 

@@ -209,5 +209,5 @@ def test_two_grid_points_of_one_policy_are_refused():
     # two steps along the first feature are one along the second, but for rounding
     twice = torch.tensor([[[0.1, 0.2], [0.7, 1.4 * (1 + 1e-15)]]], dtype=torch.float64)
     for features in (flat, twice):
-        with pytest.raises(ValueError, match="every grid point a policy of its own"):
+        with pytest.raises(ValueError, match="give every grid point a different"):
             check_quantised_necessity(LogLinearClass(features), spacing=1.0)

@@ -301,5 +301,5 @@ def test_bad_arguments_are_refused():
             two, TabularPolicy.random(1, 2, seed=1), two, beta=1.0, loss_type="correlation"
         )
     for equal in (two, TabularPolicy(two.log_probs * (1 + 1e-15))):
-        with pytest.raises(ValueError, match="must differ from data in every prompt"):
+        with pytest.raises(ValueError, match="must differ from data for every prompt"):
             check_unbounded(two, equal, beta=1.0)

@@ -283,9 +283,9 @@ def test_a_schedule_sets_the_beta_of_each_iteration():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="a number or 3 of them, got 2"):
+    with pytest.raises(ValueError, match="one number or 3 numbers, got 2"):
         play(START, DATA, beta=[1.0, 1.0], iterations=3)
-    with pytest.raises(ValueError, match="history_weight must be a number or 3 of them, got 1"):
+    with pytest.raises(ValueError, match="history_weight must be one number or 3 numbers, got 1"):
         play(START, DATA, beta=1.0, iterations=3, history_weight=[0.1])
     with pytest.raises(ValueError, match="iterations must be >= 0"):
         play(START, DATA, beta=1.0, iterations=-1)

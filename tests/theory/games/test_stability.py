@@ -253,7 +253,7 @@ def test_spin_rests_at_the_data_and_nowhere_else():
 
 def test_a_fixed_point_out_of_reach_is_refused(monkeypatch):
     monkeypatch.setattr("spin_theory.games.stability.MOST_ITERATIONS", 3)
-    with pytest.raises(ValueError, match="no fixed point within 3 steps: the last moved by"):
+    with pytest.raises(ValueError, match="no fixed point within 3 steps: the last one moved by"):
         fixed_point(START, DATA, beta=4.0)
     for damping in (0.0, 1.5, math.nan):
         with pytest.raises(ValueError, match="damping must be in"):
@@ -405,7 +405,7 @@ def test_bad_arguments_are_refused():
     for depth in (0, 2):
         with pytest.raises(ValueError, match="depth must be from 1 to 1"):
             linearise([three, three], three, beta=1.0, depth=depth)
-    with pytest.raises(ValueError, match="more than order, got 1 and 1"):
+    with pytest.raises(ValueError, match="more policies than order, got 1 and 1"):
         observed_multipliers([three], three)
     with pytest.raises(ValueError, match="must deviate from the limit"):
         observed_multipliers([three, three], three)

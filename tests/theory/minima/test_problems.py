@@ -180,5 +180,5 @@ def test_bad_problems_are_refused():
     for weight in (-0.1, math.inf, math.nan):
         with pytest.raises(ValueError, match="history_weight must be"):
             replace(good, initial=two, history_weight=weight)
-    with pytest.raises(ValueError, match="needs initial, who gave the proto"):
+    with pytest.raises(ValueError, match="needs initial, which gave the proto"):
         replace(good, history_weight=0.1)

@@ -98,7 +98,7 @@ def test_the_branches_of_a_union_are_not_part_of_the_key(content, says):
     ],
 )
 def test_a_section_given_a_value_names_a_key_of_its_own(content, example):
-    assert f"takes keys of its own, such as {example}" in refusal(content)
+    assert f"is a section; set its keys, such as {example}" in refusal(content)
 
 
 def test_a_missing_key_is_named():
@@ -152,7 +152,9 @@ def test_an_exponent_without_a_point_is_a_number_in_passed_through_arguments_too
 
 
 def test_control_is_for_spin_alone():
-    assert "spin alone" in refusal({"algorithm": "tspin", "control": True})
+    assert "control exists only for algorithm: spin" in refusal(
+        {"algorithm": "tspin", "control": True}
+    )
 
 
 def test_overrides_reach_nested_keys(tmp_path):

@@ -143,14 +143,16 @@ def test_a_tokenizer_without_end_of_text_is_refused():
 
 
 def test_neither_chat_template_nor_template_is_refused():
-    with pytest.raises(UserError, match=r"give a template: key.*\(spin-official, tspin, zephyr\)"):
+    with pytest.raises(
+        UserError, match=r"set template to a name.*\(spin-official, tspin, zephyr\)"
+    ):
         Renderer(byte_level(), None)
 
 
 @pytest.mark.parametrize("messages", [CHAT[:2], CHAT[1:]])
 def test_a_plain_template_refuses_system_and_several_turns_by_line(messages):
     renderer = Renderer(byte_level(), "{prompt}")
-    with pytest.raises(UserError, match="line 4: a plain template has room for one user turn"):
+    with pytest.raises(UserError, match="line 4: a plain template holds a single user turn"):
         renderer.render(SftRow(messages, "ba", "rows.jsonl, line 4"))
 
 

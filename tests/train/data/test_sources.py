@@ -134,25 +134,25 @@ MALFORMED = [
     ({"prompt": "a"}, "got prompt"),
     ({"prompt": "a", "response": None}, "got prompt"),
     (PAIR | {"messages": [USER, ANSWER]}, "could be messages or prompt/response; .*data.shape"),
-    ({"prompt": "a", "response": 7}, "response must be text"),
-    ({"prompt": "a", "response": " \n"}, "response must be text and not empty"),
-    ({"prompt": 7, "response": "a"}, "prompt must be text"),
+    ({"prompt": "a", "response": 7}, "response must be non-empty text"),
+    ({"prompt": "a", "response": " \n"}, "response must be non-empty text"),
+    ({"prompt": 7, "response": "a"}, "prompt must be non-empty text"),
     ({"prompt": "a", "response": "b\ud800"}, "response contains an unpaired surrogate"),
-    ({"instruction": "a", "input": 7, "output": "b"}, "input must be text"),
+    ({"instruction": "a", "input": 7, "output": "b"}, "input must be non-empty text"),
     ({"messages": "a"}, "messages must be a list"),
     ({"messages": ["a"]}, "turn 1 of messages must be an object"),
-    ({"messages": []}, "no turn of the assistant"),
-    ({"messages": [ANSWER]}, "the assistant speaks before any user"),
-    ({"messages": [turn("system", "a"), ANSWER]}, "the assistant speaks before any user"),
-    ({"messages": [ANSWER, USER, ANSWER]}, "the assistant speaks before any user"),
-    ({"messages": [USER, USER]}, "no turn of the assistant"),
+    ({"messages": []}, "no assistant turn"),
+    ({"messages": [ANSWER]}, "an assistant turn comes before any user turn"),
+    ({"messages": [turn("system", "a"), ANSWER]}, "an assistant turn comes before any user turn"),
+    ({"messages": [ANSWER, USER, ANSWER]}, "an assistant turn comes before any user turn"),
+    ({"messages": [USER, USER]}, "no assistant turn"),
     ({"messages": [USER, {"role": "assistant"}]}, "content of turn 2 of messages"),
     ({"messages": [turn("user", ""), ANSWER]}, "content of turn 1 of messages"),
     ({"messages": [turn(None, "a"), ANSWER]}, "role of turn 1 of messages"),
     ({"messages": [turn("narrator", "a"), ANSWER]}, "user, assistant or system, got 'narrator'"),
     ({"real": [USER, ANSWER], "generated": [turn("user", "b"), ANSWER]}, "different prompts"),
     ({"real": [USER, turn("assistant", "")], "generated": [USER, ANSWER]}, "turn 2 of real"),
-    ({"chosen": "a", "rejected": "b"}, "prompt must be text"),
+    ({"chosen": "a", "rejected": "b"}, "prompt must be non-empty text"),
 ]
 
 
@@ -237,7 +237,7 @@ def test_other_keys_are_left_alone_and_empty_lines_skipped(tmp_path):
         ("rows.jsonl", b'{"prompt": "\xff", "response": "b"}\n', "line 1: not UTF-8;"),
         ("rows.json", b'{"prompt": "a", "response": "b"}', "must be a list of rows, got dict"),
         ("rows.json", b'[{"prompt": "\xff", "response": "b"}]', "not UTF-8;"),
-        ("rows.json", b'{"a": 1}\n{"a": 2}', "put JSON lines into a .jsonl file"),
+        ("rows.json", b'{"a": 1}\n{"a": 2}', "if it holds JSON lines, name it .jsonl"),
         ("rows.parquet", b"no such thing", "not valid Parquet"),
         ("rows.csv", b"prompt,response\na,b,c\n", "row 1: more fields than header names"),
         ("rows.csv", b'prompt,response\na,"b"c\n', "not valid CSV"),
@@ -276,7 +276,7 @@ def test_a_folder_of_files_is_read_and_one_that_datasets_saved(tmp_path):
 def test_a_folder_without_rows_or_the_split_is_one_line(tmp_path, split):
     if split != "train":
         datasets.DatasetDict({"test": datasets.Dataset.from_list([PAIR])}).save_to_disk(tmp_path)
-    with pytest.raises(UserError, match=f"the folder gave no rows .split '{split}'") as caught:
+    with pytest.raises(UserError, match=f"the folder returned no rows .split '{split}'") as caught:
         list(read_rows(DataConfig(path=str(tmp_path), split=split)))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -310,7 +310,7 @@ def test_a_hub_that_fails_half_way_is_one_line(monkeypatch):
         raise ConnectionError("no\nroute")
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: broken())
-    with pytest.raises(UserError, match=r"'openai/gsm8k'.*the hub gave no rows.*no route"):
+    with pytest.raises(UserError, match=r"'openai/gsm8k'.*the hub returned no rows.*no route"):
         list(read_rows(DataConfig(path="openai/gsm8k")))
 
 

@@ -193,7 +193,7 @@ def test_a_loss_is_backpropagated_through_once():
     output, (hidden, targets) = linear(), drawn(3, 0)
     loss = chunked_loss(model_with(output), hidden, targets, [3], loss_of([3], []))
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="already backpropagated through"):
+    with pytest.raises(RuntimeError, match="backward was already called"):
         loss.backward()
 
 

@@ -44,8 +44,8 @@ def source(tmp_path_factory):
         (0, "seed=1", "seed"),
         (0, "data.held_out=4", "data.held_out"),
         (2, "template=null", "template"),
-        (3, "iterations=4", "has 2 iterations"),
-        (3, "iterations=2", "has 2 iterations"),
+        (3, "iterations=4", "has only 2 iterations"),
+        (3, "iterations=2", "has only 2 iterations"),
         (1, "control=true", "control"),
         (0, "generation.max_new_tokens=7", "max_new_tokens"),
     ],
@@ -168,7 +168,7 @@ def test_sft_cannot_come_in_once_p_0_is_evaluated(tmp_path):
 
 def test_a_source_that_is_not_that_far_names_what_it_lacks(tmp_path):
     source = recorded(tmp_path, until="iter0/evaluate")
-    with pytest.raises(UserError, match=r"not that far: iter0/evaluate is not complete"):
+    with pytest.raises(UserError, match=r"not got that far: iter0/evaluate is not complete"):
         branch(source, tmp_path / "new", at=1)
     assert not (tmp_path / "new").exists()
 

@@ -130,7 +130,7 @@ def test_a_stage_whose_file_is_gone_is_done_again(run):
 
 def test_a_file_of_another_size_is_refused_by_name(run):
     run.train_rows.write_bytes(b"1234")
-    with pytest.raises(UserError, match=r"train\.parquet has 4 bytes, 5 when data/prepare"):
+    with pytest.raises(UserError, match=r"train\.parquet has 4 bytes, but 5 when data/prepare"):
         Manifest(run).is_complete("data/prepare")
 
 

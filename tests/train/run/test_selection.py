@@ -111,7 +111,7 @@ def test_an_unknown_metric_names_those_there_are(tmp_path):
 
 
 def test_a_metric_that_this_run_does_not_measure_names_those_it_does(tmp_path):
-    with pytest.raises(UserError, match=r"has no number 'meter'; choose one of loss, real_nll"):
+    with pytest.raises(UserError, match=r"has no value 'meter'; choose one of loss, real_nll"):
         _ = a_run(tmp_path, [1.0, 2.0], metric="meter").best
 
 

@@ -223,7 +223,7 @@ def test_last_loss_and_the_error_that_can_be_mended_are_told(tmp_path):
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no run at .*: there is no config\.yaml"):
+    with pytest.raises(UserError, match=r"no run at .*: it has no config\.yaml"):
         read_status(tmp_path)
 
 

@@ -94,5 +94,5 @@ def test_a_missing_vllm_is_named_with_its_extra():
 @pytest.mark.parametrize("temperature", [0.005, 2.5])
 def test_temperatures_that_vllm_would_change_or_refuse_are_refused(tmp_path, temperature):
     changes = {"generation": {"engine": "vllm", "temperature": temperature}}
-    with pytest.raises(UserError, match="temperatures"):
+    with pytest.raises(UserError, match="needs a temperature of"):
         load_config(make_config(tmp_path, **changes))

@@ -238,7 +238,7 @@ def test_data_that_are_not_available_are_named(lm_eval, tmp_path, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     tasks = write_task(tmp_path / "tasks", data="gone.jsonl")
     config = config_with(tasks=["sorted_pair"], include_path=str(tasks))
-    with pytest.raises(UserError, match="the data of lm-eval's task sorted_pair are not available"):
+    with pytest.raises(UserError, match="the data of lm-eval task sorted_pair are not available"):
         run_task(wrapped(model, tokenizer, config), benchmark_tasks(config)[0], config)
     templated = config_with(tasks=["sorted_pair"], chat_template=True)
     with pytest.raises(UserError, match="has no chat template"):

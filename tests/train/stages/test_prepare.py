@@ -128,12 +128,14 @@ def test_a_subset_is_not_the_first_rows():
 
 @pytest.mark.parametrize("held_out", [10, 11, 0.99])
 def test_holding_everything_out_is_refused(held_out):
-    with pytest.raises(UserError, match="10 distinct prompts; leave some to train on"):
+    with pytest.raises(UserError, match="10 distinct prompts; leave some for training"):
         split(range(10), held_out)
 
 
 def test_more_rows_than_there_are_is_refused():
-    with pytest.raises(UserError, match=r"data\.rows asks for 10 .* 9 are there besides the 1"):
+    with pytest.raises(
+        UserError, match=r"data\.rows asks for 10 .* only 9 are left after holding out 1"
+    ):
         split(range(10), 1, rows=10)
 
 
@@ -236,7 +238,9 @@ def test_a_row_beyond_a_limit_can_be_truncated_and_is_counted(tmp_path, row, lim
 
 
 def test_truncation_leaves_room_for_a_sample_or_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"max_new_tokens=20 leaves no prompt .* context of 20"):
+    with pytest.raises(
+        UserError, match=r"max_new_tokens=20 leaves no room for a prompt .* context of 20"
+    ):
         prepared(write(tmp_path, ROWS), too_long="truncate", context=20, max_new_tokens=20)
 
 
@@ -272,7 +276,7 @@ def test_tool_turns_are_left_out_with_one_warning_that_counts_them(tmp_path, cap
         _, _, summary = prepared(write(tmp_path, rows))
     assert (summary["ignored_tool_turns"], summary["dropped_turns_after_response"]) == (3, 1)
     (line,) = caplog.messages
-    assert line == f"{tmp_path}/rows.jsonl: 3 tool turns left out"
+    assert line == f"{tmp_path}/rows.jsonl: 3 tool turns were left out"
 
 
 def test_malformed_rows_are_counted(tmp_path):
@@ -309,7 +313,7 @@ def test_a_plain_template_refuses_chats_even_if_malformed_rows_are_dropped(tmp_p
 
 @pytest.mark.parametrize("rows", [[], [PAIR], [PAIR, PAIR]])
 def test_fewer_than_two_prompts_are_refused(tmp_path, rows):
-    with pytest.raises(UserError, match="at least 2 prompts needed"):
+    with pytest.raises(UserError, match="it needs 2 distinct prompts"):
         prepared(write(tmp_path, rows))
 
 
@@ -321,7 +325,7 @@ def test_a_missing_file_is_refused_without_asking_the_hub(tmp_path, monkeypatch)
 
 
 def test_ids_that_the_model_does_not_know_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"token id \d+ and the model knows 4 ids"):
+    with pytest.raises(UserError, match=r"token id \d+, but the model has only 4 ids"):
         prepared(write(tmp_path, ROWS), vocabulary=4)
 
 

@@ -74,8 +74,8 @@ def test_a_checkpoint_of_another_layout_is_refused_with_both_ways_on(tmp_path, o
     written = {"zero_stage": 2, "ranks": 1} | other
     says = (
         f"checkpoint-5 was written with zero_stage={written['zero_stage']} and "
-        f"ranks={written['ranks']}, but this run has zero_stage=2 and ranks=1: use the former, or "
-        "add --restart-iteration"
+        f"ranks={written['ranks']}, but this run has zero_stage=2 and ranks=1: use the former "
+        "values, or add --restart-iteration"
     )
     with pytest.raises(UserError, match=says):
         latest(tmp_path)
