@@ -143,7 +143,7 @@ def test_without_benchmarks_nothing_is_looked_for(monkeypatch):
 
 
 def test_a_misspelt_task_is_refused_with_the_nearest_name(lm_eval):
-    with pytest.raises(UserError, match=r"no task 'helaswag'; hellaswag\?"):
+    with pytest.raises(UserError, match=r"no task 'helaswag'; did you mean hellaswag\?"):
         require_benchmarks(config_with(tasks=["helaswag"]))
 
 
