@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.stories import markdown_table, story_rows, write_run
 from spin_train.data.records import read_records
+from spin_train.run.run import Run
 from tests.train.runs import run
 
 pytestmark = pytest.mark.process
@@ -66,8 +67,8 @@ def test_samples_cut_at_the_limit_have_no_end_of_text(finished):
 
 def test_held_out_numbers_are_those_of_a_language_model(finished):
     """A model of 512 tokens that knew nothing would be at log 512 = 6.24 nats per token."""
-    config, folder, stdout = finished
+    _, folder, stdout = finished
     initial = json.loads((folder / "initial" / "evaluation.json").read_text())
     assert 1.0 < initial["real_nll_per_token"] < 2.2
     assert "p_2" in stdout
-    assert markdown_table(config).count("\n") == 6
+    assert markdown_table(Run.open(folder)).count("\n") == 6
