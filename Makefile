@@ -22,13 +22,13 @@ unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles ou
 
 help:
 	@echo "make demo          play SPIN on a small known language (no download after set-up)"
-	@echo "make check         under 2 minutes: lint, types, tests that start no process"
-	@echo "make test          under 15 minutes: lint, types, and every test but the slow ones"
+	@echo "make check         3 minutes: lint, types, tests that start no process"
+	@echo "make test          18 minutes: lint, types, and every test but the slow ones"
 	@echo "make test FILE=... tests of a file, a folder or a name, such as tests/theory/test_losses.py"
-	@echo "make test-theory   about 3 minutes: tests of spin_theory"
-	@echo "make test-train    about 10 minutes: tests of spin_train and whole runs"
+	@echo "make test-theory   tests of spin_theory"
+	@echo "make test-train    tests of spin_train and whole runs"
 	@echo "make test-slow     about 8 minutes: the slow tests alone (kills, compilers)"
-	@echo "make test-long     about 45 minutes: slow tests, processors, wheel-check, mutants"
+	@echo "make test-long     the longest: slow tests, processors, wheel-check, mutants"
 	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
 	@echo "make processors    tests of numbers as older processors compute them"
 	@echo "make wheel-check   build the wheel and run it in an empty environment"
