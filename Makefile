@@ -27,7 +27,7 @@ help:
 	@echo "make test FILE=... tests of a file, a folder or a name, such as tests/theory/test_losses.py"
 	@echo "make test-theory   tests of spin_theory"
 	@echo "make test-train    tests of spin_train and whole runs"
-	@echo "make test-slow     about 8 minutes: the slow tests alone (kills, compilers)"
+	@echo "make test-slow     10 minutes: the slow tests alone (kills, compilers)"
 	@echo "make test-long     the longest: slow tests, processors, wheel-check, mutants"
 	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
 	@echo "make processors    tests of numbers as older processors compute them"
