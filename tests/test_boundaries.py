@@ -30,7 +30,7 @@ LOSS_MATHEMATICS = {
     "soft_margin_loss",
     "softplus",
 }
-"""What a penalty is written with: SPIN's mathematics lives in spin_theory/losses.py alone."""
+"""What a penalty is written with: SPIN's mathematics lives in spin_theory/losses/ alone."""
 
 FIXED_NAMES = {
     "spin_theory": [

@@ -338,6 +338,52 @@ def test_a_bad_history_weight_is_refused(history_weight):
         )
 
 
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@given(sft_weight=st.floats(0.0, 10.0))
+def test_an_sft_term_adds_its_weight_times_minus_the_real_log_prob(loss_type, sft_weight):
+    logps = {
+        "policy_real_logps": float64(-2.0),
+        "policy_generated_logps": float64(-1.0),
+        "opponent_real_logps": float64(-3.0),
+        "opponent_generated_logps": float64(-2.5),
+    }
+    added = spin_loss(**logps, beta=0.7, loss_type=loss_type, sft_weight=sft_weight)
+    plain = spin_loss(**logps, beta=0.7, loss_type=loss_type)
+    torch.testing.assert_close(added - plain, float64(2.0 * sft_weight), rtol=1e-14, atol=1e-14)
+    triplet = {
+        "policy_real_logps": float64(-2.0),
+        "policy_generated_logps": float64(-1.0),
+        "policy_proto_logps": float64(-4.0),
+    }
+    scales = {"beta": 0.7, "history_weight": 0.3, "loss_type": loss_type}
+    added = tspin_loss(**triplet, **scales, sft_weight=sft_weight)
+    plain = tspin_loss(**triplet, **scales)
+    torch.testing.assert_close(added - plain, float64(2.0 * sft_weight), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("sft_weight", [-0.1, math.nan, math.inf])
+def test_a_bad_sft_weight_is_refused(sft_weight):
+    zero = float64(0.0)
+    with pytest.raises(ValueError, match="sft_weight must be finite and >= 0"):
+        spin_loss(
+            policy_real_logps=zero,
+            policy_generated_logps=zero,
+            opponent_real_logps=zero,
+            opponent_generated_logps=zero,
+            beta=1.0,
+            sft_weight=sft_weight,
+        )
+    with pytest.raises(ValueError, match="sft_weight must be finite and >= 0"):
+        tspin_loss(
+            policy_real_logps=zero,
+            policy_generated_logps=zero,
+            policy_proto_logps=zero,
+            beta=1.0,
+            history_weight=0.1,
+            sft_weight=sft_weight,
+        )
+
+
 def test_an_unknown_penalty_is_refused_by_name():
     with pytest.raises(ValueError, match=r"one of logistic, hinge.*got 'sigmoid'"):
         spin_of_margin(float64(0.0), loss_type="sigmoid")

@@ -1,0 +1,28 @@
+"""The losses of self-play on log-probs: the one copy that theory and training share.
+
+Every function is elementwise, keeps dtype and device, and reduces nothing. Log-probs are
+those of whole responses, in nats, summed (not averaged) over tokens.
+
+=====================  =============================================================================
+``arguments``          what the arguments of a loss must be
+``penalties``          the penalties on a margin, by name
+``pairs``              SPIN, T-SPIN and SFT
+=====================  =============================================================================
+"""
+
+from spin_theory.losses.arguments import require_beta, require_weight
+from spin_theory.losses.pairs import sft_loss, spin_loss, tspin_loss, with_sft
+from spin_theory.losses.penalties import PENALTIES, Penalty, penalty_named, penalty_slope
+
+__all__ = [
+    "PENALTIES",
+    "Penalty",
+    "penalty_named",
+    "penalty_slope",
+    "require_beta",
+    "require_weight",
+    "sft_loss",
+    "spin_loss",
+    "tspin_loss",
+    "with_sft",
+]
