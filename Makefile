@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What users import of spin_train has its docstrings checked; spin_theory has all of them checked.
-DOCUMENTED := spin_train/api.py $(addprefix spin_train/config/,files.py schema.py templates.py yaml12.py) \
+DOCUMENTED := spin_train/api.py $(addprefix spin_train/config/,files.py schema.py sections.py templates.py yaml12.py) \
 	spin_train/model/logps.py spin_train/run/run.py spin_train/training/objective.py \
 	spin_train/training/trainer.py
 

@@ -62,7 +62,7 @@ def prepare(folder: Path) -> int:
     int
         Rows done.
     """
-    from spin_train.config.schema import DataConfig
+    from spin_train.config.sections import DataConfig
     from spin_train.data.rendering import Renderer
     from spin_train.demo import build_tokenizer
     from spin_train.stages.prepare import Limits, prepare_rows

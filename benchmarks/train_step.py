@@ -29,7 +29,7 @@ from benchmarks.yardsticks import (
     plain_step,
     trl_step,
 )
-from spin_train.config.schema import TrainingConfig
+from spin_train.config.sections import TrainingConfig
 from spin_train.model.packing import Group
 from spin_train.training.objective import Objective
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spin_train.config.schema import DataConfig
+from spin_train.config.sections import DataConfig
 from spin_train.data.formats import RowError, SftRow, row_of
 from spin_train.errors import UserError, one_line
 from spin_train.system.files import sha256_of_file, sha256_of_text

@@ -5,7 +5,8 @@ import importlib.util
 from dataclasses import fields
 from typing import Any
 
-from spin_train.config.schema import Config, TrainingConfig
+from spin_train.config.schema import Config
+from spin_train.config.sections import TrainingConfig
 from spin_train.errors import UserError
 from spin_train.model.adapters import require_adapters
 from spin_train.stages.leaderboards import require_benchmarks

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spin_train.config.schema import AdapterConfig
+from spin_train.config.sections import AdapterConfig
 from spin_train.errors import UserError, one_line
 
 if TYPE_CHECKING:  # the driver asks for `require_adapters` alone, and starts without torch

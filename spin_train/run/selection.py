@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spin_train.config.schema import SelectionConfig
+from spin_train.config.sections import SelectionConfig
 from spin_train.errors import UserError
 from spin_train.run.policies import Policy
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spin_train.config.schema import GenerationConfig
+from spin_train.config.sections import GenerationConfig
 from spin_train.data.records import Record, count_records, read_records
 from spin_train.run.directory import RunDirectory
 from spin_train.system.locks import FileLock

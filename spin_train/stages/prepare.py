@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spin_train.config.schema import DataConfig
+from spin_train.config.sections import DataConfig
 from spin_train.data.formats import RowError, SftRow
 from spin_train.data.records import Record, Response, share_out, write_records
 from spin_train.data.rendering import Renderer

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import data_memory
-from spin_train.config.schema import DataConfig
+from spin_train.config.sections import DataConfig
 from spin_train.data.records import Record, Response, read_records, write_records
 from spin_train.data.rendering import Renderer
 from spin_train.stages.prepare import Limits, prepare_rows

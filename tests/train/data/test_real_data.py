@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from spin_train.config.schema import DataConfig
+from spin_train.config.sections import DataConfig
 from spin_train.data.records import read_records
 from spin_train.data.rendering import Renderer
 from spin_train.data.sources import read_rows

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spin_train.config.schema import ROW_FORMATS, DataConfig
+from spin_train.config.sections import ROW_FORMATS, DataConfig
 from spin_train.data.formats import FORMATS, row_of
 from spin_train.data.sources import read_rows, source_of
 from spin_train.errors import UserError

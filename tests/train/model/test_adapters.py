@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spin_train.config.files import load_config, parse_config
-from spin_train.config.schema import AdapterConfig
+from spin_train.config.sections import AdapterConfig
 from spin_train.driver import selfplay
 from spin_train.errors import UserError
 from spin_train.model.adapters import attach, is_adapter, with_adapter, write_learnt

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_train.config.schema import GenerationConfig
+from spin_train.config.sections import GenerationConfig
 from spin_train.data.records import Record, write_records
 from spin_train.run.directory import RunDirectory
 from spin_train.run.shards import claimed, rows_per_shard, shards_of

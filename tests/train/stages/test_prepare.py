@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_train.config.schema import DataConfig
+from spin_train.config.sections import DataConfig
 from spin_train.data.records import read_records
 from spin_train.data.rendering import Renderer
 from spin_train.errors import UserError
