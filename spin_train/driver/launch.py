@@ -40,7 +40,7 @@ def worker_environment(ranks: int) -> dict[str, str]:
 def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Popen[str]:
     """Start one worker per rank, in a session of their own.
 
-    DeepSpeed's launcher starts several workers. A single one starts directly, which is faster.
+    DeepSpeed's launcher starts several workers; a single one starts directly, which is faster.
 
     The launcher ends the other workers when one fails; what is started here dies with this process.
     The workers get only the directory of the run; their output goes to `log`.

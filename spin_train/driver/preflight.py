@@ -28,7 +28,7 @@ def refuse_early(config: Config) -> None:
 
 
 def _require_deepspeed() -> None:
-    """Check that DeepSpeed is installed: its launcher starts the workers."""
+    """Check that DeepSpeed is installed: the training stages run in its engine."""
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
             "a run needs DeepSpeed, which is not installed: pip install 'spin-toolkit[train]'"
