@@ -3,12 +3,16 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.special import bdtrc
+from scipy.stats import binom
 from torch import Tensor
 
 from spin_theory.losses import penalty_named
 
-__all__ = ["FEWEST_PROMPTS", "Meter", "convergence_meter"]
+__all__ = ["FEWEST_PROMPTS", "Meter", "convergence_meter", "hardest_js", "power"]
 
 FEWEST_PROMPTS = 4
 """Two to tune on and two to estimate from."""
@@ -18,6 +22,8 @@ _SCALES = [2.0**power for power in range(-12, 7)]
 _CLIPS = [0.5, 1.0, 2.0, 4.0, 8.0]
 # Of the largest stake that keeps the capital positive; at 1 a single pair could end it.
 _LARGEST_STAKE = 0.9
+# Quantiles that stand for a count in `power`; a count with fewer values than that is summed over.
+_QUANTILES = 50
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,144 @@ def convergence_meter(margins: Tensor, *, prompts: Tensor, confidence: float = 0
     )
 
 
+def hardest_js(tv: float) -> float:
+    r"""Least JS(P, Q) of any two distributions at a total variation distance.
+
+    Parameters
+    ----------
+    tv : float
+        Total variation distance of data and opponent, in [0, 1].
+
+    Returns
+    -------
+    float
+        In nats, from 0 to log 2. No meter can have a larger expectation on every such pair.
+
+    Raises
+    ------
+    ValueError
+        If `tv` is not in [0, 1].
+
+    Notes
+    -----
+    Derived. Telling only responses with :math:`p_{data} > p_t` from the others keeps the total
+    variation t and cannot raise JS(P, Q), so two responses are hardest: :math:`p_{data} = (a,
+    1 - a)`, :math:`p_t = (a - t, 1 - a + t)`. A pair of two different responses has probability
+    :math:`w = a (1 - a + t)` in the order that the data prefer, :math:`w - t` in the other, and
+
+    .. math:: JS(P, Q) = w \log \frac{2 w}{2 w - t} + (w - t) \log \frac{2 (w - t)}{2 w - t}
+
+    falls in w, which is largest, :math:`(1 + t)^2 / 4`, at :math:`a = (1 + t) / 2`.
+
+    Examples
+    --------
+    >>> hardest_js(0.0), round(hardest_js(1.0) / math.log(2), 12)
+    (0.0, 1.0)
+    """
+    if not 0 <= tv <= 1:
+        raise ValueError(f"tv must be in [0, 1], got {tv!r}")
+    if tv == 1:
+        return math.log(2)
+    # With w and w - t of the notes, written so that no digits cancel at small t.
+    return (1 + tv**2) / 2 * (math.log1p(-(tv**2)) - math.log1p(tv**2)) + 2 * tv * math.atanh(tv)
+
+
+def power(*, tv: float, samples: int, confidence: float = 0.95) -> float:
+    r"""How likely :func:`convergence_meter` proves a difference, in the hardest case.
+
+    Parameters
+    ----------
+    tv : float
+        Total variation distance of data and opponent, in [0, 1].
+    samples : int
+        Held-out pairs, each of a prompt of its own; at least `FEWEST_PROMPTS`. Half of them tune
+        the meter.
+    confidence : float, default 0.95
+        Of the meter's lower bound, in (0, 1).
+
+    Returns
+    -------
+    float
+        Probability that the lower bound is above 0: exact up to 99 samples, within 0.002 beyond.
+
+    Raises
+    ------
+    ValueError
+        If `tv` is not in [0, 1], there are too few samples, or `confidence` is not in (0, 1).
+
+    Notes
+    -----
+    The total variation alone does not decide it. This is for the two distributions of two
+    responses that have the least JS(P, Q) (:func:`hardest_js`), in every prompt, and the best
+    margins, :math:`\log(p_{data}/p_t)`, or any multiple: the meter tunes their scale. With rare
+    responses, more of them, or a distance that differs between prompts the meter sees more; with
+    worse margins, less.
+
+    A margin has three values: won, lost and, where both responses are equal, 0. So both halves of
+    the sample are counts, of binomial distributions. The tuning half decides what a win and a
+    loss do to the capital; the bound is above 0 where the other half has enough wins.
+
+    Examples
+    --------
+    >>> [round(power(tv=tv, samples=500), 1) for tv in (0.09, 0.15, 0.27)]
+    [0.0, 0.3, 0.9]
+    """
+    if not 0 <= tv <= 1:
+        raise ValueError(f"tv must be in [0, 1], got {tv!r}")
+    if not samples >= FEWEST_PROMPTS:
+        raise ValueError(f"samples must be >= {FEWEST_PROMPTS}, got {samples!r}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
+    level = -math.log1p(-confidence)
+    unequal, won = (1 + tv**2) / 2, (1 + tv) ** 2 / (2 * (1 + tv**2))
+    # The tuning half: how many pairs are no ties, and of these how many are won, (K, 1) and (K, K).
+    tuning = samples - samples // 2
+    pairs, share_of_pairs = _counts(np.array([float(tuning)]), unequal)
+    wins, share_of_wins = _counts(pairs[0], won)
+    share = share_of_pairs.T * share_of_wins
+    gain, loss = _log_factors(tv, wins, pairs.T - wins, tuning, level)
+    # The other half, (M, 1, 1): the capital, wins * gain + losses * loss, must exceed the level.
+    decided, weight = (part.T[..., None] for part in _counts(np.array([samples // 2.0]), unequal))
+    spread = np.where(gain > loss, gain - loss, 1)
+    needed = np.where(gain > loss, (level - decided * loss) / spread, math.inf)
+    fewest = np.floor(np.clip(needed, -1, decided))  # more wins than this
+    proved = np.where(fewest < 0, 1.0, bdtrc(np.maximum(fewest, 0), decided.astype(int), won))
+    return float((weight * share * proved).sum())
+
+
+def _counts(trials: NDArray[np.float64], chance: float) -> tuple[NDArray[np.float64], ...]:
+    """Values of binomial counts and their shares, (trials, K) each: all, or some quantiles."""
+    most = int(trials.max())
+    if most < _QUANTILES:
+        values = np.broadcast_to(np.arange(most + 1.0), (len(trials), most + 1))
+        return values, binom.pmf(values, trials[:, None], chance)
+    levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    values = binom.ppf(levels, trials[:, None], chance)
+    return values, np.full(values.shape, 1 / _QUANTILES)
+
+
+def _log_factors(
+    tv: float, wins: NDArray[np.float64], losses: NDArray[np.float64], count: int, level: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Log of what a win and a loss multiply the capital by, as counts of the tuning half choose."""
+    margin = 2 * (math.log1p(tv) - math.log1p(-tv)) if tv < 1 else math.inf
+    best = np.full(wins.shape, -math.inf)
+    gain, loss = np.zeros(wins.shape), np.zeros(wins.shape)
+    for clip in _CLIPS:
+        # All scales beyond the clip are alike.
+        for scaled in dict.fromkeys(min(scale * margin, clip) for scale in _SCALES):
+            won, lost = math.log(2) - np.logaddexp(0, [-scaled, scaled])
+            mean = (wins * won + losses * lost) / count
+            squares = (wins * won**2 + losses * lost**2) / count
+            variance = np.maximum(squares - mean**2, 0) * count / (count - 1)
+            stake, promised = _stake(mean, variance, count, clip, level)
+            better = promised >= best  # of equals the last, as `max` in `_tune` has it
+            best = np.where(better, promised, best)
+            gain = np.where(better, np.log1p(stake * won), gain)
+            loss = np.where(better, np.log1p(stake * lost), loss)
+    return gain, loss
+
+
 def _values(margins: Tensor, prompt: Tensor, scale: float, clip: float) -> Tensor:
     """Mean of log 2 - logistic(d) of each prompt 0, 1, ..., shape (prompts,)."""
     terms = math.log(2) - penalty_named("logistic")((scale * margins).clamp(-clip, clip))
@@ -155,15 +299,23 @@ def _tune(margins: Tensor, prompt: Tensor, level: float) -> tuple[float, float, 
     """Scale, clip and stake that promise the largest bound, to second order in the stake."""
     best = (-math.inf, 1.0, 1.0, 0.0)
     for clip in _CLIPS:
-        largest = _LARGEST_STAKE / math.log1p(math.exp(clip))
         for scale in _SCALES:
             values = _values(margins, prompt, scale, clip)
-            count, variance = len(values), values.var().item()
-            wanted = math.sqrt(2 * level / (count * variance)) if variance > 0 else math.inf
-            stake = min(wanted, largest)
-            promised = values.mean().item() - level / (count * stake) - stake * variance / 2
-            best = max(best, (promised, scale, clip, stake))
+            mean, variance = (np.array(part.item()) for part in (values.mean(), values.var()))
+            stake, promised = _stake(mean, variance, len(values), clip, level)
+            best = max(best, (float(promised), scale, clip, float(stake)))
     return best[1:]
+
+
+def _stake(
+    mean: NDArray[np.float64], variance: NDArray[np.float64], count: int, clip: float, level: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Best stake for values of this mean and variance, and the bound that it promises."""
+    largest = _LARGEST_STAKE / math.log1p(math.exp(clip))
+    spread = count * variance
+    wanted = np.sqrt(2 * level / np.where(spread > 0, spread, 1))
+    stake = np.where(spread > 0, np.minimum(wanted, largest), largest)
+    return stake, mean - level / (count * stake) - stake * variance / 2
 
 
 def _lower_bound(values: Tensor, stake: float, level: float) -> float:

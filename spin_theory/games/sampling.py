@@ -18,7 +18,13 @@ from spin_theory.policies import (
     require_same_shape,
 )
 
-__all__ = ["SampleComplexity", "predicted_tv", "sample_complexity", "sampled_update"]
+__all__ = [
+    "SampleComplexity",
+    "predicted_tv",
+    "sample_complexity",
+    "sampled_update",
+    "samples_for",
+]
 
 
 @dataclass(frozen=True)
@@ -232,6 +238,47 @@ def predicted_tv(opponent: TabularPolicy, data: TabularPolicy, *, beta: float) -
     variances = (jacobian @ covariance @ jacobian).diagonal()
     expected: Tensor = (2 / math.pi * variances).clamp(min=0).sqrt().sum() / 2
     return expected
+
+
+def samples_for(opponent: TabularPolicy, data: TabularPolicy, *, tv: float, beta: float) -> int:
+    r"""Find how many pairs bring one iteration within a distance of the exact one.
+
+    Parameters
+    ----------
+    opponent, data : TabularPolicy, shape (1, Y)
+        p_t and p_data, of one prompt.
+    tv : float
+        Expected total variation distance of the sampled from the exact update, > 0.
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+
+    Returns
+    -------
+    int
+        The fewest pairs, at least 1, whose predicted distance is at most `tv`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`predicted_tv`, or if `tv` is not > 0 or so small that the number overflows.
+
+    Notes
+    -----
+    The inverse of :func:`predicted_tv`, which is for large n: :math:`(\hat t / t)^2`. With few
+    pairs an update may not exist at all.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> samples_for(half, half, tv=0.01, beta=1.0)  # 1 / (pi 0.01^2)
+    3184
+    """
+    if not tv > 0:
+        raise ValueError(f"tv must be > 0, got {tv!r}")
+    ratio = float(predicted_tv(opponent, data, beta=beta)) / tv
+    if not ratio < 1e150:
+        raise ValueError(f"tv must not be so small that its square vanishes, got {tv!r}")
+    return max(1, math.ceil(ratio**2))
 
 
 def _laplacian(weights: Tensor) -> Tensor:

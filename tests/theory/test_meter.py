@@ -6,14 +6,16 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scipy.stats import multinomial
 
+from spin_theory import meter
 from spin_theory.claims.distance import pair_policies
 from spin_theory.divergences import js, tv
 from spin_theory.languages import NoisySort
 from spin_theory.losses import penalty_named
-from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
+from spin_theory.meter import FEWEST_PROMPTS, convergence_meter, hardest_js, power
 from spin_theory.policies import TabularPolicy
-from tests.strategies import QUICK
+from tests.strategies import QUICK, log_policies
 
 DRAWS = 40 if QUICK else 200
 CONFIDENCE = 0.8  # low, so that a bound that is too bold is seen in so few draws
@@ -183,3 +185,97 @@ def test_scale_and_clip_come_from_the_other_half():
 def test_what_makes_no_meter_is_refused(margins, prompts, confidence, named):
     with pytest.raises(ValueError, match=named):
         convergence_meter(margins, prompts=prompts, confidence=confidence)
+
+
+def power_by_the_meter_itself(tv, samples, confidence):
+    """Sum over all counts of won, lost and tied pairs in both halves, by the meter's own parts."""
+    margin = 2 * math.log((1 + tv) / (1 - tv))
+    chances = [(1 + tv) ** 2 / 4, (1 - tv) ** 2 / 4, (1 - tv**2) / 2]
+    half, level = samples // 2, -math.log1p(-confidence)
+    outcomes = []
+    for won in range(half + 1):
+        for lost in range(half + 1 - won):
+            counts = [won, lost, half - won - lost]
+            values = torch.tensor([margin, -margin, 0.0], dtype=torch.float64)
+            margins = values.repeat_interleave(torch.tensor(counts))
+            outcomes.append((margins, multinomial.pmf(counts, half, chances)))
+    prompts = torch.arange(half)
+    total = 0.0
+    for tuning, share in outcomes:
+        scale, clip, stake = meter._tune(tuning, prompts, level)
+        for margins, other in outcomes:
+            proved = meter._values(margins, prompts, scale, clip)
+            total += share * other * (meter._lower_bound(proved, stake, level) > 0)
+    return total
+
+
+@pytest.mark.parametrize(("tv", "confidence"), [(0.6, 0.6), (0.9, 0.7), (0.0, 0.3)])
+def test_power_is_the_sum_over_all_samples(tv, confidence):
+    expected = power_by_the_meter_itself(tv, 12, confidence)
+    assert power(tv=tv, samples=12, confidence=confidence) == pytest.approx(expected, abs=1e-12)
+    assert (tv == 0) == (expected <= 0.01), "these cases decide nothing"
+
+
+@pytest.mark.parametrize(("tv", "samples"), [(0.27, 500), (0.15, 1000), (0.4, 100)])
+def test_power_is_how_often_the_meter_proves_a_difference(tv, samples):
+    draws = 30 if QUICK else 100
+    data, opponent = (
+        TabularPolicy.from_probs([[0.5 + half, 0.5 - half]]) for half in (tv / 2, -tv / 2)
+    )
+    score = score_of("best", data, opponent)
+    generator, proved = torch.Generator().manual_seed(0), 0
+    for _ in range(draws):
+        margins, prompts = draw(data, opponent, score, samples, generator)
+        proved += convergence_meter(margins, prompts=prompts).lower_bound > 0
+    expected = power(tv=tv, samples=samples)
+    assert abs(proved / draws - expected) < 4 * math.sqrt(expected * (1 - expected) / draws) + 0.002
+
+
+def test_quantiles_stand_for_the_sum_over_all_counts(monkeypatch):
+    coarse = [power(tv=tv, samples=120) for tv in (0.2, 0.4, 0.6)]
+    monkeypatch.setattr(meter, "_QUANTILES", 61)  # more than half of the samples: all counts
+    exact = [power(tv=tv, samples=120) for tv in (0.2, 0.4, 0.6)]
+    assert coarse == pytest.approx(exact, abs=0.002)
+
+
+def test_power_grows_with_distance_and_samples_to_certainty():
+    by_tv = [power(tv=tv, samples=300) for tv in (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)]
+    assert by_tv == sorted(by_tv)
+    assert by_tv[0] < 0.001
+    assert by_tv[-1] == pytest.approx(1.0, abs=1e-12)
+    by_samples = [power(tv=0.1, samples=samples) for samples in (4, 300, 3_000, 1_000_000)]
+    assert by_samples == sorted(by_samples)
+    assert by_samples[-1] == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"tv": 1.1, "samples": 10}, "tv must be in"),
+        ({"tv": math.nan, "samples": 10}, "tv must be in"),
+        ({"tv": 0.1, "samples": 3}, "samples must be >= 4"),
+        ({"tv": 0.1, "samples": 10, "confidence": 1.0}, "confidence must be in"),
+    ],
+)
+def test_a_power_that_makes_no_sense_is_refused(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        power(**arguments)
+
+
+@given(tables=log_policies(count=2))
+def test_no_tables_are_harder_than_two_responses(tables):
+    pairs, distances = js(*pair_policies(*tables)), tv(*tables)
+    for found, distance in zip(pairs.tolist(), distances.tolist(), strict=True):
+        assert found >= hardest_js(min(1.0, distance)) - 1e-14
+
+
+@given(distance=st.floats(1e-9, 0.5))
+def test_a_small_distance_is_seen_through_its_square(distance):
+    """P and Q differ by (w - l) / (w + l) in a share of the pairs: t^2 to lowest order."""
+    assert hardest_js(distance) == pytest.approx(distance**2, rel=0.5 * distance**2 + 1e-12)
+
+
+def test_a_distance_that_is_none_is_refused():
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="tv must be in"):
+            hardest_js(wrong)

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from spin_theory import TabularPolicy, closed_form_update, sample_complexity, spin_loss, tv
-from spin_theory.games.sampling import predicted_tv, sampled_update
+from spin_theory.games.sampling import predicted_tv, sampled_update, samples_for
 from tests.strategies import BETAS, log_policies
 
 
@@ -133,6 +133,33 @@ def test_the_prediction_of_uniform_tables_by_hand(responses, seed, beta):
     variance = 2 * (responses - 1) / (responses**2 * beta**2)
     expected = responses * math.sqrt(2 * variance / math.pi) / 2
     assert found == pytest.approx(expected, rel=1e-9)
+
+
+@given(responses=st.integers(2, 6), seed=st.integers(0, 1000), beta=BETAS, tv=st.floats(1e-6, 1.0))
+def test_samples_for_is_the_fewest_pairs_that_are_predicted_to_be_near_enough(
+    responses, seed, beta, tv
+):
+    opponent, data = tables_of(responses, seed=seed)
+    pairs = samples_for(opponent, data, tv=tv, beta=beta)
+    distance = predicted_tv(opponent, data, beta=beta).item()
+    assert distance / math.sqrt(pairs) <= tv * (1 + 1e-9)
+    assert pairs == 1 or distance / math.sqrt(pairs - 1) >= tv * (1 - 1e-9)
+
+
+def test_with_the_samples_asked_for_the_update_is_as_near_as_asked_for():
+    opponent, data = tables_of(5)
+    pairs = samples_for(opponent, data, tv=0.01, beta=1.0)
+    result = sample_complexity(opponent, data, beta=1.0, pairs=(pairs,), draws=60)
+    assert abs(result.tv.item() - 0.01) < 4 * result.deviation.item() / math.sqrt(60)
+
+
+def test_distances_that_no_number_of_samples_reaches_are_refused():
+    opponent, data = tables_of(3)
+    for wrong in (0.0, -0.1, math.nan, 1e-200):
+        with pytest.raises(ValueError, match="tv must"):
+            samples_for(opponent, data, tv=wrong, beta=1.0)
+    equal = TabularPolicy.from_probs([[1.0]])
+    assert samples_for(equal, equal, tv=0.1, beta=1.0) == 1
 
 
 def test_draws_without_a_minimum_are_counted_and_left_out():

@@ -1,0 +1,61 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spin_theory import TabularPolicy, hardest_js, power, samples_for
+from spin_theory.claims.samples import check_hardest_js, check_power, check_samples_for
+from tests.strategies import at_most, log_policies
+
+
+@given(tables=log_policies(count=2))
+def test_two_responses_are_hardest(tables):
+    evidence = check_hardest_js(*tables)
+    assert evidence.holds, evidence
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda tv: 0.0,  # below all, and reached by none
+        lambda tv: tv**2 / 2,  # Pinsker's for one pair of distributions, where no pair is a tie
+        lambda tv: 1.001 * hardest_js(tv),
+        lambda tv: hardest_js(tv) / math.log(2),  # in bits
+    ],
+)
+def test_another_least_value_is_noticed(wrong):
+    data, opponent = (TabularPolicy.random(3, 4, seed=seed, smallest=0.1) for seed in (0, 1))
+    assert not check_hardest_js(data, opponent, least=wrong).holds
+
+
+@at_most(20)
+@given(tv=st.floats(0.0, 0.99), confidence=st.floats(0.05, 0.6))
+def test_power_holds_where_few_samples_can_prove_something(tv, confidence):
+    evidence = check_power(tv=tv, confidence=confidence)
+    assert evidence.holds, evidence
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda **rules: power(**rules) + 1e-6,
+        lambda **rules: power(**rules | {"confidence": 0.51}),
+        lambda **rules: power(**rules | {"samples": 16}),  # as if no half were spent on tuning
+        lambda **rules: power(**rules | {"tv": 0.71}),
+    ],
+)
+def test_another_power_is_noticed(wrong):
+    assert not check_power(tv=0.7, confidence=0.5, claimed=wrong).holds
+
+
+def test_another_number_of_pairs_is_noticed():
+    opponent, data = (TabularPolicy.random(1, 4, seed=seed, smallest=0.1) for seed in (0, 1))
+    rules = {"beta": 0.7, "distance": 0.02}
+    assert check_samples_for(opponent, data, **rules).holds
+    for wrong in (
+        lambda *tables, **rules: samples_for(*tables, **rules) + 1,
+        lambda *tables, **rules: samples_for(*tables, **rules) - 1,
+        lambda *tables, **rules: round(math.sqrt(samples_for(*tables, **rules))),
+    ):
+        assert not check_samples_for(opponent, data, **rules, claimed=wrong).holds
