@@ -33,12 +33,12 @@ from spin_theory.games.opponents import (
 from spin_theory.games.phase import phase_diagram
 from spin_theory.games.play import play
 from spin_theory.games.rates import effective_beta, multiplier, predicted_policy
-from spin_theory.games.sampling import sample_complexity, samples_for
+from spin_theory.games.sampling import SampledMinimiser, sample_complexity, samples_for
 from spin_theory.games.solvers import GradientSteps
 from spin_theory.games.stability import fixed_point, linearise
 from spin_theory.languages import NoisySort
 from spin_theory.losses import PENALTIES, Penalty, sft_loss, spin_loss, tspin_loss
-from spin_theory.meter import convergence_meter, hardest_js, power
+from spin_theory.meter import convergence_meter, power
 from spin_theory.minima.closed_forms import closed_form_update, exact
 from spin_theory.minima.log_linear import LogLinearClass, minimise_within
 from spin_theory.minima.minimise import minimise, minimiser
@@ -54,6 +54,7 @@ __all__ = [
     "LogLinearClass",
     "NoisySort",
     "Penalty",
+    "SampledMinimiser",
     "TabularPolicy",
     "average_of_iterates",
     "bhattacharyya",
@@ -68,7 +69,6 @@ __all__ = [
     "exact",
     "fixed_point",
     "geometric_mixture",
-    "hardest_js",
     "js",
     "kl",
     "last_iterate",

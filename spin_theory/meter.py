@@ -260,9 +260,9 @@ def _counts(trials: NDArray[np.float64], chance: float) -> tuple[NDArray[np.floa
     most = int(trials.max())
     if most < _QUANTILES:
         values = np.broadcast_to(np.arange(most + 1.0), (len(trials), most + 1))
-        return values, binom.pmf(values, trials[:, None], chance)
+        return values, np.asarray(binom.pmf(values, trials[:, None], chance))
     levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    values = binom.ppf(levels, trials[:, None], chance)
+    values = np.asarray(binom.ppf(levels, trials[:, None], chance))
     return values, np.full(values.shape, 1 / _QUANTILES)
 
 

@@ -74,7 +74,7 @@ FIXED_FIELDS = {
 }
 """What they read from what those return."""
 
-MOST_NAMES = 45
+MOST_NAMES = 50
 """At the top of spin_theory: what fits into a notebook's first cell and a reader's head."""
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -11,12 +11,20 @@ from spin_theory.claims.claim import Claim
 from spin_theory.claims.distance import pair_policies
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.divergences import js, tv
-from spin_theory.games.sampling import predicted_tv, samples_for
+from spin_theory.games.sampling import SampledMinimiser, predicted_tv, samples_for
+from spin_theory.games.solvers import Solver
 from spin_theory.meter import hardest_js, power
+from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import ROUNDING, STATIONARY
 
-__all__ = ["CLAIMS", "check_hardest_js", "check_power", "check_samples_for"]
+__all__ = [
+    "CLAIMS",
+    "check_hardest_js",
+    "check_power",
+    "check_sampled_minimiser",
+    "check_samples_for",
+]
 
 PAIRS = 8
 """Of the power that is written out: 6,561 samples, in 15 times 15 groups."""
@@ -105,7 +113,7 @@ def check_power(
     True
     """
     chance = {1: (1 + tv) ** 2 / 4, -1: (1 - tv) ** 2 / 4, 0: (1 - tv**2) / 2}
-    halves: Counter[tuple[int, ...]] = Counter()
+    halves: dict[tuple[int, ...], float] = defaultdict(float)
     for outcomes in itertools.product(chance, repeat=PAIRS // 2):
         halves[tuple(sorted(outcomes))] += math.prod(chance[outcome] for outcome in outcomes)
     level = math.log(1 / (1 - confidence))
@@ -191,6 +199,75 @@ def check_samples_for(
     return Evidence(largest_error([above, below]), tolerance, {"pairs": pairs})
 
 
+def check_sampled_minimiser(
+    problem: InnerProblem,
+    *,
+    pairs: int,
+    seed: int,
+    solver: Callable[[int], Solver] = SampledMinimiser,
+    tolerance: float = STATIONARY,
+) -> Evidence:
+    """Check that a solver minimises the mean logistic loss of the pairs that it draws.
+
+    Parameters
+    ----------
+    problem : InnerProblem
+        Of one prompt, with the logistic penalty and without history.
+    pairs : int
+        How many are drawn, at least 1.
+    seed : int
+        Of the draw.
+    solver : callable, default SampledMinimiser
+        From a number of pairs to the solver that is claimed to minimise.
+    tolerance : float, default 1e-10
+        Largest residual at which the claim holds.
+
+    Returns
+    -------
+    Evidence
+        Residual: the largest entry of the gradient over the pairs, which are drawn here once
+        more, in a policy's log-probs and relative to beta; 0 if the solver refuses pairs that
+        have no minimum, infinity if it refuses others. `exists` is 1 or 0.
+
+    Notes
+    -----
+    A minimum exists if no set of responses only wins, or only loses, against the rest: if each
+    response reaches each other by wins, which is looked for by squaring the relation.
+
+    Examples
+    --------
+    >>> data, opponent = (TabularPolicy.random(1, 3, seed=seed, smallest=0.2) for seed in (0, 1))
+    >>> problem = InnerProblem(data=data, sampler=opponent, reference=opponent, beta=0.5)
+    >>> check_sampled_minimiser(problem, pairs=500, seed=0).holds
+    True
+    """
+    responses = problem.data.log_probs.shape[1]
+    joint = problem.data.probs[0, :, None] * problem.sampler.probs[0, None, :]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(joint.flatten(), pairs, replacement=True, generator=generator)
+    real, generated = (drawn // responses).tolist(), (drawn % responses).tolist()
+    reached = torch.eye(responses, dtype=torch.float64)
+    reached[real, generated] = 1.0
+    for _ in range(responses.bit_length()):
+        reached = (reached @ reached).clamp(max=1)
+    exists = bool((reached > 0).all())
+    try:
+        policy = solver(pairs)(
+            problem, start=problem.sampler, generator=torch.Generator().manual_seed(seed)
+        )
+    except ValueError:
+        return Evidence(math.inf if exists else 0.0, tolerance, {"exists": float(exists)})
+    scores = problem.scores(policy)[0].tolist()
+    slopes = [[] for _ in range(responses)]  # type: list[list[float]]
+    for y, other in zip(real, generated, strict=True):
+        slope = 1 / (1 + math.exp(min(700.0, scores[y] - scores[other]))) / pairs
+        if y != other:
+            slopes[y].append(-slope)
+            slopes[other].append(slope)
+    residual = largest_error(abs(math.fsum(terms)) for terms in slopes)
+    return Evidence(residual if exists else math.inf, tolerance, {"exists": float(exists)})
+
+
 CLAIMS = (
     Claim(
         name="hardest tables",
@@ -222,6 +299,24 @@ CLAIMS = (
         tolerance=ROUNDING,
         check=lambda draw, *_: check_samples_for(
             draw.small_start, draw.small_data, beta=draw.beta, distance=0.05
+        ),
+    ),
+    Claim(
+        name="minimum of sampled pairs",
+        statement="The mean logistic loss of sampled pairs has a minimum exactly where each "
+        "response reaches each other by wins, and there its gradient is zero.",
+        source="derived",
+        function=check_sampled_minimiser,
+        tolerance=STATIONARY,
+        check=lambda draw, *_: check_sampled_minimiser(
+            InnerProblem(
+                data=draw.small_data,
+                sampler=draw.small_start,
+                reference=draw.small_start,
+                beta=draw.beta,
+            ),
+            pairs=300,
+            seed=draw.instance.seed,
         ),
     ),
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import closed_form_update, opponent_update
 from spin_theory.minima.newton import newton
+from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import (
     TabularPolicy,
     pair_log_probs,
@@ -20,11 +21,65 @@ from spin_theory.policies import (
 
 __all__ = [
     "SampleComplexity",
+    "SampledMinimiser",
     "predicted_tv",
     "sample_complexity",
     "sampled_update",
     "samples_for",
 ]
+
+
+@dataclass(frozen=True)
+class SampledMinimiser:
+    """Solve an iteration exactly for sampled pairs: a solver for :func:`play`.
+
+    Parameters
+    ----------
+    pairs : int
+        Pairs (y, y') drawn for each prompt in each iteration, at least 1. With a history weight,
+        as many pairs (y', y0) are drawn too.
+
+    Raises
+    ------
+    ValueError
+        If `pairs` < 1.
+
+    Notes
+    -----
+    :func:`sampled_update` for any number of prompts, any opponent and any smooth penalty. A
+    prompt whose pairs have no minimum ends the game: see there.
+
+    Examples
+    --------
+    >>> from spin_theory import play
+    >>> start, data = (TabularPolicy.random(1, 3, seed=seed, smallest=0.2) for seed in (0, 1))
+    >>> game = play(start, data, beta=1.0, iterations=2, solver=SampledMinimiser(pairs=10_000))
+    >>> bool(game.tv[1] < 0.02)  # at beta = 1 the exact update is the data
+    True
+    """
+
+    pairs: int
+
+    def __post_init__(self) -> None:
+        if not self.pairs >= 1:
+            raise ValueError(f"pairs must be >= 1, got {self.pairs!r}")
+
+    def __call__(
+        self, problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
+    ) -> TabularPolicy:
+        """Return the minimiser of the mean loss of the pairs drawn; `start` is not needed."""
+        wins = _wins(problem.data, problem.sampler, self.pairs, generator)
+        if problem.history_weight > 0 and problem.initial is not None:
+            history = _wins(problem.sampler, problem.initial, self.pairs, generator)
+            wins = wins + problem.history_weight * history
+        for prompt, table in enumerate(wins):
+            if not _has_minimum(table):
+                raise ValueError(
+                    f"prompt {prompt}: the {self.pairs} pairs drawn have no minimum, as some "
+                    "responses win against all others that they meet, or lose; raise pairs"
+                )
+        log_weights = (wins / self.pairs).log()
+        return problem.policy(newton(log_weights, loss_type=problem.loss_type).scores)
 
 
 @dataclass(frozen=True)
@@ -102,17 +157,29 @@ def sampled_update(
         raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
     if not pairs >= 1:
         raise ValueError(f"pairs must be >= 1, got {pairs!r}")
-    responses = data.log_probs.shape[1]
-    joint = pair_log_probs(data.log_probs[0], opponent.log_probs[0]).exp().flatten()
-    drawn = torch.multinomial(joint, pairs, replacement=True, generator=generator)
-    wins = torch.bincount(drawn, minlength=responses**2).reshape(responses, responses).double()
-    # Finite scores minimise the loss only if every response can reach every other by wins.
-    graph = csr_array((wins > 0).double().numpy())
-    components, _ = connected_components(graph, directed=True, connection="strong")
-    if components > 1:
+    wins = _wins(data, opponent, pairs, generator)
+    if not _has_minimum(wins[0]):
         return None
-    scores = newton((wins / pairs).log()[None], loss_type="logistic").scores
+    scores = newton((wins / pairs).log(), loss_type="logistic").scores
     return opponent_update(opponent, scores, beta=beta)
+
+
+def _wins(
+    first: TabularPolicy, second: TabularPolicy, pairs: int, generator: torch.Generator
+) -> Tensor:
+    """Count pairs drawn of a first and a second response, (X, Y, Y) in float64."""
+    joint = pair_log_probs(first.log_probs, second.log_probs).exp().flatten(1)
+    drawn = torch.multinomial(joint, pairs, replacement=True, generator=generator)
+    counts = torch.zeros_like(joint).scatter_add(
+        1, drawn, torch.ones_like(drawn, dtype=joint.dtype)
+    )
+    return counts.reshape(*first.log_probs.shape, -1)
+
+
+def _has_minimum(wins: Tensor) -> bool:
+    """Whether finite scores minimise the loss: every response reaches every other by wins."""
+    graph = csr_array((wins > 0).double().numpy())
+    return int(connected_components(graph, directed=True, connection="strong")[0]) == 1
 
 
 def sample_complexity(

@@ -4,8 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spin_theory import TabularPolicy, hardest_js, power, samples_for
-from spin_theory.claims.samples import check_hardest_js, check_power, check_samples_for
+from spin_theory import (
+    InnerProblem,
+    SampledMinimiser,
+    TabularPolicy,
+    power,
+    samples_for,
+)
+from spin_theory.claims.samples import (
+    check_hardest_js,
+    check_power,
+    check_sampled_minimiser,
+    check_samples_for,
+)
+from spin_theory.meter import hardest_js
+from spin_theory.minima.minimise import minimiser
 from tests.strategies import at_most, log_policies
 
 
@@ -59,3 +72,28 @@ def test_another_number_of_pairs_is_noticed():
         lambda *tables, **rules: round(math.sqrt(samples_for(*tables, **rules))),
     ):
         assert not check_samples_for(opponent, data, **rules, claimed=wrong).holds
+
+
+@pytest.mark.parametrize("pairs", [1, 30, 400])
+def test_the_minimiser_of_sampled_pairs_is_one_or_says_that_there_is_none(pairs):
+    data, opponent = (TabularPolicy.random(1, 4, seed=seed, smallest=0.1) for seed in (0, 1))
+    problem = InnerProblem(data=data, sampler=opponent, reference=opponent, beta=0.7)
+    found = [check_sampled_minimiser(problem, pairs=pairs, seed=seed) for seed in range(20)]
+    assert all(evidence.holds for evidence in found)
+    exist = sum(evidence.numbers["exists"] for evidence in found)
+    assert (exist == 0) == (pairs == 1)
+    assert pairs != 30 or 0 < exist < 20
+
+
+def test_a_solver_that_does_not_minimise_the_pairs_is_noticed():
+    data, opponent = (TabularPolicy.random(1, 4, seed=seed, smallest=0.1) for seed in (0, 1))
+    problem = InnerProblem(data=data, sampler=opponent, reference=opponent, beta=0.7)
+
+    def exact(pairs):
+        return lambda problem, **_: minimiser(problem)
+
+    def never(pairs):
+        return SampledMinimiser(1)
+
+    for wrong in (exact, never):
+        assert not check_sampled_minimiser(problem, pairs=400, seed=0, solver=wrong).holds

@@ -5,8 +5,19 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spin_theory import TabularPolicy, closed_form_update, sample_complexity, spin_loss, tv
-from spin_theory.games.sampling import predicted_tv, sampled_update, samples_for
+from spin_theory import (
+    PENALTIES,
+    InnerProblem,
+    SampledMinimiser,
+    TabularPolicy,
+    closed_form_update,
+    play,
+    sample_complexity,
+    samples_for,
+    spin_loss,
+    tv,
+)
+from spin_theory.games.sampling import predicted_tv, sampled_update
 from tests.strategies import BETAS, log_policies
 
 
@@ -70,6 +81,67 @@ def test_the_sampled_update_minimises_the_mean_loss_of_its_pairs(responses, seed
     ).mean()
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient.norm() <= 1e-12 * (1 + beta)  # convex: a global minimum
+
+
+@pytest.mark.parametrize("loss_type", ["logistic", "exponential"])
+@pytest.mark.parametrize("history_weight", [0.0, 0.3])
+def test_the_solver_of_sampled_pairs_minimises_their_mean_loss(loss_type, history_weight):
+    """Three prompts, T-SPIN's scores, and the gradient by automatic differentiation."""
+    data, opponent, initial = (
+        TabularPolicy.random(3, 4, seed=seed, smallest=0.2) for seed in range(3)
+    )
+    problem = InnerProblem(
+        data=data,
+        sampler=opponent,
+        reference=None,
+        beta=0.8,
+        loss_type=loss_type,
+        initial=initial,
+        history_weight=history_weight,
+    )
+    updated = SampledMinimiser(pairs=400)(
+        problem, start=opponent, generator=torch.Generator().manual_seed(3)
+    )
+    generator = torch.Generator().manual_seed(3)
+    logits = updated.log_probs.clone().requires_grad_()
+    loss = 0.0
+    for weight, one, other in ((1.0, data, opponent), (history_weight, opponent, initial)):
+        if weight > 0:
+            joint = (one.log_probs[:, :, None] + other.log_probs[:, None, :]).exp().flatten(1)
+            drawn = torch.multinomial(joint, 400, replacement=True, generator=generator)
+            first, second = (logits.gather(1, index) for index in (drawn // 4, drawn % 4))
+            loss = loss + weight * PENALTIES[loss_type](0.8 * (first - second)).mean()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.norm() <= 1e-12
+
+
+def test_the_solver_and_the_update_agree():
+    opponent, data = tables_of(4)
+    problem = InnerProblem(data=data, sampler=opponent, reference=opponent, beta=0.5)
+    found = SampledMinimiser(pairs=300)(
+        problem, start=opponent, generator=torch.Generator().manual_seed(1)
+    )
+    same = sampled_update(
+        opponent, data, beta=0.5, pairs=300, generator=torch.Generator().manual_seed(1)
+    )
+    assert tv(found, same).item() <= 1e-14
+
+
+def test_a_game_of_sampled_pairs_ends_within_the_noise_of_the_data():
+    start, data = tables_of(5)
+    game = play(start, data, beta=1.0, iterations=6, solver=SampledMinimiser(pairs=20_000))
+    noise = predicted_tv(data, data, beta=1.0).item() / math.sqrt(20_000)
+    assert (game.tv[2:] < 4 * noise).all()
+    assert game.tv[-1] > 0.05 * noise
+
+
+def test_pairs_without_a_minimum_are_refused_by_the_prompt():
+    opponent, data = (TabularPolicy.random(2, 5, seed=seed) for seed in (0, 1))
+    problem = InnerProblem(data=data, sampler=opponent, reference=opponent, beta=1.0)
+    with pytest.raises(ValueError, match=r"prompt 0: the 3 pairs drawn have no minimum.*raise"):
+        SampledMinimiser(pairs=3)(problem, start=opponent, generator=torch.Generator())
+    with pytest.raises(ValueError, match="pairs must be >= 1"):
+        SampledMinimiser(pairs=0)
 
 
 def test_one_response_needs_no_pairs_to_be_compared():
