@@ -39,6 +39,7 @@ from spin_train.training.trainer import SpinTrainer, collate
 __all__ = ["TrainingTask", "fit", "train", "training_task"]
 
 _LOG = logging.getLogger(__name__)
+_LEAST_LINES = 10  # of metrics.jsonl, so that a short stage shows a curve too
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
         config,
         checkpoints,
         accumulation=batches.accumulation,
+        steps=batches.steps,
         learning_rate=task.learning_rate,
         seed=task.seed % 2**32,
         on_cpu=ranks.device.type == "cpu",
@@ -170,6 +172,7 @@ def _fit(
         objective=task.objective,
         dtype=config.training.dtype,
         ranks=ranks,
+        sums=callback.sums,
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if callback.stopped:
@@ -202,6 +205,7 @@ def _training_arguments(
     checkpoints: Path,
     *,
     accumulation: int,
+    steps: int,
     learning_rate: float,
     seed: int,
     on_cpu: bool,
@@ -228,6 +232,7 @@ def _training_arguments(
     report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
     known = {"batch_size", "micro_batch_size", "micro_batch_tokens", "dtype"}
     given = {key: value for key, value in training.model_dump().items() if key not in known}
+    given["logging_steps"] = min(training.logging_steps, max(1, steps // _LEAST_LINES))
     try:
         return TrainingArguments(**{"report_to": report_to, **managed, **given})
     except (TypeError, ValueError) as error:

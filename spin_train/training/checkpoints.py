@@ -12,6 +12,7 @@ from spin_train.errors import UserError
 from spin_train.system.files import read_json, write_atomically, write_json
 from spin_train.system.progress import Progress
 from spin_train.system.ranks import Ranks
+from spin_train.training.sums import MetricSums
 
 __all__ = ["RunCallback", "latest_complete", "remove_checkpoints"]
 
@@ -86,7 +87,15 @@ class RunCallback(TrainerCallback):
         self._folder = folder
         self._zero_stage = zero_stage
         self._note = ""
+        self.sums = MetricSums()
         self.stopped = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Go on from the sums of the checkpoint that is resumed from."""
+        if state.global_step > 0:
+            self.sums.read(self._sums_file(args, state), device=self._ranks.device)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -102,9 +111,10 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Mark the checkpoint complete once every rank has written its part; drop older ones."""
+        self.sums.write(self._sums_file(args, state))
         self._ranks.barrier()
         if self._ranks.is_first:
-            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            checkpoint = self._sums_file(args, state).parent
             files = {
                 str(path.relative_to(checkpoint)): path.stat().st_size
                 for path in sorted(checkpoint.rglob("*"))
@@ -132,6 +142,16 @@ class RunCallback(TrainerCallback):
         if logs and "loss" in logs:
             self._note = f"loss {logs['loss']:.4f}"
         if self._ranks.is_first:
-            lines = [json.dumps(line) + "\n" for line in state.log_history]
+            lines = [json.dumps(_in_order(line)) + "\n" for line in state.log_history]
             with write_atomically(self._folder / "metrics.jsonl") as partial:
                 partial.write_text("".join(lines), encoding="utf-8")
+
+    def _sums_file(self, args: TrainingArguments, state: TrainerState) -> Path:
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        return checkpoint / f"metric_sums_{self._ranks.rank}.json"
+
+
+def _in_order(line: dict[str, float]) -> dict[str, float]:
+    """Sort the names of a logged line, step first: a checkpoint sorts those that it keeps."""
+    first = {name: line[name] for name in ("step", "epoch", "loss") if name in line}
+    return first | dict(sorted(line.items()))

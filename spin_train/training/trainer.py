@@ -1,5 +1,6 @@
 """`SpinTrainer`: the loss and its metrics on transformers' Trainer, nothing else."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from spin_train.model.logps import Group, response_logps, response_loss
 from spin_train.system.ranks import Ranks
 from spin_train.training.batching import MicroBatch
 from spin_train.training.objective import Objective
+from spin_train.training.sums import MetricSums
 
 __all__ = ["STEP_ZERO_TOLERANCE", "SpinTrainer", "collate"]
 
@@ -49,6 +51,8 @@ class SpinTrainer(Trainer):
         Of the forward pass, ``float32`` or ``bfloat16``; sets the tolerance of the step-0 check.
     ranks : Ranks
         Metrics are means over all of them.
+    sums : MetricSums
+        What was summed since the last logged line.
     """
 
     # The weights of the micro-batches make the sum over them the mean over the global batch.
@@ -56,7 +60,13 @@ class SpinTrainer(Trainer):
     objective: Objective
 
     def __init__(
-        self, *args: Any, objective: Objective, dtype: str, ranks: Ranks, **kwargs: Any
+        self,
+        *args: Any,
+        objective: Objective,
+        dtype: str,
+        ranks: Ranks,
+        sums: MetricSums,
+        **kwargs: Any,
     ) -> None:
         # Before transformers 5.20 a Trainer knows no `loss_is_scaled_for_ga`: it takes a loss as
         # scaled where it was given a function for it, which `compute_loss` below never calls.
@@ -65,7 +75,7 @@ class SpinTrainer(Trainer):
         self.objective = objective
         self._dtype = dtype
         self._ranks = ranks
-        self._metric_sums: dict[str, Tensor] = {}
+        self._sums = sums
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -93,7 +103,8 @@ class SpinTrainer(Trainer):
             return batch.weight * losses.sum()
 
         loss, logps = response_loss(model, _groups(batch), weighted)
-        self._note_metrics(self._by_role(logps), reference_logps, counts=batch.weight > 0)
+        values = self._metrics(self._by_role(logps), reference_logps)
+        self._sums.add(values, loss=loss, counts=batch.weight > 0)
         return (loss, {}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -103,18 +114,13 @@ class SpinTrainer(Trainer):
             # the seconds of the stage are in the manifest.
             return
         if "loss" in logs:
-            if not torch.isfinite(torch.tensor(logs["loss"])):
+            # Ours, which a checkpoint keeps; transformers' own forgets what came before it.
+            logs |= self._sums.means(self._ranks, step=self.state.global_step)
+            if not math.isfinite(logs["loss"]):
                 raise DivergedError(
                     f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
                     "learning_rate (or beta), then start in a new output_dir"
                 )
-            if self._metric_sums:
-                names = sorted(self._metric_sums)
-                sums = torch.stack([self._metric_sums[name].double().cpu() for name in names])
-                totals = dict(zip(names, self._ranks.sum(sums).tolist(), strict=True))
-                examples = totals.pop("examples")
-                logs.update({name: total / examples for name, total in totals.items()})
-                self._metric_sums = {}
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -145,23 +151,21 @@ class SpinTrainer(Trainer):
                 "the scores come from another model; delete this iteration's scored/ to score again"
             )
 
-    def _note_metrics(self, policy_logps: Tensor, reference_logps: Tensor, *, counts: bool) -> None:
-        # A filler counts for nothing but names the same metrics: ranks must sum the same ones.
+    def _metrics(self, policy_logps: Tensor, reference_logps: Tensor) -> dict[str, Tensor]:
+        """Metrics of each example, by name."""
         columns = {"logps": policy_logps}
         if self.objective.reference:
             columns["rewards"] = self.objective.beta * (policy_logps - reference_logps)
-        noted = {"examples": torch.ones_like(policy_logps[:, 0]).sum()}
-        for name, values in columns.items():
-            for role, column in zip(self.objective.roles, values.unbind(1), strict=True):
-                noted[f"{name}/{role}"] = column.sum()
+        values = {
+            f"{name}/{role}": column
+            for name, of_roles in columns.items()
+            for role, column in zip(self.objective.roles, of_roles.unbind(1), strict=True)
+        }
         if self.objective.algorithm != "sft":
             contrast = columns.get("rewards", self.objective.beta * policy_logps)
-            difference = contrast[:, 0] - contrast[:, 1]
-            noted["rewards/margin"] = difference.sum()
-            noted["rewards/accuracy"] = (difference > 0).float().sum()
-        for name, value in noted.items():
-            value = value if counts else torch.zeros_like(value)
-            self._metric_sums[name] = self._metric_sums.get(name, 0.0) + value
+            values["rewards/margin"] = contrast[:, 0] - contrast[:, 1]
+            values["rewards/accuracy"] = (values["rewards/margin"] > 0).float()
+        return values
 
 
 def _groups(batch: MicroBatch) -> list[Group]:

@@ -11,7 +11,7 @@ import pytest
 
 from spin_train.config.files import load_config
 from spin_train.run.graph import stages_of
-from tests.train.runs import logs_of, make_config, run, start, succeed, weights
+from tests.train.runs import logs_of, make_config, metrics, run, start, succeed, weights
 
 pytestmark = pytest.mark.process
 
@@ -126,6 +126,7 @@ def test_kills_in_the_stages_and_in_a_save_change_no_bit(uninterrupted, tmp_path
     code, _, err = run("run", config)
     assert code == 0, err + logs_of(("run", config))
     assert weights(folder) == weights(uninterrupted / "run")
+    assert metrics(folder) == metrics(uninterrupted / "run")
 
 
 @pytest.mark.slow
@@ -134,7 +135,9 @@ def test_kills_in_the_stages_and_in_a_save_change_no_bit(uninterrupted, tmp_path
     [(0, 1, "bfloat16", "driver"), (1, 2, "bfloat16", "all"), (3, 2, "float32", "driver")],
 )
 def test_sigterm_saves_and_resuming_changes_no_bit(tmp_path, zero_stage, ranks, dtype, whom):
-    settings = {"zero_stage": zero_stage, "ranks": ranks, "training": {"dtype": dtype}}
+    # Saved between two lines of the metrics: what was summed since the last one goes on too.
+    training = {"dtype": dtype, "save_steps": 3, "logging_steps": 4}
+    settings = {"zero_stage": zero_stage, "ranks": ranks, "training": training}
     settings |= {"epochs": 6, "sft": None, "iterations": 1}
     whole = make_config(tmp_path / "whole", **settings)
     succeed("run", whole)
@@ -156,3 +159,4 @@ def test_sigterm_saves_and_resuming_changes_no_bit(tmp_path, zero_stage, ranks, 
     assert not (folder / "iter0" / "policy").exists()
     succeed("run", stopped)
     assert weights(folder) == weights(tmp_path / "whole" / "run")
+    assert metrics(folder) == metrics(tmp_path / "whole" / "run")

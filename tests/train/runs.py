@@ -143,6 +143,14 @@ def weights(run_folder):
     }
 
 
+def metrics(run_folder):
+    """Text of every metrics.jsonl of a run, by its place in it."""
+    return {
+        str(path.relative_to(run_folder)): path.read_text()
+        for path in sorted(Path(run_folder).rglob("metrics.jsonl"))
+    }
+
+
 def records_of(folder, pattern):
     """All records of the files of a pattern, in order."""
     return [r for path in sorted(folder.glob(pattern)) for r in read_records(path)]

@@ -9,6 +9,7 @@ from spin_train.model.logps import Group, response_logps
 from spin_train.training.batching import MicroBatches
 from spin_train.training.examples import Example
 from spin_train.training.objective import Objective
+from spin_train.training.sums import MetricSums
 from spin_train.training.trainer import STEP_ZERO_TOLERANCE, SpinTrainer, collate
 from tests.train.models import tiny_model
 
@@ -24,6 +25,8 @@ COUNT = 5
 
 
 class OneRank:
+    size = 1
+
     def sum(self, values):
         return values
 
@@ -82,6 +85,7 @@ def make_trainer(folder, model, objective, *, micro_batch_size=2, off_by=0.0, dt
         objective=objective,
         dtype=dtype,
         ranks=OneRank(),
+        sums=MetricSums(),
     )
 
 
