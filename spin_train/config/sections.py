@@ -154,7 +154,7 @@ class TrainingConfig(BaseModel):
     save_steps: Free[int] = Field(default=200, ge=1)
     """Optimiser steps between checkpoints; the last complete one is kept."""
     logging_steps: Free[int] = Field(default=10, ge=1)
-    """Most optimiser steps between lines of metrics.jsonl; a stage has at least ten, or one a
+    """Most optimiser steps between lines of metrics.jsonl; a stage has at least ten, or one per
     step."""
 
     @model_validator(mode="after")

@@ -80,7 +80,7 @@ class MetricSums:
         write_json(path, content)
 
     def read(self, path: Path, *, device: torch.device) -> None:
-        """Go on from the sums that a checkpoint has; one that has none starts them anew.
+        """Go on from the sums that a checkpoint has; one that has none starts them at 0.
 
         Parameters
         ----------
