@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from spin_train.config.arguments import WITHOUT_EFFECT
 from spin_train.config.files import known_keys
 from spin_train.config.keys import FirstRead
 from spin_train.config.schema import SCHEDULES, Config
@@ -31,7 +32,7 @@ def first_read(key: str) -> FirstRead:
     """Say which stage first reads a dotted key.
 
     Keys that pass through to TrainingArguments are read by training, but `report_to` changes no
-    result.
+    result. Nor do those that are refused today and stand in the configuration of an older run.
 
     Examples
     --------
@@ -40,7 +41,9 @@ def first_read(key: str) -> FirstRead:
     """
     field = known_keys().get(key)
     if field is None:
-        return FirstRead.NOTHING if key == "training.report_to" else FirstRead.TRAINING
+        name = key.removeprefix("training.")
+        idle = name == "report_to" or name in WITHOUT_EFFECT
+        return FirstRead.NOTHING if idle else FirstRead.TRAINING
     (found,) = (mark for mark in field.metadata if isinstance(mark, FirstRead))
     return found
 

@@ -2,20 +2,24 @@
 
 import difflib
 import importlib.util
-from dataclasses import fields
+import os
 from typing import Any
 
+from spin_train.config.arguments import argument_problem
 from spin_train.config.schema import Config
 from spin_train.config.sections import TrainingConfig
 from spin_train.errors import UserError
 from spin_train.model.adapters import require_adapters
 from spin_train.stages.leaderboards import require_benchmarks
+from spin_train.system.surroundings import refuse_other_launchers, require_temporary_files
 
 __all__ = ["refuse_early"]
 
 
 def refuse_early(config: Config) -> None:
     """Raise `UserError` for whatever cannot work here, in seconds instead of after hours."""
+    refuse_other_launchers(os.environ)
+    require_temporary_files()
     _require_deepspeed()
     _refuse_unknown_arguments(config)
     if config.adapter:
@@ -36,18 +40,11 @@ def _require_deepspeed() -> None:
 
 
 def _refuse_unknown_arguments(config: Config) -> None:
-    """Check what passes through to TrainingArguments; slow to import, so only if there is any."""
+    """Check what passes through to TrainingArguments, by name."""
     _refuse_unknown_names(config.training)
     given = config.training.model_extra
-    if given:
-        from transformers import TrainingArguments
-
-        unknown = sorted(given.keys() - {field.name for field in fields(TrainingArguments)})
-        if unknown:
-            raise UserError(
-                f"unknown key training.{unknown[0]}: not in `spin-train keys`, and not "
-                "an argument of transformers' TrainingArguments"
-            )
+    if problem := argument_problem(given or {}):
+        raise UserError(problem)
     if given and "report_to" in given:
         _require_reporters(given["report_to"])
 
