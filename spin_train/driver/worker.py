@@ -47,6 +47,7 @@ def main() -> None:
 def _walk(directory: RunDirectory) -> None:
     # Imported late: the locks are taken before the seconds that these imports need.
     from spin_train.run.run import Run
+    from spin_train.stages.rehearsal import needs_rehearsal, rehearse
     from spin_train.stages.table import STAGES
     from spin_train.stages.work import Work
     from spin_train.system.progress import Progress
@@ -59,6 +60,8 @@ def _walk(directory: RunDirectory) -> None:
     progress = Progress(directory.progress, enabled=ranks.is_first)
     work = Work(run, ranks, progress)
     manifest = run.manifest()
+    if needs_rehearsal(run.config.training):
+        rehearse(run.config, ranks)
     for stage in run.stages:
         if stage.kind == "generate" and stage.iteration > 0:
             if ranks.is_first:

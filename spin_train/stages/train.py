@@ -36,7 +36,15 @@ from spin_train.training.objective import (
 )
 from spin_train.training.trainer import SpinTrainer, collate
 
-__all__ = ["TrainingTask", "fit", "train", "training_task"]
+__all__ = [
+    "TrainingTask",
+    "destroy_engine",
+    "fit",
+    "released_afterwards",
+    "train",
+    "training_arguments",
+    "training_task",
+]
 
 _LOG = logging.getLogger(__name__)
 _LEAST_LINES = 10  # of metrics.jsonl, so that a short stage shows a curve too
@@ -129,7 +137,7 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
         resume = latest_complete(checkpoints, zero_stage=config.zero_stage, ranks=ranks.size)
         remove_checkpoints(checkpoints, keep=resume)
     resume = ranks.from_first(resume)
-    arguments = _training_arguments(
+    arguments = training_arguments(
         config,
         checkpoints,
         accumulation=batches.accumulation,
@@ -143,7 +151,7 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
     )
     events = work.run.directory.logs / "tensorboard" / stage.folder
     writers = _event_writers(arguments, ranks, events, resume)
-    with _released_afterwards():
+    with released_afterwards():
         _fit(task, config, ranks, arguments, batches, callback, writers, resume, folder / "policy")
 
 
@@ -187,7 +195,7 @@ def _fit(
             model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         save_policy(model, state_dict, load_tokenizer(config), policy)
     ranks.barrier()
-    _destroy(trainer.model_wrapped)
+    destroy_engine(trainer.model_wrapped)
     trainer.accelerator.free_memory()
 
 
@@ -200,7 +208,7 @@ def _adapted(start: str | Path, config: Config, state_dict: dict[str, Any]) -> A
     return write_learnt(load_policy(config.model, config), before, config.adapter, state_dict)
 
 
-def _training_arguments(
+def training_arguments(
     config: Config,
     checkpoints: Path,
     *,
@@ -210,6 +218,7 @@ def _training_arguments(
     seed: int,
     on_cpu: bool,
 ) -> TrainingArguments:
+    """Arguments of a training stage; UserError where transformers refuses one."""
     training = config.training
     settings = importlib.resources.files("spin_train.config") / "deepspeed"
     managed: dict[str, Any] = {
@@ -260,7 +269,7 @@ def _event_writers(
     return [TensorBoardCallback(SummaryWriter(str(events), purge_step=step + 1))]
 
 
-def _destroy(engine: Any) -> None:
+def destroy_engine(engine: Any) -> None:
     """Shut down a DeepSpeed engine so that its memory can be freed."""
     optimizer = engine.optimizer
     engine.destroy()
@@ -276,7 +285,7 @@ def _destroy(engine: Any) -> None:
 
 
 @contextmanager
-def _released_afterwards() -> Iterator[None]:
+def released_afterwards() -> Iterator[None]:
     """Undo a training stage's settings of the process, and free its memory."""
     try:
         yield
