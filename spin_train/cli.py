@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_ori
 import typer
 
 from spin_train.config.files import known_keys, load_config, presets, section_of
+from spin_train.config.paths import expanded
 from spin_train.config.schema import Config
 from spin_train.errors import StoppedError, UserError, WorkerError, disk_full
 from spin_train.system.processes import cpu_only
@@ -19,6 +21,15 @@ from spin_train.system.processes import cpu_only
 __all__ = ["app", "main"]
 
 _Number = TypeVar("_Number", int, float)
+
+
+def _path(text: str | Path) -> Path:
+    """Path of the command line; shells leave `~` alone after an equals sign or in quotes."""
+    try:
+        return Path(expanded(str(text)))
+    except ValueError as error:
+        raise UserError(f"{text}: {error}") from None
+
 
 app = typer.Typer(
     add_completion=False,
@@ -69,8 +80,8 @@ def run(
 
 @app.command()
 def branch(
-    run: Annotated[Path, typer.Argument(help="Directory of the run to branch from.")],
-    new: Annotated[Path, typer.Argument(help="Directory of the new run.")],
+    run: Annotated[Path, typer.Argument(parser=_path, help="Directory of the run to branch from.")],
+    new: Annotated[Path, typer.Argument(parser=_path, help="Directory of the new run.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value to change in the new run")
     ] = None,
@@ -95,7 +106,7 @@ def grid(
         typer.Option(help="Seeds, such as 0,1,2; default: the seed of the configuration."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Directory for the runs; existing ones are resumed.")
+        Path, typer.Option(parser=_path, help="Directory for the runs; existing ones are resumed.")
     ] = Path("runs/grid"),
 ) -> None:
     """Run self-play and its control (continued SFT) on one grid, with best and spread."""
@@ -124,7 +135,9 @@ def grid(
 
 @app.command()
 def status(
-    run_dir: Annotated[Path, typer.Argument(help="Directory of a run (its output_dir).")],
+    run_dir: Annotated[
+        Path, typer.Argument(parser=_path, help="Directory of a run (its output_dir).")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how far a run is: stages, progress, time left, last loss, last error."""
@@ -189,7 +202,7 @@ def demo(
         list[str] | None, typer.Argument(help="key=value, such as beta=1; needs a new --out")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Directory for the demo; an existing one is resumed.")
+        Path, typer.Option(parser=_path, help="Directory for the demo; an existing one is resumed.")
     ] = Path("runs/demo"),
     ranks: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
 ) -> None:
@@ -269,7 +282,8 @@ def main() -> None:
 
 
 def _leave(code: int, line: str) -> NoReturn:
-    print(f"spin-train: {line}", file=sys.stderr)
+    with suppress(BrokenPipeError):
+        print(f"spin-train: {line}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from spin_train.config.paths import expanded
 from spin_train.config.schema import Config
 from spin_train.config.yaml12 import read_yaml
 from spin_train.errors import UserError
@@ -43,7 +44,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         If the file is missing or not valid YAML, or a key is unknown, given twice, of the wrong
         type, or contradicts another; the message names the key.
     """
-    path = Path(path)
+    try:
+        path = Path(expanded(str(path)))
+    except ValueError as error:
+        raise UserError(f"config file {path}: {error}") from None
     source = str(path)
     if not path.is_file() and source in presets():
         path, source = presets()[source], f"preset {source}"

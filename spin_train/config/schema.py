@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from spin_train.config.keys import Free, Loss, OfControl, Play, Start, Training
+from spin_train.config.paths import Located
 from spin_train.config.sections import (
     AdapterConfig,
     DataConfig,
@@ -29,7 +30,7 @@ LossType = Literal["logistic", "hinge", "exponential", "correlation"]
 class Config(Section):
     """The configuration of a whole run."""
 
-    model: Start[str]
+    model: Start[Located]
     """Causal language model to start from: a directory or a hub name."""
     model_revision: Start[str | None] = None
     """Commit or tag of a hub model."""
@@ -39,7 +40,7 @@ class Config(Section):
     """Prompt template with one `{prompt}`, or a published one by name: `spin-official`, `tspin`,
     `zephyr`; null uses the tokenizer's chat template."""
     data: Start[DataConfig]
-    output_dir: Free[str]
+    output_dir: Free[Located]
     """Directory of the run; an existing run is resumed."""
     seed: Start[int] = Field(default=42, ge=0)
     """Seed for everything random: split, samples, order of the rows."""

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spin_train.config.arguments import MANAGED_ARGUMENTS
 from spin_train.config.keys import Free, Play, Start, Training
+from spin_train.config.paths import Located
 
 __all__ = [
     "ROW_FORMATS",
@@ -42,7 +43,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the SFT rows come from."""
 
-    path: Start[str]
+    path: Start[Located]
     """JSONL, JSON, CSV or Parquet file, a folder of them, a `datasets` folder, or a hub name."""
     split: Start[str] = "train"
     """Split of a hub dataset or a folder; ignored for files."""
@@ -232,7 +233,7 @@ class LmEvalConfig(Section):
     """Few-shot examples before each question of `tasks`; null uses each task's own number."""
     limit: Start[float | None] = Field(default=None, gt=0)
     """Questions per task: a number >= 1, or a fraction below 1; null uses all."""
-    include_path: Start[str | None] = None
+    include_path: Start[Located | None] = None
     """Directory with your own task files (YAML)."""
     batch_size: Free[int] = Field(default=8, ge=1)
     """Questions taken through the model at once."""
