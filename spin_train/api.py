@@ -39,7 +39,7 @@ def open_run(directory: str | Path) -> Run:
     UserError
         If there is no run.
     """
-    return Run.open(directory)
+    return Run.open(Path(directory).expanduser())
 
 
 def run(

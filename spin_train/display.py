@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.table import Table
 
 from spin_train.run.status import RunStatus
+from spin_train.system.surroundings import quiet
 
 __all__ = [
     "duration",
@@ -39,7 +40,10 @@ def watching() -> Iterator[Callable[[str, int, int, str], None]]:
             nonlocal last
             if stage != last:
                 last = stage
-                print(f"spin-train: {stage}", file=sys.stderr, flush=True)  # noqa: T201
+                try:
+                    print(f"spin-train: {stage}", file=sys.stderr, flush=True)  # noqa: T201
+                except BrokenPipeError:  # nobody reads: no reason to stop the run
+                    quiet(sys.stderr)
 
         yield tell
         return
@@ -69,11 +73,19 @@ def watching() -> Iterator[Callable[[str, int, int, str], None]]:
         progress.update(task, completed=size, total=size)
 
 
+class _Console(Console):
+    """Loses what nobody reads: the run is done, and its numbers are in files."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the run end as it would."""
+        quiet(sys.stdout)
+
+
 def show_table(table: Table) -> None:
     """Print a table on standard output, as wide as it needs where that is not a terminal."""
-    console = Console()
+    console = _Console()
     if not console.is_terminal:
-        console = Console(width=140)
+        console = _Console(width=140)
     console.print(table)
 
 

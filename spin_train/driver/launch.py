@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import os
 import signal
 import socket
@@ -17,14 +18,30 @@ from spin_train.system.processes import (
     die_with_parent,
     extensions_folder,
 )
+from spin_train.system.surroundings import (
+    home_variables,
+    interpreter_variables,
+    without_launchers,
+    without_missing_interfaces,
+)
 
 __all__ = ["launch_workers", "worker_environment"]
 
+_LOG = logging.getLogger(__name__)
+
 
 def worker_environment(ranks: int) -> dict[str, str]:
-    """Environment of the workers: this process's, with threads so that `ranks` fit the cores."""
+    """Environment of the workers: this process's, with threads so that `ranks` fit the cores.
+
+    What would make them other workers than this process means is left out.
+    """
     cores = len(os.sched_getaffinity(0))
-    environment = dict(os.environ)
+    environment, lines = without_missing_interfaces(without_launchers(os.environ))
+    for line in lines:
+        _LOG.warning("%s", line)
+    environment |= home_variables() | interpreter_variables(os.environ)
+    environment.pop("PYTHONIOENCODING", None)  # the log is UTF-8, whatever the terminal is
+    environment["PYTHONUTF8"] = "1"
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
     # Threads that spin while they wait slow a neighbouring rank many times over.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -57,11 +74,11 @@ def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Po
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         if not cpu_only():
             environment["CUDA_VISIBLE_DEVICES"] = str(devices[0])
-        command = [sys.executable, "-u", "-m", *worker]
+        command = [sys.executable, "-P", "-u", "-m", *worker]
     else:
         world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode())
         command = [
-            *(sys.executable, "-m", "deepspeed.launcher.launch"),
+            *(sys.executable, "-P", "-m", "deepspeed.launcher.launch"),
             f"--world_info={world.decode()}",
             *("--master_addr=127.0.0.1", f"--master_port={_free_port()}"),
             *("--log_level=error", "--module", "--no_local_rank"),

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -211,8 +212,15 @@ def _end(launcher: "subprocess.Popen[str]") -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of dying of them."""
+    """Collect SIGTERM and SIGINT instead of dying of them.
+
+    Python gives signals to the main thread alone. A run in another one leaves them as they are:
+    its workers end with the process.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def note(number: int, _: FrameType | None) -> None:
         received.append(number)

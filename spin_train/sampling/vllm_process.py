@@ -21,18 +21,12 @@ from spin_train.sampling.play import fill_shards
 from spin_train.sampling.vllm_engine import load_engine, require_vllm, sample
 from spin_train.system.files import read_json, write_json
 from spin_train.system.processes import die_with_driver
+from spin_train.system.surroundings import without_launchers
 
 __all__ = ["process_environment", "run_process"]
 
 
 _POLL_SECONDS = 0.2
-
-
-# The launcher's variables about ranks, which vLLM would take for its own.
-_OF_THE_LAUNCHER = (
-    *("RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_SIZE", "LOCAL_WORLD_SIZE"),
-    *("CROSS_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT"),
-)
 
 
 def run_process(
@@ -48,7 +42,7 @@ def run_process(
         answer = Path(folder) / "error.json"
         arguments = [str(root), str(iteration), str(opponent), str(answer)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "spin_train.sampling.vllm_process", *arguments],
+            [sys.executable, "-P", "-m", "spin_train.sampling.vllm_process", *arguments],
             env=process_environment(os.environ),
             stdin=subprocess.DEVNULL,
         )
@@ -74,7 +68,7 @@ def run_process(
 
 def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Environment of the process: one visible device, and nothing about the launcher's ranks."""
-    alone = {name: value for name, value in environment.items() if name not in _OF_THE_LAUNCHER}
+    alone = without_launchers(environment)  # vLLM would take them for its own
     devices = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     local_rank = int(environment.get("LOCAL_RANK", "0"))
     if "CUDA_VISIBLE_DEVICES" not in environment:

@@ -14,6 +14,12 @@ from pathlib import Path
 from spin_train.errors import UserError
 from spin_train.system.files import sha256_of_text
 from spin_train.system.locks import FileLock
+from spin_train.system.surroundings import (
+    caches,
+    home_variables,
+    interpreter_variables,
+    without_launchers,
+)
 
 __all__ = [
     "DRIVER_VARIABLE",
@@ -46,7 +52,7 @@ def extensions_folder() -> Path:
 
     A directory shared with another environment would be compiled again at every change of it.
     """
-    home = Path.home() / ".cache" / "torch_extensions"
+    home = caches() / "torch_extensions"
     built_for = [sys.prefix, version("torch"), version("deepspeed")]
     name = sha256_of_text("\n".join(built_for))[:16]
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR", home)) / f"spin_train-{name}"
@@ -85,11 +91,18 @@ def _compile_communication_op(cache: Path) -> None:
     built = subprocess.run(
         [
             sys.executable,
+            "-P",
             "-c",
             "from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder as Builder;"
             "Builder().load(verbose=False)",
         ],
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "TORCH_EXTENSIONS_DIR": str(cache)},
+        env={
+            **without_launchers(os.environ),
+            **home_variables(),
+            **interpreter_variables(os.environ),
+            "DS_ACCELERATOR": "cpu",
+            "TORCH_EXTENSIONS_DIR": str(cache),
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

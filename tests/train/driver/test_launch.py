@@ -26,7 +26,7 @@ def started(monkeypatch):
 
 def test_one_rank_is_told_that_it_is_alone(started):
     command, options = started(1)
-    assert command[-3:] == ["-m", "spin_train.driver.worker", "runs/x"]
+    assert command[1:] == ["-P", "-u", "-m", "spin_train.driver.worker", "runs/x"]
     told = {name: options["env"][name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     assert told == {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     assert options["env"]["MASTER_ADDR"] == "127.0.0.1"
@@ -36,7 +36,7 @@ def test_one_rank_is_told_that_it_is_alone(started):
 
 def test_several_ranks_are_started_by_deepspeed(started):
     command, options = started(2)
-    assert "deepspeed.launcher.launch" in command
+    assert command[1:4] == ["-P", "-m", "deepspeed.launcher.launch"]
     assert command[-2:] == ["spin_train.driver.worker", "runs/x"]
     assert "RANK" not in options["env"]
 
