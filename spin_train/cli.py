@@ -1,4 +1,4 @@
-"""The command line: `spin-train run`, `status`, `keys`, `demo`."""
+"""The command line: `spin-train run`, `status`, `results`, `samples`, `keys`, `demo`, ..."""
 
 import importlib.metadata
 import json
@@ -8,7 +8,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NoReturn,
+    TypeVar,
+    get_args,
+    get_origin,
+)
 
 import typer
 
@@ -18,9 +27,14 @@ from spin_train.config.schema import Config
 from spin_train.errors import StoppedError, UserError, WorkerError, disk_full
 from spin_train.system.processes import cpu_only
 
+if TYPE_CHECKING:
+    from spin_train.run.run import Run
+
 __all__ = ["app", "main"]
 
 _Number = TypeVar("_Number", int, float)
+
+_WIDE = typer.Option("--wide", help="Show all held-out numbers; takes 140 columns.")
 
 
 def _path(text: str | Path) -> Path:
@@ -73,9 +87,10 @@ def run(
             help="Train the unfinished iteration again from its opponent, not from a checkpoint.",
         ),
     ] = False,
+    wide: Annotated[bool, _WIDE] = False,
 ) -> None:
     """Start a run or resume it; the same command does both."""
-    _run(load_config(config, overrides or []), restart_iteration=restart_iteration)
+    _run(load_config(config, overrides or []), restart_iteration=restart_iteration, wide=wide)
 
 
 @app.command()
@@ -163,6 +178,47 @@ def status(
 
 
 @app.command()
+def results(
+    runs: Annotated[
+        list[Path], typer.Argument(parser=_path, help="Directories of runs (their output_dir).")
+    ],
+    wide: Annotated[bool, _WIDE] = False,
+) -> None:
+    """Show the held-out numbers of runs, finished or not, and the best policy of each."""
+    from spin_train.run.run import Run
+
+    for root in runs:
+        _show_results(Run.open(root), wide=wide)
+
+
+@app.command()
+def samples(
+    run_dir: Annotated[
+        Path, typer.Argument(parser=_path, help="Directory of a run (its output_dir).")
+    ],
+    split: Annotated[str, typer.Option(help="held_out or train.")] = "held_out",
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts to show.")] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON lines of all prompts.")
+    ] = False,
+) -> None:
+    """Show prompts with the human response and what each policy answered."""
+    from spin_train.run.frames import answers
+    from spin_train.run.run import Run
+
+    found = answers(Run.open(run_dir), split=split)
+    if as_json:
+        for answer in found:
+            print(json.dumps(answer, ensure_ascii=False))
+        return
+    from spin_train.display import show_answers
+
+    show_answers(found[:prompts])
+    if len(found) > prompts:
+        print(f"{len(found) - prompts} more prompts: --prompts {len(found)}, or --json")
+
+
+@app.command()
 def keys(
     beginning: Annotated[
         str, typer.Argument(help="Show only keys that begin with this, such as training.")
@@ -236,25 +292,35 @@ def _allowed(kind: Any) -> str:
     return ""
 
 
-def _run(config: Config, *, restart_iteration: bool = False) -> None:
+def _show_results(run: "Run", *, wide: bool) -> None:
+    from spin_train.display import show_table
+    from spin_train.run.tables import benchmark_table
+
+    for table in (run.table(wide=wide), benchmark_table(run.listed)):
+        if table is not None:
+            show_table(table)
+    best, better, metric = run.best, run.better_control, run.config.selection.metric
+    if best is not None:
+        print(f"best by {metric}: {best.name} ({best.value:.4g}), {best.policy.source}")
+    if best is not None and better is not None:
+        print(
+            f"{better.name} is better ({better.value:.4g}), {better.policy.source}: continued SFT "
+            f"on the same rows, for as many steps, did more for {metric} than self-play"
+        )
+
+
+def _run(config: Config, *, restart_iteration: bool, wide: bool) -> None:
     if cpu_only():  # lm-eval and transformers import DeepSpeed, which would warn
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from spin_train.display import show_table, watching
+    from spin_train.display import watching
     from spin_train.driver import selfplay
     from spin_train.run.run import Run
-    from spin_train.run.tables import benchmark_table
 
     run = Run.of(config)
     with watching() as watch:
         selfplay.play(run, restart_iteration=restart_iteration, watch=watch)
-    for table in (run.table(), benchmark_table(run.listed)):
-        if table is not None:
-            show_table(table)
+    _show_results(run, wide=wide)
     print(f"numbers: {run.directory.results}")
-    best = run.best
-    if best is not None:
-        metric, source = config.selection.metric, best.policy.source
-        print(f"best by {metric}: {best.name} ({best.value:.4g}), {source}")
     played = run.iterations_wanted
     if played < config.iterations:
         print(

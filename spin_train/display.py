@@ -1,8 +1,9 @@
 """What a run shows in the terminal or in a notebook: one bar per stage, then tables."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -14,12 +15,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from spin_train.run.status import RunStatus
 from spin_train.system.surroundings import quiet
 
 __all__ = [
     "duration",
+    "show_answers",
     "show_table",
     "status_table",
     "watching",
@@ -87,6 +90,26 @@ def show_table(table: Table) -> None:
     if not console.is_terminal:
         console = _Console(width=140)
     console.print(table)
+
+
+def show_answers(answers: Sequence[Mapping[str, Any]]) -> None:
+    """Print prompts with the human response and each policy's, as text that marks nothing up."""
+    console = Console(highlight=False)
+
+    def show(name: str, text: str, style: str = "") -> None:
+        printable = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+        line = Text(f"{name:<8} ", style="bold")
+        console.print(line.append(printable.replace("\n", "\n" + " " * 9), style=style))
+
+    for answer in answers:
+        console.rule(f"prompt {answer['prompt_id']}")
+        show("prompt", answer["prompt"])
+        for human in answer["human"]:
+            show("human", human, "green")
+        for name, of_policy in answer["answers"].items():
+            for one in of_policy:
+                cut = "" if one["finish_reason"] == "stop" else f" [{one['finish_reason']}]"
+                show(name, (one["response"] or "(nothing)") + cut)
 
 
 def status_table(status: RunStatus) -> Table:

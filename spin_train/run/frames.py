@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas
 
@@ -14,7 +14,10 @@ from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
 from spin_train.run.policies import listed_policies
 
-__all__ = ["metrics_frame", "samples_frame"]
+if TYPE_CHECKING:
+    from spin_train.run.run import Run
+
+__all__ = ["answers", "metrics_frame", "samples_frame"]
 
 
 def metrics_frame(root: Path, stages: list[Stage]) -> pandas.DataFrame:
@@ -65,6 +68,45 @@ def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pa
             }
             rows += [prompt | row(response) for response in record.responses]
     return pandas.DataFrame(rows)
+
+
+def answers(run: "Run", *, split: str) -> list[dict[str, Any]]:
+    """Prompts of a split, each with the human response and a list of answers per policy.
+
+    ``{"prompt_id", "prompt", "human", "answers": {"p_0": [{"response", "finish_reason"}], ...}}``,
+    in the order of the data. UserError if nothing is sampled yet, or for another split.
+    """
+    if split not in ("held_out", "train"):
+        raise UserError(f"--split is held_out or train, got {split!r}")
+    directory = run.directory
+    rows = directory.held_out_rows if split == "held_out" else directory.train_rows
+    sampled = {
+        f"p_{k}": sorted((directory.iteration(k) / "generations").glob(f"{split}-*.parquet"))
+        for k in range(run.config.iterations)
+    }
+    if not (rows.is_file() and any(sampled.values())):
+        raise UserError(f"nothing is sampled in {run.root} yet: `spin-train status {run.root}`")
+    tokenizer = _tokenizer(run.config, directory)
+
+    def text(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    found: dict[int, dict[str, Any]] = {
+        record.prompt_id: {
+            "prompt_id": record.prompt_id,
+            "prompt": text(record.prompt_ids),
+            "human": [text(response.ids) for response in record.of_role("real")],
+            "answers": {},
+        }
+        for record in read_records(rows)
+    }
+    for name, shards in sampled.items():
+        for record in read_records(*shards) if shards else ():
+            found[record.prompt_id]["answers"][name] = [
+                {"response": text(response.ids), "finish_reason": response.finish_reason}
+                for response in record.of_role("generated")
+            ]
+    return list(found.values())
 
 
 def _tokenizer(config: Config, directory: RunDirectory) -> Any:

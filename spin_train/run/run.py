@@ -1,5 +1,6 @@
 """A run: its configuration and its directory, and what can be read from them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,14 @@ from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage, stages_of
 from spin_train.run.manifest import Manifest
 from spin_train.run.policies import Policy, control_of, listed_policies, policy_of
-from spin_train.run.selection import Judged, best_of, iterations_wanted, judged
-from spin_train.run.tables import results_table
+from spin_train.run.selection import (
+    Judged,
+    best_of,
+    better_control,
+    iterations_wanted,
+    judged,
+)
+from spin_train.run.tables import results_table, wide_table
 from spin_train.system.files import or_null, write_json
 
 if TYPE_CHECKING:
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run: started, finished, or only configured. Everything is read from its files when asked.
 
@@ -172,15 +179,57 @@ class Run:
         """Iterations to play, given what is evaluated so far (`selection.patience`)."""
         return iterations_wanted(self.listed, self.config.selection, self.config.iterations)
 
-    def table(self) -> Table:
+    @property
+    def better_control(self) -> Judged | None:
+        """Control that is better than `best` by `selection.metric`; None if there is none."""
+        return better_control(self.listed, self.config.selection)
+
+    def __repr__(self) -> str:
+        """Say which run this is, how far it is, and which policy is the best.
+
+        Returns
+        -------
+        str
+            One line.
+        """
+        done = max((p.iteration for p in self.listed if p.numbers is not None), default=0)
+        text = f"Run({self._title()}; {done} of {self.config.iterations} iterations evaluated"
+        with suppress(UserError):  # a metric that no policy has
+            if self.best is not None:
+                text += f"; best {self.best.name}: {self.config.selection.metric} "
+                text += f"{self.best.value:.4g}"
+        return text + ")"
+
+    def _title(self) -> str:
+        config = self.config
+        scales = [f"{config.at(name, 0):g}" for name in ("beta", "learning_rate")]
+        for n, name in enumerate(("beta", "learning_rate")):
+            if isinstance(getattr(config, name), list):
+                scales[n] = ", ".join(f"{value:g}" for value in getattr(config, name))
+        return f"{self.root}: {config.algorithm}, beta {scales[0]}, learning rate {scales[1]}"
+
+    def table(self, *, wide: bool = False) -> Table:
         """Held-out numbers as a table.
+
+        Parameters
+        ----------
+        wide : bool, default False
+            Show all numbers, which takes 140 columns instead of 80.
 
         Returns
         -------
         rich.table.Table
             One row per policy; it shows itself in a notebook.
         """
-        return results_table(self.config.algorithm, self.evaluations)
+        if wide:
+            return wide_table(self._title(), self.evaluations)
+        control = self.better_control
+        return results_table(
+            self._title(),
+            self.evaluations,
+            metric=self.config.selection.metric,
+            better_control=control.name if control else "",
+        )
 
     def metrics(self) -> "DataFrame":
         """Read the logged metrics of all training stages.
@@ -254,12 +303,19 @@ class Run:
         best = self.best
         if best is None:
             return None
+        better = self.better_control
         content = {
             "metric": self.config.selection.metric,
             "goal": self.config.selection.better,
             "best": {"name": best.name, "policy": str(best.policy.source), "value": best.value},
             "values": {
                 found.name: found.value for found in judged(self.listed, self.config.selection)
+            },
+            "better_control": better
+            and {
+                "name": better.name,
+                "policy": str(better.policy.source),
+                "value": better.value,
             },
             "stopped_early": self.iterations_wanted < self.config.iterations,
         }

@@ -8,7 +8,7 @@ from spin_train.config.sections import SelectionConfig
 from spin_train.errors import UserError
 from spin_train.run.policies import Policy
 
-__all__ = ["Judged", "best_of", "iterations_wanted", "judged"]
+__all__ = ["Judged", "best_of", "better_control", "iterations_wanted", "judged"]
 
 ROUNDING = 1e-6
 """Relative: float32 rounds at 6e-8, so sums of log-probs in another order differ by a few 1e-7."""
@@ -59,6 +59,24 @@ def best_of(policies: Sequence[Policy], selection: SelectionConfig) -> Judged | 
         if best is None or _is_better(selection, found.value, best.value):
             best = found
     return best
+
+
+def better_control(policies: Sequence[Policy], selection: SelectionConfig) -> Judged | None:
+    """Best control, if it is better than the best policy of self-play by more than rounding.
+
+    None where the metric takes self-play's own loss, which a control does not have.
+    """
+    best = best_of(policies, selection)
+    if best is None or selection.metric == "loss":
+        return None
+    found = None
+    for policy in policies:
+        value = (policy.numbers or {}).get(selection.metric) if policy.control else None
+        if isinstance(value, int | float) and _is_better(
+            selection, value, found.value if found else best.value
+        ):
+            found = Judged(policy, value)
+    return found
 
 
 def iterations_wanted(

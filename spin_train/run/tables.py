@@ -8,22 +8,72 @@ from rich.table import Table
 
 from spin_train.run.policies import Policy
 
-__all__ = ["benchmark_table", "results_table"]
+__all__ = ["benchmark_table", "results_table", "wide_table"]
 
+_SHORT_LEGEND = (
+    "held-out prompts, ± standard error; y' is sampled from the opponent p_t; more numbers: --wide"
+)
 _LEGEND = (
     "y: real; y': sampled from the opponent p_t; meter, TV: estimated distance of p_t from the "
     "data, with a\nlower bound at 95 % confidence; a bound of 0 proves nothing (docs/metrics.md)"
 )
 
 
-def results_table(algorithm: str, evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Held-out numbers by policy, within 140 columns; docs/metrics.md defines them.
+def results_table(
+    title: str,
+    evaluations: Mapping[str, Mapping[str, Any]],
+    *,
+    metric: str,
+    better_control: str = "",
+) -> Table:
+    """Held-out numbers by policy that one looks at first, within 80 columns.
+
+    `metric` is what policies are chosen by; `better_control` names a control that is better than
+    the best of them. What is left out stands in `wide_table` and in results.json.
+    """
+    own = metric not in ("real_nll_per_token", "margin")
+    headings = ["policy", "NLL/token"]
+    headings += [metric.replace("_", "_\u200b")] if own else []
+    table = Table(*headings, "margin (nats)", "y' stops", "note", title=title)
+    first = evaluations.get("p_0", {})
+    for name, numbers in evaluations.items():
+        notes = _short_notes(numbers, first)
+        notes += ["better than self-play"] if name == better_control else []
+        table.add_row(
+            name,
+            _number(numbers, "real_nll_per_token", 4),
+            *([_number(numbers, metric, 4)] if own else []),
+            _with_error(numbers, "margin"),
+            _number(numbers, "generated_stopped", 3),
+            ", ".join(notes),
+        )
+    table.caption = "\n".join([_SHORT_LEGEND, *_all_notes(evaluations)])
+    return table
+
+
+def _short_notes(numbers: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+    """Words for the column of notes; the caption and docs/metrics.md say what they mean."""
+    notes = []
+    if numbers.get("generated_stopped", 1) < 1:
+        notes.append(f"{1 - numbers['generated_stopped']:.0%} cut")
+    if "real_logps" in numbers and "real_logps" in first and numbers is not first:
+        error = max(numbers["real_logps_standard_error"], first["real_logps_standard_error"])
+        if numbers["real_logps"] < first["real_logps"] - 2 * error:
+            notes.append("log p(y) fell")
+    return notes
+
+
+def _all_notes(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(
+        dict.fromkeys(note for numbers in evaluations.values() for note in numbers.get("notes", ()))
+    )
+
+
+def wide_table(title: str, evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
+    """All held-out numbers by policy, within 140 columns; docs/metrics.md defines them.
 
     Margin, loss, KL and meter are against the opponent p_t of that iteration, y' its samples.
     """
-    notes = list(
-        dict.fromkeys(note for numbers in evaluations.values() for note in numbers.get("notes", ()))
-    )
     table = Table(
         "policy",
         "loss",
@@ -37,8 +87,8 @@ def results_table(algorithm: str, evaluations: Mapping[str, Mapping[str, Any]]) 
         "KL(p_t||p)\n(nats)",
         "meter, and\nat least",
         "TV ≥",
-        title=f"{algorithm}, held-out prompts (± standard error)",
-        caption="\n".join([_LEGEND, *notes]),
+        title=title,
+        caption="\n".join([_LEGEND, *_all_notes(evaluations)]),
     )
     for name, numbers in evaluations.items():
         table.add_row(

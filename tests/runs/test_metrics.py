@@ -45,13 +45,14 @@ def spin(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tspin(tmp_path_factory):
-    """T-SPIN at another temperature, no TensorBoard, logging more rarely than it has steps."""
+    """T-SPIN at another temperature, no TensorBoard, 21 steps that are to be logged rarely."""
     folder = tmp_path_factory.mktemp("tspin")
     config = make_config(
         folder,
         algorithm="tspin",
         sft=None,
         iterations=1,
+        epochs=3,
         generation={"max_new_tokens": 3, "temperature": 0.5},
         training={"logging_steps": 100, "report_to": "none"},
     )
@@ -101,8 +102,8 @@ def test_metrics_are_means_over_all_ranks(spin):
 
 def test_the_last_step_is_logged_whatever_the_spacing(tspin):
     lines = lines_of(tspin[0] / "iter0")
-    assert [line["step"] for line in lines] == [7]
-    assert lines[0]["epoch"] == 1.0
+    assert [line["step"] for line in lines] == [*range(2, 21, 2), 21]
+    assert lines[-1]["epoch"] == 1.0
 
 
 def test_report_to_none_writes_no_events(tspin):
@@ -160,14 +161,16 @@ def test_results_have_null_for_what_is_no_number_and_each_policys_benchmarks(tmp
     ]
 
 
-def rendered(table):
-    console = Console(width=140, file=io.StringIO())
+def rendered(table, width=140):
+    console = Console(width=width, file=io.StringIO())
     console.print(table)
     return console.file.getvalue()
 
 
-def test_the_table_of_results_needs_no_more_than_140_columns(spin, tmp_path):
-    """With numbers as wide as those of long responses, no cell is broken."""
+@pytest.fixture(scope="module")
+def long_responses(spin, tmp_path_factory):
+    """The run with numbers as wide as those of long responses."""
+    tmp_path = tmp_path_factory.mktemp("long")
     shutil.copytree(spin[0], tmp_path / "run")
     wide = {"real_logps": -1234.567, "generated_logps": -1234.567, "opponent_kl": 123.4567}
     wide |= {"real_logps_standard_error": 12.345, "margin": -123.456, "real_tokens": 2047.0}
@@ -178,11 +181,41 @@ def test_the_table_of_results_needs_no_more_than_140_columns(spin, tmp_path):
     text = (tmp_path / "run" / "config.yaml").read_text()
     content = yaml.safe_load(text) | {"output_dir": str(tmp_path / "run")}
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(content))
-    table = rendered(Run.open(tmp_path / "run").table())
+    return Run.open(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("wide", "width", "cells"),
+    [
+        (True, 140, ("-1235 ± 12", "-123 ± 12", "-1234.57", "1023.5", "123.457")),
+        (False, 80, ("-123 ± 12",)),
+    ],
+)
+def test_no_cell_of_the_table_of_results_is_broken(long_responses, wide, width, cells):
+    table = rendered(long_responses.table(wide=wide), width)
     (row,) = [line for line in table.splitlines() if "│ p_1 " in line]
-    for cell in ("-1235 ± 12", "-123 ± 12", "-1234.57", "1023.5", "123.457"):
+    for cell in cells:
         assert f" {cell} " in row
     assert "…" not in table
+    assert "beta 0.5, learning rate 0.001" in table
+
+
+def test_every_prompt_is_shown_with_the_human_response_and_each_policys(spin):
+    found = [json.loads(line) for line in succeed("samples", spin[0], "--json").splitlines()]
+    samples = Run.open(spin[0]).samples(0)
+    held_out = samples[samples["split"] == "held_out"]
+    assert len(found) == 8
+    for answer in found:
+        of_prompt = held_out[held_out["prompt_id"] == answer["prompt_id"]]
+        assert set(of_prompt["prompt"]) == {answer["prompt"]}
+        drawn = of_prompt[of_prompt["role"] == "generated"]
+        assert [one["response"] for one in answer["answers"]["p_0"]] == list(drawn["response"])
+        assert answer["human"] == list(of_prompt[of_prompt["role"] == "real"]["response"])
+
+
+def test_a_run_says_what_it_is_and_how_far(spin):
+    text = repr(Run.open(spin[0]))
+    assert "spin, beta 0.5, learning rate 0.001; 1 of 1 iterations evaluated; best p_" in text
 
 
 def test_a_run_without_benchmarks_has_no_table_of_them(spin):

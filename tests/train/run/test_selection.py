@@ -132,3 +132,35 @@ def test_best_json_names_the_goal_and_says_when_all_iterations_are_wanted(tmp_pa
 
 def test_nothing_is_written_before_the_first_evaluation(tmp_path):
     assert a_run(tmp_path, []).write_best() is None
+
+
+def with_control(folder, values, control, **selection):
+    run = a_run(folder, values, **selection)
+    (folder / "control" / "iter0").mkdir(parents=True)
+    numbers = {"real_nll_per_token": control}
+    (folder / "control" / "iter0" / "evaluation.json").write_text(json.dumps(numbers))
+    return Run.of(parse_config(run.config.model_dump() | {"control": True}))
+
+
+@pytest.mark.parametrize(
+    ("control", "goal", "found"),
+    [
+        (0.03, "min", True),
+        (1.0, "min", False),
+        (1.0 - 1e-8, "min", False),  # by rounding alone
+        (2.0, "min", False),
+        (4.0, "max", True),
+        (2.0, "max", False),
+    ],
+)
+def test_a_control_that_is_better_than_the_best_policy_is_named(tmp_path, control, goal, found):
+    run = with_control(tmp_path, [3.0, 1.0], control, goal=goal)
+    assert (run.better_control is not None) == found
+    if found:
+        assert (run.better_control.name, run.better_control.value) == ("control 1", control)
+        assert json.loads(run.write_best().read_text())["better_control"]["name"] == "control 1"
+        assert "better than self-play" in "".join(run.table().columns[-1].cells)
+
+
+def test_losses_of_a_control_and_of_self_play_are_not_compared(tmp_path):
+    assert with_control(tmp_path, [3.0, 1.0], 0.1, metric="loss").better_control is None
