@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
@@ -26,9 +25,6 @@ from spin_train.config.paths import expanded
 from spin_train.config.schema import Config
 from spin_train.errors import StoppedError, UserError, WorkerError, disk_full
 from spin_train.system.processes import cpu_only
-
-if TYPE_CHECKING:
-    from spin_train.run.run import Run
 
 __all__ = ["app", "main"]
 
@@ -185,10 +181,11 @@ def results(
     wide: Annotated[bool, _WIDE] = False,
 ) -> None:
     """Show the held-out numbers of runs, finished or not, and the best policy of each."""
+    from spin_train.display import show_results
     from spin_train.run.run import Run
 
     for root in runs:
-        _show_results(Run.open(root), wide=wide)
+        show_results(Run.open(root), wide=wide)
 
 
 @app.command()
@@ -206,7 +203,8 @@ def samples(
     from spin_train.run.frames import answers
     from spin_train.run.run import Run
 
-    found = answers(Run.open(run_dir), split=split)
+    run = Run.open(run_dir)
+    found = answers(run.config, run.directory, split=split)
     if as_json:
         for answer in found:
             print(json.dumps(answer, ensure_ascii=False))
@@ -292,34 +290,17 @@ def _allowed(kind: Any) -> str:
     return ""
 
 
-def _show_results(run: "Run", *, wide: bool) -> None:
-    from spin_train.display import show_table
-    from spin_train.run.tables import benchmark_table
-
-    for table in (run.table(wide=wide), benchmark_table(run.listed)):
-        if table is not None:
-            show_table(table)
-    best, better, metric = run.best, run.better_control, run.config.selection.metric
-    if best is not None:
-        print(f"best by {metric}: {best.name} ({best.value:.4g}), {best.policy.source}")
-    if best is not None and better is not None:
-        print(
-            f"{better.name} is better ({better.value:.4g}), {better.policy.source}: continued SFT "
-            f"on the same rows, for as many steps, did more for {metric} than self-play"
-        )
-
-
 def _run(config: Config, *, restart_iteration: bool, wide: bool) -> None:
     if cpu_only():  # lm-eval and transformers import DeepSpeed, which would warn
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from spin_train.display import watching
+    from spin_train.display import show_results, watching
     from spin_train.driver import selfplay
     from spin_train.run.run import Run
 
     run = Run.of(config)
     with watching() as watch:
         selfplay.play(run, restart_iteration=restart_iteration, watch=watch)
-    _show_results(run, wide=wide)
+    show_results(run, wide=wide)
     print(f"numbers: {run.directory.results}")
     played = run.iterations_wanted
     if played < config.iterations:

@@ -17,12 +17,15 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from spin_train.run.run import Run
 from spin_train.run.status import RunStatus
+from spin_train.run.tables import benchmark_table
 from spin_train.system.surroundings import quiet
 
 __all__ = [
     "duration",
     "show_answers",
+    "show_results",
     "show_table",
     "status_table",
     "watching",
@@ -90,6 +93,25 @@ def show_table(table: Table) -> None:
     if not console.is_terminal:
         console = _Console(width=140)
     console.print(table)
+
+
+def show_results(run: Run, *, wide: bool = False) -> None:
+    """Print the tables of a run, its best policy, and a control that is better."""
+    for table in (run.table(wide=wide), benchmark_table(run.listed)):
+        if table is not None:
+            show_table(table)
+    best, better, metric = run.best, run.better_control, run.config.selection.metric
+    if best is not None:
+        _say(f"best by {metric}: {best.name} ({best.value:.4g}), {best.policy.source}")
+    if best is not None and better is not None:
+        _say(
+            f"{better.name} is better ({better.value:.4g}), {better.policy.source}: continued SFT "
+            f"on the same rows, for as many steps, did more for {metric} than self-play"
+        )
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201
 
 
 def show_answers(answers: Sequence[Mapping[str, Any]]) -> None:

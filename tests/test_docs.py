@@ -76,7 +76,10 @@ def test_commands_that_are_named_exist(path):
         assert (ROOT / folder / f"{name}.py").is_file(), f"{folder}.{name}"
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z][\w-]*)", code)) <= targets
-    known = {"spin-train": "run status branch grid presets keys demo", "spin-theory": ""}
+    known = {
+        "spin-train": "run status results samples branch grid presets keys demo",
+        "spin-theory": "",
+    }
     known["spin-theory"] = "verify play phase"
     for program, name in re.findall(r"(?:^|[\n$] ?|\$ )(spin-\w+) (\w+)", code):
         assert name in known[program].split(), f"{program} {name}"

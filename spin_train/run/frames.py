@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas
 
@@ -13,9 +13,6 @@ from spin_train.model.loading import load_tokenizer
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
 from spin_train.run.policies import listed_policies
-
-if TYPE_CHECKING:
-    from spin_train.run.run import Run
 
 __all__ = ["answers", "metrics_frame", "samples_frame"]
 
@@ -70,7 +67,7 @@ def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pa
     return pandas.DataFrame(rows)
 
 
-def answers(run: "Run", *, split: str) -> list[dict[str, Any]]:
+def answers(config: Config, directory: RunDirectory, *, split: str) -> list[dict[str, Any]]:
     """Prompts of a split, each with the human response and a list of answers per policy.
 
     ``{"prompt_id", "prompt", "human", "answers": {"p_0": [{"response", "finish_reason"}], ...}}``,
@@ -78,15 +75,14 @@ def answers(run: "Run", *, split: str) -> list[dict[str, Any]]:
     """
     if split not in ("held_out", "train"):
         raise UserError(f"--split is held_out or train, got {split!r}")
-    directory = run.directory
     rows = directory.held_out_rows if split == "held_out" else directory.train_rows
     sampled = {
         f"p_{k}": sorted((directory.iteration(k) / "generations").glob(f"{split}-*.parquet"))
-        for k in range(run.config.iterations)
+        for k in range(config.iterations)
     }
     if not (rows.is_file() and any(sampled.values())):
-        raise UserError(f"nothing is sampled in {run.root} yet: `spin-train status {run.root}`")
-    tokenizer = _tokenizer(run.config, directory)
+        raise UserError(f"nothing is sampled in {directory.root} yet")
+    tokenizer = _tokenizer(config, directory)
 
     def text(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))

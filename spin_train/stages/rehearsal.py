@@ -104,6 +104,7 @@ def _step(config: Config, ranks: Ranks, folder: Path) -> None:
         config,
         folder,
         accumulation=1,
+        steps=_STEPS,
         learning_rate=min(rates),  # some schedules have a least learning rate
         seed=0,
         on_cpu=ranks.device.type == "cpu",
