@@ -2,7 +2,15 @@
 
 import errno
 
-__all__ = ["DivergedError", "StoppedError", "UserError", "WorkerError", "disk_full", "one_line"]
+__all__ = [
+    "DivergedError",
+    "StoppedError",
+    "UserError",
+    "WorkerError",
+    "disk_full",
+    "one_line",
+    "out_of_memory",
+]
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 # Writers in C++ and Rust wrap the OS error in a message of their own.
@@ -12,6 +20,15 @@ _DISK_MESSAGES = (
     "Disk quota exceeded",
     "PytorchStreamWriter failed",
     "unexpected pos",  # torch.save, when its file could not grow
+)
+# Allocators of torch, CUDA, C++ and the C library; each has an exception of its own.
+_MEMORY_MESSAGES = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "alloc_failed",
 )
 
 
@@ -57,6 +74,29 @@ def disk_full(error: BaseException) -> bool:
         if isinstance(seen, OSError) and seen.errno in _DISK_ERRNOS:
             return True
         if any(message in str(seen) for message in _DISK_MESSAGES):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether `error`, or its cause, is memory of a device or of the machine that ran out.
+
+    Examples
+    --------
+    >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
+    True
+    >>> out_of_memory(ValueError("no"))
+    False
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(seen, OSError) and seen.errno == errno.ENOMEM:
+            return True
+        message = str(seen).lower()
+        if isinstance(seen, RuntimeError) and any(part in message for part in _MEMORY_MESSAGES):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -4,13 +4,16 @@ import csv
 import json
 import logging
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
 from spin_train.config.sections import DataConfig
 from spin_train.data.formats import RowError, SftRow, row_of
+from spin_train.data.opening import open_bytes, open_text, plain_suffix
 from spin_train.errors import UserError, one_line
 from spin_train.system.files import sha256_of_file, sha256_of_text
 
@@ -75,28 +78,35 @@ def source_of(data: DataConfig) -> dict[str, Any]:
 def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
     path = Path(data.path)
     if path.is_file():
-        if path.suffix == ".parquet":
-            yield from _read_parquet(path)
-        elif path.suffix == ".json":
-            yield from _read_json(path)
-        elif path.suffix == ".csv":
-            yield from _read_csv(path)
-        else:
-            yield from _read_jsonl(path)
-    elif not path.is_dir() and (path.suffix in _SUFFIXES or path.is_absolute()):
+        readers = {".parquet": _read_parquet, ".json": _read_json, ".csv": _read_csv}
+        try:
+            yield from readers.get(plain_suffix(path), _read_jsonl)(path)
+        except (EOFError, OSError, LZMAError, zlib.error) as error:
+            raise UserError(
+                f"{path}: cannot be read to its end ({one_line(error)}); check it, or copy it again"
+            ) from None
+        except RecursionError:
+            raise UserError(
+                f"{path}: a row is nested too deeply for Python to read; remove that row or field"
+            ) from None
+    elif not path.is_dir() and (plain_suffix(path) in _SUFFIXES or path.is_absolute()):
         raise UserError(f"no data file at {path}; correct data.path")
     else:
         yield from _read_dataset(data)
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, 1):
             where = f"{path}, line {number}"
             if not line.strip():
                 continue
             try:
                 yield where, json.loads(line)
+            except RecursionError:
+                raise UserError(
+                    f"{where}: nested too deeply for Python to read; remove the row or that field"
+                ) from None
             except UnicodeDecodeError:
                 raise UserError(f"{where}: not UTF-8; fix or remove the line") from None
             except ValueError as error:
@@ -106,7 +116,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             content = json.load(file)
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; save the file as UTF-8") from None
@@ -123,7 +133,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(sys.maxsize)  # 131,072 characters by default
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             for number, row in enumerate(csv.DictReader(file, strict=True), 1):
                 if None in row:
                     raise UserError(

@@ -16,6 +16,7 @@ from spin_train.config.changes import refused_on_resuming
 from spin_train.config.files import load_config
 from spin_train.config.yaml12 import yaml_text
 from spin_train.driver.launch import launch_workers
+from spin_train.driver.memory import refuse_killed_workers
 from spin_train.driver.preflight import refuse_early
 from spin_train.errors import DivergedError, StoppedError, UserError, WorkerError
 from spin_train.run.directory import RunDirectory, remove_partial
@@ -165,7 +166,7 @@ def _work(run: Run, watch: Watcher | None) -> None:
     if received:
         raise StoppedError(received[0])
     if launcher.returncode != 0:
-        _raise_worker_error(launcher.returncode, directory, log_path)
+        _raise_worker_error(launcher.returncode, run, log_path)
 
 
 def _wait(
@@ -233,7 +234,8 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> None:
+def _raise_worker_error(code: int, run: Run, log_path: Path) -> None:
+    directory = run.directory
     errors = sorted(directory.worker_errors.glob("*.json"))
     reports = [read_json(path) for path in errors]
     fixable = [report for report in reports if report["code"] == 2]
@@ -246,7 +248,8 @@ def _raise_worker_error(code: int, directory: RunDirectory, log_path: Path) -> N
         raise UserError(
             f"the disk of {directory.root} is full: free space, then run the same command again"
         )
+    refuse_killed_workers(code, directory, run.config)
     raise WorkerError(
-        f"the workers ended with code {code} and no message: were they killed, or out of memory? "
+        f"the workers ended with code {code} and no message. "
         f"Run the same command again to resume (log: {log_path})"
     )

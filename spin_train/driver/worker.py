@@ -9,7 +9,14 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from spin_train.errors import DivergedError, StoppedError, UserError, disk_full, one_line
+from spin_train.errors import (
+    DivergedError,
+    StoppedError,
+    UserError,
+    disk_full,
+    one_line,
+    out_of_memory,
+)
 from spin_train.run.directory import RunDirectory
 from spin_train.system.files import write_json
 from spin_train.system.locks import FileLock
@@ -46,6 +53,7 @@ def main() -> None:
 
 def _walk(directory: RunDirectory) -> None:
     # Imported late: the locks are taken before the seconds that these imports need.
+    from spin_train.driver.memory import memory_error
     from spin_train.run.run import Run
     from spin_train.stages.rehearsal import needs_rehearsal, rehearse
     from spin_train.stages.table import STAGES
@@ -76,7 +84,12 @@ def _walk(directory: RunDirectory) -> None:
         started = time.monotonic()
         progress.report(stage.name, 0, 1)
         ranks.raise_if_stopping()
-        files = STAGES[stage.kind](work, stage)
+        try:
+            files = STAGES[stage.kind](work, stage)
+        except Exception as error:
+            if out_of_memory(error):
+                raise memory_error(stage.name, run.config, error) from error
+            raise
         ranks.barrier()
         if ranks.is_first:
             manifest.complete(stage.name, files, seconds=time.monotonic() - started)

@@ -5,6 +5,7 @@ claims and writes shards as ranks themselves do with the other engine.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from spin_train.config.files import load_config
-from spin_train.errors import StoppedError, UserError, disk_full, one_line
+from spin_train.errors import StoppedError, UserError, disk_full, one_line, out_of_memory
 from spin_train.run.directory import RunDirectory
 from spin_train.sampling.play import fill_shards
 from spin_train.sampling.vllm_engine import load_engine, require_vllm, sample
@@ -27,6 +28,14 @@ __all__ = ["process_environment", "run_process"]
 
 
 _POLL_SECONDS = 0.2
+# What vLLM says where weights, or its cache for one sequence, do not fit the share it was given.
+_LITTLE_MEMORY = (
+    "Free memory on device",
+    "No available memory for the cache blocks",
+    "KV cache is needed",
+    "GPU memory utilization",
+    "gpu_memory_utilization",
+)
 
 
 def run_process(
@@ -60,9 +69,17 @@ def run_process(
         raise StoppedError
     if "fix" in said:
         raise UserError(said["fix"])
+    if process.returncode == -signal.SIGKILL:
+        raise UserError(_memory_line("its process was killed, most likely by the kernel"))
     raise RuntimeError(
-        f"vLLM's process ended with code {process.returncode}: "
-        f"{said.get('fault', 'was it killed, or out of memory? See generation.vllm_memory')}"
+        f"vLLM's process ended with code {process.returncode}: {said.get('fault', 'see the log')}"
+    )
+
+
+def _memory_line(reason: str) -> str:
+    return (
+        f"vLLM has too little memory for the samples ({reason}): free some, change "
+        "generation.vllm_memory, lower generation.max_new_tokens, or set generation.engine=hf"
     )
 
 
@@ -75,6 +92,7 @@ def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
         alone["CUDA_VISIBLE_DEVICES"] = str(local_rank)
     elif devices:
         alone["CUDA_VISIBLE_DEVICES"] = devices[local_rank]
+    alone.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing is reported to anyone unasked
     # In one process: it ends as a whole, and schedules the same way every time.
     alone["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return alone
@@ -113,6 +131,8 @@ def main() -> None:
         traceback.print_exc()
         line = f"{type(error).__name__}: {one_line(error)}"
         said = {"fault": line}
+        if out_of_memory(error) or any(part in str(error) for part in _LITTLE_MEMORY):
+            said = {"fix": _memory_line(line)}
         if disk_full(error):
             said = {
                 "fix": f"the disk is full ({line}): free space, then run the same command again"

@@ -26,6 +26,14 @@ _LOG = logging.getLogger(__name__)
 # and 2e-4 for 200; bfloat16 1.0 for 55 and 2.7 for 200, as rounding of either sign adds up. Samples
 # of other weights, another template or a cut-off vocabulary are 0.05 to 8 off a token.
 PARITY_TOLERANCE = {"float32": (1e-3, 2e-5), "bfloat16": (1.5, 0.02)}
+_PARITY_HELP = {
+    "vllm": "use generation.engine=hf in a new output_dir",
+    "hf": (
+        "this model computes other log-probs with a cache, or in other batches, than for whole "
+        "rows; try training.dtype=float32 in a new output_dir"
+    ),
+    "given": "check generation",
+}
 
 
 def score(work: Work, stage: Stage) -> list[Path]:
@@ -127,6 +135,6 @@ def parity_problem(records: Sequence[Record], config: Config, iteration: int) ->
         f"generation parity: engine {config.generation.engine} and the training forward pass "
         f"differ on the log-prob of {beyond} of {compared} samples by up to {worst:.3g} nats per "
         f"token (tolerance {constant:g} nats + {per_token:g} per token): samples and scores come "
-        "from different distributions; use generation.engine=hf in a new output_dir, or continue "
-        "with generation.parity=warn"
+        f"from different distributions; {_PARITY_HELP[config.generation.engine]}, or continue with "
+        "generation.parity=warn"
     )

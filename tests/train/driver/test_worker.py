@@ -8,7 +8,7 @@ import pytest
 
 import spin_train.system.ranks
 from spin_train.driver import worker
-from spin_train.errors import StoppedError
+from spin_train.errors import StoppedError, UserError
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
 from spin_train.stages.table import STAGES
@@ -96,6 +96,16 @@ def test_a_stage_that_fails_is_not_recorded_and_is_begun_with_by_the_next_walk(b
     (run.root / "fails").write_text("")
     worker._walk(run)
     assert done(run) == [*over, *stages[len(over) - 1 :]]
+
+
+def test_a_stage_without_memory_is_named_with_the_key_to_lower(begun, monkeypatch):
+    def too_much(work, stage):
+        raise MemoryError
+
+    run, _ = begun()
+    monkeypatch.setitem(STAGES, "score", too_much)
+    with pytest.raises(UserError, match=r"iter0/score: out of memory .*micro_batch_tokens"):
+        worker._walk(run)
 
 
 @pytest.mark.parametrize("patience", [1, 2])

@@ -81,6 +81,7 @@ def test_the_process_is_alone_on_the_device_of_its_rank():
         "CUDA_VISIBLE_DEVICES": "6",
         "HOME": "/home/someone",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
     }
     assert process_environment({"CUDA_VISIBLE_DEVICES": ""})["CUDA_VISIBLE_DEVICES"] == ""
     assert process_environment({"LOCAL_RANK": "3"})["CUDA_VISIBLE_DEVICES"] == "3"
