@@ -12,7 +12,14 @@ from spin_train.config.files import known_keys
 from spin_train.config.keys import FirstRead
 from spin_train.config.schema import SCHEDULES, Config
 
-__all__ = ["Change", "changes_of", "first_read", "refused_on_branching", "refused_on_resuming"]
+__all__ = [
+    "Change",
+    "changes_of",
+    "first_read",
+    "keeps_samples",
+    "refused_on_branching",
+    "refused_on_resuming",
+]
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,18 @@ def refused_on_branching(old: Config, new: Config, *, at: int) -> list[str]:
             allowed.add(FirstRead.TRAINING)
     changes = changes_of(_first(old, at), _first(new, at))
     return [str(change) for change in changes if change.first_read not in allowed]
+
+
+def keeps_samples(old: Config, new: Config, *, at: int) -> bool:
+    """Say whether samples and scores of iteration `at` are the same in a branch.
+
+    They are where nothing has changed but what training and its loss read, which come later.
+    """
+    later = {FirstRead.TRAINING, FirstRead.LOSS, FirstRead.CONTROL}
+    if at >= min(old.iterations, new.iterations):
+        return False
+    changes = changes_of(_first(old, at + 1), _first(new, at + 1))
+    return all(change.first_read in later for change in changes)
 
 
 def _first(config: Config, iterations: int) -> Config:

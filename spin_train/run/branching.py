@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from spin_train.config.changes import refused_on_branching
+from spin_train.config.changes import keeps_samples, refused_on_branching
 from spin_train.config.files import load_config
 from spin_train.config.schema import SCHEDULES, Config
 from spin_train.config.yaml12 import yaml_text
@@ -30,7 +30,8 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
     target : Path
         Directory of the new run; it must not exist.
     at : int
-        K, the number of iterations kept. 0 keeps data, SFT and the evaluation of p_0.
+        K, the number of iterations kept. 0 keeps data, SFT and the evaluation of p_0. Samples and
+        scores of iteration K are kept too if only settings of training and its loss change.
     overrides : iterable of str
         Keys of the new run, such as ``beta=0.5``. A single number for a schedule holds from
         iteration K on; the first K values stay.
@@ -78,6 +79,10 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
         raise UserError("control: the source run has none, and a control must start at iteration 0")
     if missing:
         raise UserError(f"{source} has not got that far: {missing[0]} is not complete")
+    if keeps_samples(old.config, config, at=at):
+        sampled = ("generate", "reference", "score")
+        kept += [s for s in new.stages if s.iteration == at and s.kind in sampled]
+        kept = [stage for stage in kept if manifest.is_complete(stage.name)]
     _copy(old, new, manifest, kept, at)
     return new
 

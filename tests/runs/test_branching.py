@@ -22,7 +22,7 @@ def source(tmp_path_factory):
 def test_a_branch_plays_on_to_the_bits_of_its_source(source, tmp_path):
     target = tmp_path / "same"
     assert "spin-train run" in succeed("branch", source, target, "--at", 1)
-    assert not (target / "iter1").exists()
+    assert {path.name for path in (target / "iter1").iterdir()} == {"generations", "scored"}
     assert os.path.samefile(
         source / "iter0/policy/config.json", target / "iter0/policy/config.json"
     )

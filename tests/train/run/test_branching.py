@@ -92,13 +92,44 @@ FIRST = {f"iter0/{kind}" for kind in ("generate", "score", "train", "evaluate")}
 FIRST |= {"control/iter0/train", "control/iter0/evaluate"}
 
 
-@pytest.mark.parametrize(("at", "kept"), [(0, BEFORE), (1, BEFORE | FIRST)])
+SAMPLED = [{f"iter{k}/generate", f"iter{k}/score"} for k in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("at", "kept"), [(0, BEFORE | SAMPLED[0]), (1, BEFORE | FIRST | SAMPLED[1])]
+)
 def test_a_branch_has_the_stages_before_iteration_k_and_no_others(tmp_path, at, kept):
     source, target = recorded(tmp_path, control=True), tmp_path / "new"
     branch(source, target, at=at)
     assert files_of(target) == kept
     assert all((target / name).read_text() == name for name in kept)
     assert Manifest(RunDirectory(target)).content["stages"].keys() == kept
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [
+        ("beta=1.0", True),
+        ("loss_type=hinge", True),
+        ("learning_rate=1e-5", True),
+        ("control=true", True),
+        ("ranks=2", True),
+        ("generation.temperature=0.5", False),
+        ("generation.samples_per_prompt=2", False),
+        ("algorithm=tspin", False),
+    ],
+)
+def test_samples_are_kept_where_nothing_that_they_rest_on_changes(tmp_path, override, kept):
+    source = recorded(tmp_path, sft=None)
+    branch(source, tmp_path / "new", at=0, overrides=[override])
+    assert (SAMPLED[0] <= files_of(tmp_path / "new")) == kept
+    assert "iter0/train" not in files_of(tmp_path / "new")
+
+
+def test_samples_that_are_not_all_there_are_not_kept(tmp_path):
+    source = recorded(tmp_path, until="iter0/score")
+    branch(source, tmp_path / "new", at=0, overrides=["beta=2"])
+    assert files_of(tmp_path / "new") == BEFORE | {"iter0/generate"}
 
 
 def test_one_number_for_any_schedule_of_tspin_holds_from_iteration_k_on(tmp_path):
