@@ -107,11 +107,11 @@ def branch(
 
 @app.command()
 def grid(
-    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
-    learning_rates: Annotated[
-        str, typer.Option(help="Peak learning rates, such as 1e-6,3e-6. Required.")
-    ] = "",
+    config: Annotated[Path, typer.Argument(parser=_path, help="YAML file of the run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value; with several values, a key to vary: beta=0.1,1"),
+    ] = None,
     seeds: Annotated[
         str | None,
         typer.Option(help="Seeds, such as 0,1,2; default: the seed of the configuration."),
@@ -119,28 +119,33 @@ def grid(
     out: Annotated[
         Path, typer.Option(parser=_path, help="Directory for the runs; existing ones are resumed.")
     ] = Path("runs/grid"),
+    learning_rates: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Run self-play and its control (continued SFT) on one grid, with best and spread."""
-    rates = _numbers(learning_rates, float)
-    if not rates:
-        raise UserError("a grid needs learning rates: give --learning-rates 1e-6,3e-6")
-    resolved = load_config(config, [*(overrides or []), f"output_dir={out}"])
+    if learning_rates:
+        raise UserError(f"write learning_rate={learning_rates} instead of --learning-rates")
     from spin_train.display import show_table, watching
-    from spin_train.grid import grid_table, play_grid
+    from spin_train.grid import grid_table, play_grid, split_axes
 
+    axes, fixed = split_axes(overrides or [])
+    if "seed" in axes:
+        raise UserError("seed: give --seeds " + ",".join(axes["seed"]))
+    if not axes:
+        raise UserError("a grid needs a key with several values, such as learning_rate=1e-6,3e-6")
+    resolved = load_config(config, [*fixed, f"output_dir={out}"])
     with watching() as watch:
         cells, failures = play_grid(
             config,
             out,
-            learning_rates=rates,
+            axes=axes,
             seeds=[resolved.seed] if seeds is None else _numbers(seeds, int),
-            overrides=overrides or [],
+            overrides=fixed,
             watch=watch,
         )
     selection = resolved.selection
     show_table(grid_table(cells, metric=selection.metric, goal=selection.better))
     for failure in failures:
-        print(f"seed {failure.seed}, {failure.learning_rate:g}: {failure.error}")
+        print(f"seed {failure.seed}, {failure.setting}: {failure.error}")
     print(f"numbers: {out}/grid.json")
 
 

@@ -1,13 +1,15 @@
-"""SPIN and its control on one grid of learning rates and seeds, with best and spread."""
+"""SPIN and its control on one grid of settings and seeds, with best and spread."""
 
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
+from spin_train.config.changes import refused_on_branching
 from spin_train.config.files import load_config
 from spin_train.driver import selfplay
 from spin_train.errors import DivergedError, UserError
@@ -15,17 +17,17 @@ from spin_train.run.branching import branch
 from spin_train.run.run import Run
 from spin_train.system.files import or_null, write_json
 
-__all__ = ["Cell", "Failure", "best_cells", "cells", "grid_table", "play_grid"]
+__all__ = ["Cell", "Failure", "best_cells", "cells", "grid_table", "play_grid", "split_axes"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One policy at one learning rate, over the seeds."""
+    """One policy at one setting, over the seeds."""
 
     policy: str
-    """``p_1``, ``control 1``, ...; p_0 is the same at all learning rates."""
-    learning_rate: float | None
-    """Peak learning rate in every iteration; None for p_0."""
+    """``p_1``, ``control 1``, ...; a p_0 that is the same at all settings stands there once."""
+    setting: str | None
+    """Values of the grid's keys, such as ``0.001`` or ``beta=0.1, epochs=2``; None for p_0."""
     values: tuple[float, ...]
     """The metric, one value per seed."""
 
@@ -46,31 +48,65 @@ class Failure:
 
     seed: int
     """Seed of the run."""
-    learning_rate: float
-    """Peak learning rate of the run."""
+    setting: str
+    """Values of the grid's keys."""
     error: str
     """What went wrong, in one line."""
+
+
+def split_axes(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Tell what a grid varies from what it keeps.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        ``key=value``. A value with a comma outside brackets and quotes is several values.
+
+    Returns
+    -------
+    axes : dict of str to list of str
+        The values of each key that has several.
+    fixed : list of str
+        The other overrides.
+
+    Examples
+    --------
+    >>> split_axes(["beta=0.1,1", "epochs=[1,2]", "seed=3"])
+    ({'beta': ['0.1', '1']}, ['epochs=[1,2]', 'seed=3'])
+    """
+    axes: dict[str, list[str]] = {}
+    fixed = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        values = [part.strip() for part in value.split(",")]
+        if len(values) == 1 or value.lstrip()[:1] in tuple("[{\"'"):
+            fixed.append(override)
+        elif not all(values):
+            raise UserError(f"{override}: a value of the grid is empty")
+        else:
+            axes[key] = values
+    return axes, fixed
 
 
 def play_grid(
     config: Path,
     out: Path,
     *,
-    learning_rates: Sequence[float],
+    axes: Mapping[str, Sequence[str]],
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
     watch: selfplay.Watcher | None = None,
 ) -> tuple[list[Cell], list[Failure]]:
-    """Run every learning rate with every seed, each with its control, and write `grid.json`.
+    """Run every setting with every seed, each with its control, and write `grid.json`.
 
     Parameters
     ----------
     config : Path
-        YAML of a run; `control` is set, `learning_rate`, `seed` and `output_dir` are replaced.
+        YAML of a run; `control` is set, `seed` and `output_dir` are replaced.
     out : Path
         Directory of the runs; the same call resumes those that exist.
-    learning_rates : sequence of float
-        The grid, for self-play and control alike.
+    axes : mapping of str to sequence of str
+        Keys that vary, each with its values as on the command line.
     seeds : sequence of int
         Each makes its own data split, SFT, samples and order.
     overrides : sequence of str, optional
@@ -81,43 +117,51 @@ def play_grid(
     Returns
     -------
     cells : list of Cell
-        Every policy at every learning rate that diverged with no seed.
+        Every policy at every setting that diverged with no seed.
     failures : list of Failure
         Runs that diverged; the others are run all the same.
 
     Raises
     ------
     UserError
-        If the grid is empty, or a run stops for another reason.
+        If the grid is empty, two settings look alike, or a run stops for another reason.
+
+    Notes
+    -----
+    The first run of a seed that ends well lends the others what does not depend on their settings:
+    data, SFT and the evaluation of p_0, and samples and scores of iteration 0 where they are the
+    same.
     """
-    if not learning_rates or not seeds:
-        raise UserError("a grid needs at least one learning rate and one seed")
-    learning_rates, seeds = list(dict.fromkeys(learning_rates)), list(dict.fromkeys(seeds))
-    played: dict[float, list[Run]] = {rate: [] for rate in learning_rates}
+    settings = _settings(axes)
+    seeds = list(dict.fromkeys(seeds))
+    if not settings or not seeds:
+        raise UserError("a grid needs at least one value of each key and one seed")
+    played: dict[str, list[Run]] = {setting: [] for setting in settings}
     failures: list[Failure] = []
     for seed in seeds:
-        first: Path | None = None
-        for rate in learning_rates:
-            folder = out / f"seed{seed}" / f"{rate:g}"
-            own = [f"learning_rate={rate!r}"]
-            if first is not None and not folder.exists():
-                branch(first, folder, at=0, overrides=own)  # data, SFT and p_0 are the same
-            # All iterations, so that every rate has every policy.
+        first: Run | None = None
+        for setting, own in settings.items():
+            folder = out / f"seed{seed}" / setting.replace(", ", ",").replace("/", "_")
+            # All iterations, so that every setting has every policy.
             given = [*overrides, *own, "selection.patience=null"]
             given += [f"seed={seed}", "control=true", f"output_dir={folder}"]
             run = Run.of(load_config(config, given))
+            shares = first and not refused_on_branching(first.config, run.config, at=0)
+            if first is not None and shares and not folder.exists():
+                branch(first.root, folder, at=0, overrides=own)
             try:
-                selfplay.play(run, watch=_naming(f"seed {seed}, {rate:g}", watch))
-                first = first or folder
+                selfplay.play(run, watch=_naming(f"seed {seed}, {setting}", watch))
+                first = first or run
             except DivergedError as error:  # a rate too large is what a grid is there to find
-                failures.append(Failure(seed, rate, str(error)))
-            played[rate].append(run)
+                failures.append(Failure(seed, setting, str(error)))
+            played[setting].append(run)
     found = cells(played)
-    selection = played[learning_rates[0]][0].config.selection
+    selection = next(iter(played.values()))[0].config.selection
     content = or_null(
         {
             "metric": selection.metric,
             "goal": selection.better,
+            "axes": {key: list(values) for key, values in axes.items()},
             "failed": [vars(failure) for failure in failures],
             "cells": [{**vars(cell), "mean": cell.mean, "spread": cell.spread} for cell in found],
         }
@@ -126,30 +170,53 @@ def play_grid(
     return found, failures
 
 
-def cells(played: dict[float, list[Run]]) -> list[Cell]:
-    """Collect the metric of finished runs, given by learning rate with one run per seed.
+def _settings(axes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Name each point of the grid, and give its overrides."""
+    settings: dict[str, list[str]] = {}
+    distinct = {key: list(dict.fromkeys(values)) for key, values in axes.items()}
+    for values in itertools.product(*distinct.values()) if distinct else ():
+        shown = [_short(value) for value in values]
+        names = shown if len(axes) == 1 else map("=".join, zip(distinct, shown, strict=True))
+        setting = ", ".join(names)
+        if setting in settings:
+            raise UserError(f"{setting}: two values of the grid look alike to six digits")
+        settings[setting] = [f"{key}={value}" for key, value in zip(distinct, values, strict=True)]
+    return settings
 
-    The cells come in the order of learning rates, then policies; p_0 once, without a learning rate.
+
+def _short(value: str) -> str:
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return value
+
+
+def cells(played: dict[str, list[Run]]) -> list[Cell]:
+    """Collect the metric of finished runs, given by setting with one run per seed.
+
+    The cells come in the order of settings, then policies. A p_0 that is the same everywhere comes
+    once, without a setting.
     """
     found = []
-    for number, (rate, runs) in enumerate(played.items()):
+    starts: list[Cell] = []
+    for setting, runs in played.items():
         metric = runs[0].config.selection.metric
         numbers = [run.evaluations for run in runs]
         for policy in dict.fromkeys(name for of_run in numbers for name in of_run):
             if not all(metric in of_run.get(policy, {}) for of_run in numbers):
                 continue
             values = tuple(of_run[policy][metric] for of_run in numbers)
-            if policy == "p_0" and metric == "loss":
-                continue  # of SFT: no number to compare with self-play's
             if policy != "p_0":
-                found.append(Cell(policy, rate, values))
-            elif number == 0:
-                found.append(Cell(policy, None, values))
-    return found
+                found.append(Cell(policy, setting, values))
+            elif metric != "loss":  # of SFT: no number to compare with self-play's
+                starts.append(Cell(policy, setting, values))
+    if len({start.values for start in starts}) == 1:
+        starts = [Cell("p_0", None, starts[0].values)]
+    return [*starts, *found]
 
 
 def best_cells(found: Sequence[Cell], *, goal: str) -> list[Cell]:
-    """Pick each policy's best learning rate by the mean over seeds."""
+    """Pick each policy's best setting by the mean over seeds."""
     sign = 1 if goal == "min" else -1
     names = dict.fromkeys(cell.policy for cell in found)
     return [
@@ -162,25 +229,24 @@ def best_cells(found: Sequence[Cell], *, goal: str) -> list[Cell]:
 
 
 def grid_table(found: Sequence[Cell], *, metric: str, goal: str) -> Table:
-    """Show mean ± standard deviation over seeds, the best learning rate of each policy marked.
+    """Show mean ± standard deviation over seeds, the best setting of each policy marked.
 
-    One row per policy, one column per learning rate.
+    One row per policy, one column per setting.
     """
-    rates = list(dict.fromkeys(c.learning_rate for c in found if c.policy != "p_0"))
+    settings = list(dict.fromkeys(cell.setting for cell in found if cell.setting is not None))
     seeds = max((len(cell.values) for cell in found), default=0)
     over = f" ± standard deviation over {seeds} seeds" if seeds > 1 else " of one seed"
     best = set(best_cells(found, goal=goal))
-    table = Table(
-        "policy",
-        *(f"{rate:g}" for rate in rates),
-        title=f"{metric} by learning rate, mean{over}; * best",
-    )
+    table = Table("policy", *settings, title=f"{metric} by setting, mean{over}; * best")
     for name in dict.fromkeys(cell.policy for cell in found):
-        row = {cell.learning_rate: cell for cell in found if cell.policy == name}
-        if name == "p_0":
-            table.add_row(name, *(_shown(cell, best=False) for cell in row.values()))
+        row = {cell.setting: cell for cell in found if cell.policy == name}
+        if None in row:
+            table.add_row(name, _shown(row[None], best=False))
             continue
-        shown = [_shown(row[rate], best=row[rate] in best) if rate in row else "" for rate in rates]
+        shown = [
+            _shown(row[setting], best=row[setting] in best) if setting in row else ""
+            for setting in settings
+        ]
         table.add_row(name, *shown)
     return table
 

@@ -1,6 +1,7 @@
 """A grid and a run from Python, against single runs of the command line."""
 
 import json
+import os
 
 import pytest
 
@@ -15,7 +16,7 @@ def played(tmp_path_factory):
     """A grid of two rates by the command line, and one of its runs from Python."""
     folder = tmp_path_factory.mktemp("grid")
     config = make_config(folder, iterations=1, control=True)
-    flags = ["--learning-rates", "1e-3,1e-2", "--seeds", "3", "--out", folder / "grid"]
+    flags = ["learning_rate=1e-3,1e-2", "--seeds", "3", "--out", folder / "grid"]
     out = succeed("grid", config, *flags)
     overrides = ["seed=3", "learning_rate=0.01", f"output_dir={folder / 'alone'}"]
     alone = run(config, overrides, progress=False)
@@ -32,10 +33,12 @@ def test_a_grid_shares_p_0_and_goes_on_and_equals_single_runs(played):
         == (weights(quick)["sft/policy/model.safetensors"])
     )
     assert weights(folder / "alone") == weights(quick)
+    shards = [next((run / "iter0" / "scored").glob("train-*")) for run in (slow, quick)]
+    assert os.path.samefile(*shards)  # sampled and scored once for all rates
     content = json.loads((folder / "grid" / "grid.json").read_text())
-    by_name = {(c["policy"], c["learning_rate"]): c["values"] for c in content["cells"]}
-    assert by_name["p_1", 0.01] == [alone.evaluations["p_1"]["real_nll_per_token"]]
-    assert by_name["control 1", 0.01] == [alone.evaluations["control 1"]["real_nll_per_token"]]
+    by_name = {(c["policy"], c["setting"]): c["values"] for c in content["cells"]}
+    assert by_name["p_1", "0.01"] == [alone.evaluations["p_1"]["real_nll_per_token"]]
+    assert by_name["control 1", "0.01"] == [alone.evaluations["control 1"]["real_nll_per_token"]]
     assert len(by_name) == 5  # p_0 once
     before = [path.stat().st_mtime_ns for path in sorted(folder.rglob("*.safetensors"))]
     assert succeed("grid", *arguments) == out

@@ -1,4 +1,5 @@
 import importlib.metadata
+import re
 
 import pytest
 
@@ -13,9 +14,18 @@ def test_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"spin-train {importlib.metadata.version('spin-toolkit')}\n"
 
 
-def test_a_grid_without_rates_names_the_flag():
-    with pytest.raises(UserError, match="--learning-rates 1e-6,3e-6"):
-        app(["grid", "config.yaml"], standalone_mode=False)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "learning_rate=1e-6,3e-6"),
+        (["--learning-rates", "1e-6,3e-6"], "write learning_rate=1e-6,3e-6"),
+        (["seed=0,1"], "--seeds 0,1"),
+        (["beta=0.1,"], "beta=0.1,: a value of the grid is empty"),
+    ],
+)
+def test_what_is_no_grid_is_one_line_that_says_what_to_write(given, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        app(["grid", "config.yaml", *given], standalone_mode=False)
 
 
 @pytest.mark.parametrize(("given", "seeds"), [([], [42]), (["--seeds", "3,4"], [3, 4])])
@@ -23,8 +33,10 @@ def test_a_grid_takes_the_seed_of_the_configuration(tmp_path, monkeypatch, given
     played = []
     monkeypatch.setattr(grid, "play_grid", lambda *_, **options: played.append(options) or ([], []))
     config = str(make_config(tmp_path))
-    app(["grid", config, "--learning-rates", "0.1", *given], standalone_mode=False)
+    app(["grid", config, "learning_rate=0.1,0.2", "beta=2", *given], standalone_mode=False)
     assert played[0]["seeds"] == seeds
+    assert played[0]["axes"] == {"learning_rate": ["0.1", "0.2"]}
+    assert played[0]["overrides"] == ["beta=2"]
 
 
 def keys_of(capsys, *arguments):

@@ -16,23 +16,23 @@ from tests.train.runs import make_config
 
 def test_best_and_spread_are_of_the_mean_over_seeds():
     found = [
-        Cell("p_1", 0.1, (1.0, 5.0)),  # holds the best value, and is not the best
-        Cell("p_1", 0.2, (2.0, 2.5)),
-        Cell("control 1", 0.1, (1.0, 2.0)),
-        Cell("control 1", 0.2, (3.0, 1.0)),
+        Cell("p_1", "0.1", (1.0, 5.0)),  # holds the best value, and is not the best
+        Cell("p_1", "0.2", (2.0, 2.5)),
+        Cell("control 1", "0.1", (1.0, 2.0)),
+        Cell("control 1", "0.2", (3.0, 1.0)),
     ]
-    assert [cell.learning_rate for cell in best_cells(found, goal="min")] == [0.2, 0.1]
-    assert [cell.learning_rate for cell in best_cells(found, goal="max")] == [0.1, 0.2]
+    assert [cell.setting for cell in best_cells(found, goal="min")] == ["0.2", "0.1"]
+    assert [cell.setting for cell in best_cells(found, goal="max")] == ["0.1", "0.2"]
     assert found[2].spread == pytest.approx(math.sqrt(0.5))
-    assert Cell("p_1", 0.1, (1.0,)).spread is None
+    assert Cell("p_1", "0.1", (1.0,)).spread is None
 
 
 def test_a_policy_that_some_rates_lack_stands_under_its_own_rate():
     found = [
         Cell("p_0", None, (3.0,)),
-        Cell("p_1", 0.1, (2.0,)),
-        Cell("p_1", 0.2, (1.5,)),
-        Cell("p_2", 0.2, (1.0,)),
+        Cell("p_1", "0.1", (2.0,)),
+        Cell("p_1", "0.2", (1.5,)),
+        Cell("p_2", "0.2", (1.0,)),
     ]
     table = grid_table(found, metric="loss", goal="min")
     columns = [list(column.cells) for column in table.columns]
@@ -64,14 +64,14 @@ def test_a_rate_that_diverges_is_noted_and_the_others_are_played(tmp_path, monke
     monkeypatch.setattr(selfplay, "play", played_or(DivergedError("the loss is nan"), 10.0))
     config = make_config(tmp_path, iterations=1)
     cells, failures = play_grid(
-        config, tmp_path / "grid", learning_rates=[0.1, 10.0, 0.2], seeds=[0]
+        config, tmp_path / "grid", axes={"learning_rate": ["0.1", "10", "0.2"]}, seeds=[0]
     )
-    assert [(failure.seed, failure.learning_rate) for failure in failures] == [(0, 10.0)]
-    assert {cell.learning_rate for cell in cells if cell.policy == "p_1"} == {0.1, 0.2}
+    assert [(failure.seed, failure.setting) for failure in failures] == [(0, "10")]
+    assert {cell.setting for cell in cells if cell.policy == "p_1"} == {"0.1", "0.2"}
     text = (tmp_path / "grid" / "grid.json").read_text()
     assert "NaN" not in text  # JSON has none
     content = json.loads(text)
-    assert content["failed"] == [{"seed": 0, "learning_rate": 10.0, "error": "the loss is nan"}]
+    assert content["failed"] == [{"seed": 0, "setting": "10", "error": "the loss is nan"}]
 
 
 def test_a_rate_that_diverged_is_no_beginning_for_another(tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_a_rate_that_diverged_is_no_beginning_for_another(tmp_path, monkeypatch)
     monkeypatch.setattr(grid, "branch", lambda source, target, **options: begun.append(source.name))
     monkeypatch.setattr(selfplay, "play", played_or(DivergedError("the loss is nan"), 0.1))
     config = make_config(tmp_path, iterations=1)
-    play_grid(config, tmp_path / "grid", learning_rates=[0.1, 0.2, 0.3], seeds=[0])
+    play_grid(config, tmp_path / "grid", axes={"learning_rate": ["0.1", "0.2", "0.3"]}, seeds=[0])
     assert begun == ["0.2"]
 
 
@@ -89,7 +89,7 @@ def test_a_grid_of_which_all_diverged_has_an_empty_table():
 
 
 def test_nan_is_never_the_best_of_a_grid():
-    found = [Cell("p_1", 0.1, (math.nan,)), Cell("p_1", 0.2, (1.0,))]
+    found = [Cell("p_1", "0.1", (math.nan,)), Cell("p_1", "0.2", (1.0,))]
     assert best_cells(found, goal="min") == best_cells(found, goal="max") == [found[1]]
 
 
@@ -104,7 +104,7 @@ def played(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "branch", note)
     monkeypatch.setattr(selfplay, "play", lambda run, watch=None: runs.append(run.config))
     config = make_config(tmp_path, selection={"patience": 1, "goal": "max"})
-    numbers = {"learning_rates": [0.1, 0.12345678, 0.1], "seeds": [3, 4, 3]}
+    numbers = {"axes": {"learning_rate": ["0.1", "0.12345678", "0.1"]}, "seeds": [3, 4, 3]}
     play_grid(config, out, **numbers, overrides=["beta=0.7", "control=false"])
     return out, runs, branches
 
@@ -125,6 +125,38 @@ def test_every_rate_is_played_once_with_every_seed(played):
 def test_every_run_of_a_grid_has_its_control_all_iterations_and_what_is_overridden(played):
     assert all(run.control and run.selection.patience is None for run in played[1])
     assert {run.beta for run in played[1]} == {0.7}
+
+
+def test_every_combination_of_several_keys_is_a_setting(tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(grid, "branch", lambda *arguments, **options: None)
+    monkeypatch.setattr(selfplay, "play", lambda run, watch=None: runs.append(run.config))
+    axes = {"beta": ["0.1", "1"], "generation.temperature": ["0.7", "1.0"]}
+    play_grid(make_config(tmp_path), tmp_path / "grid", axes=axes, seeds=[0])
+    assert [(run.beta, run.generation.temperature) for run in runs] == [
+        (0.1, 0.7),
+        (0.1, 1.0),
+        (1.0, 0.7),
+        (1.0, 1.0),
+    ]
+    assert len({run.output_dir for run in runs}) == 4
+    assert runs[1].output_dir.endswith("seed0/beta=0.1,generation.temperature=1")
+
+
+def test_what_another_p_0_needs_is_not_borrowed(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(grid, "branch", lambda source, target, **options: begun.append(target))
+    monkeypatch.setattr(selfplay, "play", lambda run, watch=None: None)
+    axes = {"data.held_out": ["4", "8"]}
+    play_grid(make_config(tmp_path), tmp_path / "grid", axes=axes, seeds=[0])
+    assert begun == []
+
+
+def test_a_p_0_that_differs_between_settings_stands_under_each(tmp_path):
+    runs = {
+        s: [a_run(tmp_path / s, {"initial": v, "iter0": 1.0})] for s, v in (("a", 2.0), ("b", 3.0))
+    }
+    assert cells(runs)[:2] == [Cell("p_0", "a", (2.0,)), Cell("p_0", "b", (3.0,))]
 
 
 def test_rates_of_one_seed_share_its_beginning_and_seeds_share_nothing(played):
@@ -150,7 +182,7 @@ def test_losses_of_sft_and_of_self_play_are_not_compared(tmp_path):
     config = a_run(tmp_path, {"initial": 2.5, "iter0": 0.6}, selection={"metric": "loss"})
     for place in ("initial", "iter0"):
         (tmp_path / place / "evaluation.json").write_text('{"loss": 1.0}')
-    assert [cell.policy for cell in cells({0.1: [config]})] == ["p_1"]
+    assert [cell.policy for cell in cells({"0.1": [config]})] == ["p_1"]
 
 
 def test_a_cell_holds_the_numbers_of_its_policy_and_rate_one_a_seed(tmp_path):
@@ -164,33 +196,38 @@ def test_a_cell_holds_the_numbers_of_its_policy_and_rate_one_a_seed(tmp_path):
         ]
         for rate in (1.0, 2.0)
     }
-    assert cells(played) == [
+    assert cells({str(rate): runs for rate, runs in played.items()}) == [
         Cell("p_0", None, (0.25, 0.5)),
-        Cell("p_1", 1.0, (10.25, 10.5)),
-        Cell("control 1", 1.0, (20.25, 20.5)),
-        Cell("p_1", 2.0, (20.25, 20.5)),
-        Cell("control 1", 2.0, (40.25, 40.5)),
+        Cell("p_1", "1.0", (10.25, 10.5)),
+        Cell("control 1", "1.0", (20.25, 20.5)),
+        Cell("p_1", "2.0", (20.25, 20.5)),
+        Cell("control 1", "2.0", (40.25, 40.5)),
     ]
 
 
 def test_a_rate_that_diverged_with_one_seed_has_no_cell_of_the_others(tmp_path):
     whole = a_run(tmp_path / "whole", {"initial": 3.0, "iter0": 2.0, "iter1": 1.0})
     diverged = a_run(tmp_path / "diverged", {"initial": 3.5, "iter0": 2.5})
-    found = cells({0.1: [whole, diverged]})
-    assert found == [Cell("p_0", None, (3.0, 3.5)), Cell("p_1", 0.1, (2.0, 2.5))]
+    found = cells({"0.1": [whole, diverged]})
+    assert found == [Cell("p_0", None, (3.0, 3.5)), Cell("p_1", "0.1", (2.0, 2.5))]
 
 
 def test_any_other_error_ends_a_grid(tmp_path, monkeypatch):
     monkeypatch.setattr(selfplay, "play", played_or(UserError("the disk is full"), 0.1))
     with pytest.raises(UserError, match="disk"):
-        play_grid(make_config(tmp_path), tmp_path / "grid", learning_rates=[0.1], seeds=[0])
+        play_grid(
+            make_config(tmp_path), tmp_path / "grid", axes={"learning_rate": ["0.1"]}, seeds=[0]
+        )
 
 
 def test_an_empty_or_unreadable_grid_is_one_line(tmp_path):
     config = make_config(tmp_path)
     with pytest.raises(UserError, match="at least one"):
-        play_grid(config, tmp_path / "grid", learning_rates=[], seeds=[0])
-    flags = ["--learning-rates", "1e-3;1e-4", "--out", str(tmp_path / "grid")]
+        play_grid(config, tmp_path / "grid", axes={}, seeds=[0])
+    alike = {"learning_rate": ["0.12345678", "0.123456789"]}
+    with pytest.raises(UserError, match="look alike"):
+        play_grid(config, tmp_path / "grid", axes=alike, seeds=[0])
+    flags = ["beta=1,2", "--seeds", "1;2", "--out", str(tmp_path / "grid")]
     with pytest.raises(UserError, match="list of numbers"):
         app(["grid", str(config), *flags], standalone_mode=False)
 
