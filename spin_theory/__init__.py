@@ -5,6 +5,7 @@ only from those above it.
 
 =====================  =============================================================================
 ``tolerances``         what rounding may make of a number, with the reason
+``inputs``             numbers and tables that callers pass, of Python, numpy or torch
 ``losses``             the losses of SPIN, T-SPIN and SFT on log-probs, and the penalties
 ``policies``           policies as tables of log-probs
 ``divergences``        KL, JS, total variation, Renyi and others, per prompt

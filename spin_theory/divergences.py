@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 
+from spin_theory.inputs import number
 from spin_theory.policies import TabularPolicy, require_same_shape
 
 __all__ = ["bhattacharyya", "chi_square", "entropy", "js", "kl", "renyi", "tv"]
@@ -192,6 +193,7 @@ def renyi(p: TabularPolicy, q: TabularPolicy, *, order: float) -> Tensor:
     tensor([0.2231], dtype=torch.float64)
     """
     require_same_shape(p=p, q=q)
+    order = number("order", order)
     if not 0 < order < math.inf or order == 1:
         raise ValueError(f"order must be finite, > 0 and not 1, got {order!r}")
     log_ratios = p.log_probs - q.log_probs
@@ -222,6 +224,7 @@ def entropy(p: TabularPolicy) -> Tensor:
     >>> entropy(TabularPolicy.from_probs([[0.5, 0.5]]))
     tensor([0.6931], dtype=torch.float64)
     """
+    require_same_shape(p=p)
     return -(p.probs * p.log_probs).sum(dim=-1)
 
 

@@ -10,6 +10,7 @@ from scipy.special import bdtrc
 from scipy.stats import binom
 from torch import Tensor
 
+from spin_theory.inputs import number, tensor, whole
 from spin_theory.losses import penalty_named
 
 __all__ = ["FEWEST_PROMPTS", "Meter", "convergence_meter", "hardest_js", "power"]
@@ -119,6 +120,7 @@ def convergence_meter(margins: Tensor, *, prompts: Tensor, confidence: float = 0
     >>> print(f"{meter.estimate:.2f}, at least {meter.lower_bound:.2f}; {meter.prompts} prompts")
     0.24, at least 0.14; 100 prompts
     """
+    margins, prompts = tensor("margins", margins), _numbered(prompts)
     if margins.ndim != 1 or margins.shape != prompts.shape:
         raise ValueError(
             "margins and prompts must have one shape (B,), got "
@@ -126,6 +128,7 @@ def convergence_meter(margins: Tensor, *, prompts: Tensor, confidence: float = 0
         )
     if not bool(margins.isfinite().all()):
         raise ValueError("margins must be finite")
+    confidence = number("confidence", confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
     order = {number: place for place, number in enumerate(sorted(set(prompts.tolist())))}
@@ -184,6 +187,7 @@ def hardest_js(tv: float) -> float:
     >>> hardest_js(0.0), round(hardest_js(1.0) / math.log(2), 12)
     (0.0, 1.0)
     """
+    tv = number("tv", tv)
     if not 0 <= tv <= 1:
         raise ValueError(f"tv must be in [0, 1], got {tv!r}")
     if tv == 1:
@@ -232,10 +236,11 @@ def power(*, tv: float, samples: int, confidence: float = 0.95) -> float:
     >>> [round(power(tv=tv, samples=500), 1) for tv in (0.09, 0.15, 0.27)]
     [0.0, 0.3, 0.9]
     """
+    tv = number("tv", tv)
     if not 0 <= tv <= 1:
         raise ValueError(f"tv must be in [0, 1], got {tv!r}")
-    if not samples >= FEWEST_PROMPTS:
-        raise ValueError(f"samples must be >= {FEWEST_PROMPTS}, got {samples!r}")
+    samples = whole("samples", samples, least=FEWEST_PROMPTS)
+    confidence = number("confidence", confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
     level = -math.log1p(-confidence)
@@ -286,6 +291,14 @@ def _log_factors(
             gain = np.where(better, np.log1p(stake * won), gain)
             loss = np.where(better, np.log1p(stake * lost), loss)
     return gain, loss
+def _numbered(prompts: Tensor) -> Tensor:
+    """Prompts' numbers as they are, of any type of integer, from a tensor, array or list."""
+    if not isinstance(prompts, Tensor):
+        try:
+            prompts = torch.from_numpy(np.array(prompts))
+        except (TypeError, ValueError):
+            raise ValueError("prompts must be the number of each margin's prompt") from None
+    return prompts
 
 
 def _values(margins: Tensor, prompt: Tensor, scale: float, clip: float) -> Tensor:

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spin_theory.inputs import generator, number, require_memory, rounding_of, tensor, whole
 from spin_theory.tolerances import NORMALISED
 
-__all__ = ["TabularPolicy"]
+__all__ = ["NotFiniteError", "TabularPolicy"]
+
+
+class NotFiniteError(ValueError):
+    """Log-probs that are infinite or nan: those of a game that outgrew float64, for example."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +28,16 @@ class TabularPolicy:
 
     Parameters
     ----------
-    log_probs : Tensor, shape (X, Y)
+    log_probs : Tensor, array or nested sequence of float, shape (X, Y)
         Log-prob of each of Y responses to each of X prompts, in nats, float64.
 
     Raises
     ------
     ValueError
-        If the table is not float64 of shape (X, Y) with X, Y >= 1, has an entry that is not
-        finite, or has a row whose probabilities do not sum to one.
+        If the table is not float64 of shape (X, Y) with X, Y >= 1, or has a row whose
+        probabilities do not sum to one.
+    NotFiniteError
+        If an entry is not finite; it is a ValueError too.
 
     References
     ----------
@@ -46,13 +53,15 @@ class TabularPolicy:
     log_probs: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.log_probs, Tensor):  # of numpy, or a list
+            object.__setattr__(self, "log_probs", tensor("log_probs", self.log_probs))
         table = self.log_probs.detach()
         if table.dim() != 2 or table.numel() == 0:
             raise ValueError(f"log_probs must have shape (X, Y), got {tuple(table.shape)}")
         if table.dtype != torch.float64:
             raise ValueError(f"log_probs must be float64, got {table.dtype}; see from_logits")
         if not bool(torch.isfinite(table).all()):
-            raise ValueError(
+            raise NotFiniteError(
                 "log_probs must be finite, as every response must have a positive probability; "
                 f"got {table[~torch.isfinite(table)][0].item()}"
             )
@@ -60,7 +69,7 @@ class TabularPolicy:
         if furthest > NORMALISED:
             raise ValueError(
                 "the probabilities in each row of log_probs must sum to one, "
-                f"got a row with |log(sum)| = {furthest:.3g}"
+                f"got a row with |log(sum)| = {furthest:.3g}; from_logits normalises them"
             )
 
     @classmethod
@@ -69,8 +78,9 @@ class TabularPolicy:
 
         Parameters
         ----------
-        probs : Tensor or nested sequence of float, shape (X, Y)
-            Positive probabilities, each row summing to one.
+        probs : Tensor, array or nested sequence of float, shape (X, Y)
+            Positive probabilities, each row summing to one. A table of float32 or less does so
+            only up to its rounding, and is normalised in float64.
 
         Returns
         -------
@@ -87,10 +97,13 @@ class TabularPolicy:
         >>> TabularPolicy.from_probs([[0.5, 0.5]]).log_probs
         tensor([[-0.6931, -0.6931]], dtype=torch.float64)
         """
-        table = torch.as_tensor(probs, dtype=torch.float64)
+        table = tensor("probs", probs)
         if not bool((table > 0).all()):  # nan too
-            raise ValueError(f"probs must be positive, got {table.min().item()}")
-        return cls(table.log())
+            raise ValueError(
+                f"probs must be positive, got {table[~(table > 0)][0].item()}: leave out responses "
+                "that nobody gives, or give them a floor"
+            )
+        return cls(_normalised(table, rounding_of(probs)).log())
 
     @classmethod
     def from_logits(cls, logits: Tensor) -> "TabularPolicy":
@@ -98,8 +111,8 @@ class TabularPolicy:
 
         Parameters
         ----------
-        logits : Tensor, shape (X, Y)
-            Log-probs up to a constant per prompt, finite, any floating dtype.
+        logits : Tensor, array or nested sequence of float, shape (X, Y)
+            Log-probs up to a constant per prompt, finite, of any type of number.
 
         Returns
         -------
@@ -116,7 +129,10 @@ class TabularPolicy:
         >>> TabularPolicy.from_logits(torch.tensor([[7.0, 7.0]])).probs
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
         """
-        return cls(torch.log_softmax(logits.to(torch.float64), dim=-1))
+        table = tensor("logits", logits)
+        if table.dim() != 2 or table.numel() == 0:
+            raise ValueError(f"logits must have shape (X, Y), got {tuple(table.shape)}")
+        return cls(torch.log_softmax(table, dim=-1))
 
     @classmethod
     def random(
@@ -148,13 +164,14 @@ class TabularPolicy:
         >>> tuple(TabularPolicy.random(2, 3, seed=0).log_probs.shape)
         (2, 3)
         """
-        if not (prompts >= 1 and responses >= 1):
-            raise ValueError(f"prompts, responses must be >= 1, got {prompts}, {responses}")
-        if not 0 < smallest <= 1:
+        prompts = whole("prompts", prompts, least=1)
+        responses = whole("responses", responses, least=1)
+        floor = number("smallest", smallest)
+        if not 0 < floor <= 1:
             raise ValueError(f"smallest must be in (0, 1], got {smallest!r}")
-        generator = torch.Generator().manual_seed(seed)
-        fractions = torch.rand(prompts, responses, generator=generator, dtype=torch.float64)
-        return cls.from_logits(fractions * torch.tensor(smallest, dtype=torch.float64).log())
+        require_memory(f"a table of {prompts} x {responses}", 4 * prompts * responses)
+        fractions = torch.rand(prompts, responses, generator=generator(seed), dtype=torch.float64)
+        return cls.from_logits(fractions * torch.tensor(floor, dtype=torch.float64).log())
 
     @property
     def probs(self) -> Tensor:
@@ -181,6 +198,7 @@ def pairwise_differences(values: Tensor) -> Tensor:
     tensor([[ 0.,  2.],
             [-2.,  0.]])
     """
+    _require_pairs(values)
     return values[..., :, None] - values[..., None, :]
 
 
@@ -204,11 +222,27 @@ def pair_log_probs(log_first: Tensor, log_second: Tensor) -> Tensor:
     tensor([[0.2500, 0.2500],
             [0.2500, 0.2500]])
     """
+    _require_pairs(log_first)
     return log_first[..., :, None] + log_second[..., None, :]
 
 
+def _require_pairs(values: Tensor) -> None:
+    """Refuse matrices of pairs that do not fit into memory; about eight are held at a time."""
+    responses = values.shape[-1] if values.dim() else 1
+    require_memory(
+        f"a matrix of all pairs for each prompt, with {responses} responses,",
+        8 * values.numel() * responses,
+    )
+
+
 def require_same_shape(**policies: TabularPolicy) -> None:
-    """Raise ValueError unless all tables have one shape (X, Y)."""
+    """Raise ValueError unless all are policies of one shape (X, Y)."""
+    for name, policy in policies.items():
+        if not isinstance(policy, TabularPolicy):
+            raise ValueError(
+                f"{name} must be a TabularPolicy, got a {type(policy).__name__}; "
+                "see TabularPolicy.from_probs"
+            )
     shapes = {name: tuple(policy.log_probs.shape) for name, policy in policies.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -219,15 +253,24 @@ def prompt_weights(prompts: int, prompt_probs: Tensor | None) -> Tensor:
     """Distribution of the prompts, shape (X,), float64: checked, or uniform where it is None."""
     if prompt_probs is None:
         return torch.full((prompts,), 1 / prompts, dtype=torch.float64)
-    if tuple(prompt_probs.shape) != (prompts,):
-        raise ValueError(
-            f"prompt_probs must have shape ({prompts},), got {tuple(prompt_probs.shape)}"
-        )
-    weights = prompt_probs.to(torch.float64)
+    weights = tensor("prompt_probs", prompt_probs)
+    if tuple(weights.shape) != (prompts,):
+        raise ValueError(f"prompt_probs must have shape ({prompts},), got {tuple(weights.shape)}")
+    if not bool((weights >= 0).all()):
+        raise ValueError(f"prompt_probs must be >= 0, got {weights.min().item()}")
+    weights = _normalised(weights, rounding_of(prompt_probs))
     total = float(weights.sum())
-    if not bool((weights >= 0).all()) or not abs(total - 1) <= NORMALISED:
-        raise ValueError(f"prompt_probs must be >= 0 and sum to one, got the sum {total}")
+    if not abs(total - 1) <= NORMALISED:
+        raise ValueError(
+            f"prompt_probs must sum to one, got the sum {total}: divide them by it, in float64"
+        )
     return weights
+
+
+def _normalised(table: Tensor, rounding: float) -> Tensor:
+    """Divide rows by their sum where it is one but for the rounding of what the table was."""
+    totals = table.sum(dim=-1, keepdim=True)
+    return torch.where((totals - 1).abs() <= rounding, table / totals, table)
 
 
 def prompt_average(values: Tensor, prompt_probs: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Lowest floor first. A wing is a folder or a module at the top of its package; wings on one floor
 # do not import each other unless the floor says so (modules of the core may).
 SPIN_THEORY = [
-    {"tolerances"},
+    {"tolerances", "inputs"},
     {"losses", "policies", "divergences", "meter", "languages"},
     {"objectives"},
     {"minima"},

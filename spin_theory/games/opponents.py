@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from spin_theory.inputs import number, whole
 from spin_theory.policies import TabularPolicy, require_same_shape
 
 __all__ = [
@@ -109,8 +110,7 @@ def mixed_samples(policies: Sequence[TabularPolicy], *, earlier: int = 1) -> Opp
     >>> mixed_samples(policies).sampler.probs
     tensor([[0.4000, 0.6000]], dtype=torch.float64)
     """
-    if earlier < 0:
-        raise ValueError(f"earlier must be >= 0, got {earlier!r}")
+    earlier = whole("earlier", earlier, least=0)
     return Opponent(sampler=_average(policies[-1 - earlier :]), reference=policies[-1])
 
 
@@ -181,10 +181,11 @@ def geometric_mixture(policies: Sequence[TabularPolicy], *, base_weight: float =
     >>> geometric_mixture(policies).sampler.probs  # odds sqrt(1 * 9)
     tensor([[0.7500, 0.2500]], dtype=torch.float64)
     """
-    if not 0 <= base_weight <= 1:
+    weight = number("base_weight", base_weight)
+    if not 0 <= weight <= 1:
         raise ValueError(f"base_weight must be in [0, 1], got {base_weight!r}")
     first, last = policies[0].log_probs, policies[-1].log_probs
-    mixture = TabularPolicy.from_logits((1 - base_weight) * last + base_weight * first)
+    mixture = TabularPolicy.from_logits((1 - weight) * last + weight * first)
     return Opponent(sampler=mixture, reference=mixture)
 
 

@@ -10,9 +10,12 @@ from torch import Tensor
 from spin_theory.divergences import js, kl, tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
 from spin_theory.games.solvers import Solver
+from spin_theory.inputs import generator, number, numbers, whole
 from spin_theory.minima.closed_forms import exact
+from spin_theory.minima.newton import UnsolvedError
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import (
+    NotFiniteError,
     TabularPolicy,
     prompt_average,
     prompt_weights,
@@ -29,15 +32,18 @@ class Game:
     Attributes
     ----------
     policies : tuple of TabularPolicy
-        p_0, ..., p_T, the start first.
+        p_0, ..., p_T, the start first; fewer where the game stopped early.
     data : TabularPolicy, shape (X, Y)
         p_data.
     betas : tuple of float
-        The beta of each of the T iterations.
+        The beta of each iteration, those after an early stop among them.
     history_weights : tuple of float
         The history weight of each; 0 in SPIN.
     prompt_probs : Tensor, shape (X,), or None
         Distribution q(x) that divergences are averaged over; uniform if None.
+    stopped : str or None, default None
+        None for a game that was played to the end. Otherwise which iterate could not be computed,
+        and why: its log-probs outgrow float64, or the solver did not reach the minimum.
     """
 
     policies: tuple[TabularPolicy, ...]
@@ -45,6 +51,7 @@ class Game:
     betas: tuple[float, ...]
     history_weights: tuple[float, ...]
     prompt_probs: Tensor | None
+    stopped: str | None = None
 
     @cached_property
     def kl(self) -> Tensor:
@@ -97,7 +104,8 @@ def play(
     start, data : TabularPolicy, shape (X, Y)
         p_0 and p_data. Prompts share nothing, so X prompts are X games played at once.
     beta : float or sequence of float
-        Scale on log-prob differences, > 0, no unit; one for all iterations or one for each.
+        Scale on log-prob differences, > 0, no unit; one for all iterations or one for each, also
+        as an array or tensor.
     iterations : int
         How many, at least 0.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
@@ -119,14 +127,15 @@ def play(
     Returns
     -------
     Game
-        All iterates and their divergences to the data.
+        All iterates and their divergences to the data. Where the log-probs of an iterate outgrow
+        float64 (below beta = 1/2 they grow by a factor with each iteration), the game keeps the
+        iterates before it, and `stopped` says so.
 
     Raises
     ------
     ValueError
         If shapes differ, `iterations` < 0, `beta` is no positive number or not one for each
-        iteration, `solver` refuses the problem, or the log-probs of an iterate outgrow float64
-        (below beta = 1/2 they grow by a factor with each iteration).
+        iteration, or `solver` refuses the problem.
 
     Examples
     --------
@@ -136,13 +145,12 @@ def play(
     (3, True)
     """
     require_same_shape(start=start, data=data)
-    if not iterations >= 0:
-        raise ValueError(f"iterations must be >= 0, got {iterations!r}")
+    iterations = whole("iterations", iterations, least=0)
     betas = _schedule("beta", beta, iterations)
     history_weights = _schedule("history_weight", history_weight, iterations)
-    prompt_weights(len(data.log_probs), prompt_probs)  # refused before the work
-    generator = torch.Generator().manual_seed(seed)
-    policies = [start]
+    if prompt_probs is not None:  # refused before the work
+        prompt_probs = prompt_weights(len(data.log_probs), prompt_probs)
+    source, policies, stopped = generator(seed), [start], None
     for iteration in range(iterations):
         try:
             chosen = opponent(policies)
@@ -155,15 +163,27 @@ def play(
                 initial=start,
                 history_weight=history_weights[iteration],
             )
-            policies.append(solver(problem, start=policies[-1], generator=generator))
+            policies.append(solver(problem, start=policies[-1], generator=source))
+        except NotFiniteError:
+            stopped = f"p_{iteration + 1} cannot be computed: its log-probs outgrow float64"
+        except UnsolvedError as error:
+            stopped = f"p_{iteration + 1} cannot be computed: {error}"
         except ValueError as error:
             raise ValueError(f"iteration {iteration}: {error}") from error
-    return Game(tuple(policies), data, betas, history_weights, prompt_probs)
+        if stopped is not None:
+            break
+    return Game(tuple(policies), data, betas, history_weights, prompt_probs, stopped)
 
 
 def _schedule(name: str, values: float | Sequence[float], iterations: int) -> tuple[float, ...]:
     """One value for each iteration."""
-    schedule = tuple(values) if isinstance(values, Sequence) else (values,) * iterations
+    if isinstance(values, str) or getattr(values, "ndim", None) == 0 or not _has_length(values):
+        return (number(name, values),) * iterations
+    schedule = numbers(name, values)
     if len(schedule) != iterations:
         raise ValueError(f"{name} must be one number or {iterations} numbers, got {len(schedule)}")
     return schedule
+
+
+def _has_length(values: object) -> bool:
+    return hasattr(values, "__len__")

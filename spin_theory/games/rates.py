@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from spin_theory.divergences import tv
+from spin_theory.inputs import number, numbers
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import closed_form_exponent
 from spin_theory.policies import TabularPolicy, require_same_shape
@@ -53,8 +54,7 @@ def multiplier(*, beta: float, loss_type: str = "logistic") -> float:
     >>> multiplier(beta=0.5), multiplier(beta=2.0)
     (-1.0, 0.5)
     """
-    require_beta(beta)
-    return 1 - closed_form_exponent(loss_type) / beta
+    return 1 - closed_form_exponent(loss_type) / require_beta(beta)
 
 
 def predicted_policy(
@@ -94,7 +94,9 @@ def predicted_policy(
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     require_same_shape(start=start, data=data)
-    power = math.prod(multiplier(beta=beta, loss_type=loss_type) for beta in betas)
+    power = math.prod(
+        multiplier(beta=beta, loss_type=loss_type) for beta in numbers("betas", betas)
+    )
     return TabularPolicy.from_logits(data.log_probs + power * (start.log_probs - data.log_probs))
 
 
@@ -179,6 +181,7 @@ def iterations_to(
     1
     """
     require_same_shape(start=start, data=data)
+    epsilon = number("epsilon", epsilon)
     if not epsilon > 0:
         raise ValueError(f"epsilon must be > 0, got {epsilon!r}")
     factor = multiplier(beta=beta, loss_type=loss_type)

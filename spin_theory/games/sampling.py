@@ -8,6 +8,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from spin_theory.games.solvers import MOST_DRAWN
+from spin_theory.inputs import generator, numbers, require_memory, whole
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import closed_form_update, opponent_update
 from spin_theory.minima.newton import newton
@@ -155,8 +157,7 @@ def sampled_update(
     require_beta(beta)
     if len(data.log_probs) != 1:
         raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
-    if not pairs >= 1:
-        raise ValueError(f"pairs must be >= 1, got {pairs!r}")
+    pairs = whole("pairs", pairs, least=1)
     wins = _wins(data, opponent, pairs, generator)
     if not _has_minimum(wins[0]):
         return None
@@ -168,6 +169,11 @@ def _wins(
     first: TabularPolicy, second: TabularPolicy, pairs: int, generator: torch.Generator
 ) -> Tensor:
     """Count pairs drawn of a first and a second response, (X, Y, Y) in float64."""
+    prompts, responses = first.log_probs.shape
+    require_memory(f"pairs = {pairs}", 3 * prompts * pairs)
+    if responses**2 > MOST_DRAWN:
+        most = math.isqrt(MOST_DRAWN)
+        raise ValueError(f"pairs are drawn from at most {most} responses, got {responses}")
     joint = pair_log_probs(first.log_probs, second.log_probs).exp().flatten(1)
     drawn = torch.multinomial(joint, pairs, replacement=True, generator=generator)
     counts = torch.zeros_like(joint).scatter_add(
@@ -223,16 +229,16 @@ def sample_complexity(
     >>> bool((result.tv / result.predicted_tv - 1).abs() < 0.2)
     True
     """
-    if not draws >= 1:
-        raise ValueError(f"draws must be >= 1, got {draws!r}")
-    if not pairs:
+    draws = whole("draws", draws, least=1)
+    sizes = [whole("pairs", size, least=1) for size in numbers("pairs", pairs)]
+    if not sizes:
         raise ValueError("pairs must hold at least one number, got none")
-    generator = torch.Generator().manual_seed(seed)
+    source = generator(seed)
     exact = closed_form_update(opponent, data, beta=beta).probs
     means, deviations, failures = [], [], []
-    for number in pairs:
+    for size in sizes:
         found = [
-            sampled_update(opponent, data, beta=beta, pairs=number, generator=generator)
+            sampled_update(opponent, data, beta=beta, pairs=size, generator=source)
             for _ in range(draws)
         ]
         distances = torch.tensor(
@@ -247,11 +253,11 @@ def sample_complexity(
         deviations.append(distances.std() if len(distances) > 1 else distances.new_tensor(math.nan))
         failures.append(draws - len(distances))
     return SampleComplexity(
-        pairs=tuple(pairs),
+        pairs=tuple(sizes),
         tv=torch.stack(means),
         deviation=torch.stack(deviations),
         predicted_tv=predicted_tv(opponent, data, beta=beta)
-        / torch.tensor(pairs, dtype=torch.float64).sqrt(),
+        / torch.tensor(sizes, dtype=torch.float64).sqrt(),
         failed=tuple(failures),
     )
 
@@ -289,7 +295,7 @@ def predicted_tv(opponent: TabularPolicy, data: TabularPolicy, *, beta: float) -
     tensor(0.5642, dtype=torch.float64)
     """
     require_same_shape(opponent=opponent, data=data)
-    require_beta(beta)
+    beta = require_beta(beta)
     if len(data.log_probs) != 1:
         raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
     log_ratios = (data.log_probs - opponent.log_probs)[0]

@@ -3,12 +3,14 @@
 The others are in `minima`: `exact`, the closed form, and `minimiser`, a search.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from spin_theory.inputs import number, require_memory, whole
 from spin_theory.losses import penalty_named
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
@@ -21,6 +23,9 @@ OPTIMISERS = {
     "rmsprop": torch.optim.RMSprop,
 }
 """Of torch, with its defaults but for the learning rate; state is fresh in each iteration."""
+
+MOST_DRAWN = 2**24
+"""Responses that `torch.multinomial` draws from."""
 
 
 class Solver(Protocol):
@@ -41,7 +46,7 @@ class GradientSteps:
     steps : int
         Steps, full batch, at least 0.
     learning_rate : float
-        Of the optimiser, > 0.
+        Of the optimiser, finite and > 0.
     optimiser : {'gd', 'adam', 'rmsprop'}, default 'gd'
         Gradient descent, Adam or RMSProp.
     pairs : int, optional
@@ -51,7 +56,8 @@ class GradientSteps:
     Raises
     ------
     ValueError
-        If `steps` < 0, `learning_rate` is not > 0, `pairs` < 1, or the optimiser is unknown.
+        If `steps` < 0, `learning_rate` is not finite and > 0, `pairs` < 1, or the optimiser is
+        unknown.
 
     Notes
     -----
@@ -72,16 +78,17 @@ class GradientSteps:
     pairs: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.steps >= 0:
-            raise ValueError(f"steps must be >= 0, got {self.steps!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate!r}")
-        if self.optimiser not in OPTIMISERS:
+        object.__setattr__(self, "steps", whole("steps", self.steps, least=0))
+        rate = number("learning_rate", self.learning_rate)
+        if not 0 < rate < math.inf:
+            raise ValueError(f"learning_rate must be finite and > 0, got {self.learning_rate!r}")
+        object.__setattr__(self, "learning_rate", rate)
+        if not isinstance(self.optimiser, str) or self.optimiser not in OPTIMISERS:
             raise ValueError(
                 f"optimiser must be one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}"
             )
-        if self.pairs is not None and not self.pairs >= 1:
-            raise ValueError(f"pairs must be >= 1, got {self.pairs!r}")
+        if self.pairs is not None:
+            object.__setattr__(self, "pairs", whole("pairs", self.pairs, least=1))
 
     def __call__(
         self, problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
@@ -104,6 +111,13 @@ def _draw(
     problem: InnerProblem, pairs: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw indices of real, generated and proto responses with replacement: (X, pairs) each."""
+    prompts, responses = problem.data.log_probs.shape
+    require_memory(f"pairs = {pairs}", 8 * prompts * pairs)
+    if responses > MOST_DRAWN:
+        raise ValueError(
+            f"pairs can be drawn from at most {MOST_DRAWN} responses, got {responses}; "
+            "leave pairs out for the exact objective"
+        )
     initial = problem.sampler if problem.initial is None else problem.initial
     real, generated, proto = (
         torch.multinomial(table.probs, pairs, replacement=True, generator=generator)

@@ -73,19 +73,18 @@ def spin_loss(
     ... )
     tensor([0.3679], dtype=torch.float64)
     """
-    require_one_shape(
+    real, generated, opponent_real, opponent_generated = require_one_shape(
         policy_real_logps=policy_real_logps,
         policy_generated_logps=policy_generated_logps,
         opponent_real_logps=opponent_real_logps,
         opponent_generated_logps=opponent_generated_logps,
     )
-    require_beta(beta)
-    require_weight("sft_weight", sft_weight)
+    beta, sft_weight = require_beta(beta), require_weight("sft_weight", sft_weight)
     penalty = penalty_named(loss_type)
-    real_log_ratio = policy_real_logps - opponent_real_logps
-    generated_log_ratio = policy_generated_logps - opponent_generated_logps
+    real_log_ratio = real - opponent_real
+    generated_log_ratio = generated - opponent_generated
     losses = penalty(beta * (real_log_ratio - generated_log_ratio))
-    return with_sft(losses, policy_real_logps=policy_real_logps, sft_weight=sft_weight)
+    return with_sft(losses, policy_real_logps=real, sft_weight=sft_weight)
 
 
 def tspin_loss(
@@ -153,20 +152,18 @@ def tspin_loss(
     ... )
     tensor([0.5000], dtype=torch.float64)
     """
-    require_one_shape(
+    real, generated, proto = require_one_shape(
         policy_real_logps=policy_real_logps,
         policy_generated_logps=policy_generated_logps,
         policy_proto_logps=policy_proto_logps,
     )
-    require_beta(beta)
-    require_weight("history_weight", history_weight)
-    require_weight("sft_weight", sft_weight)
+    beta, sft_weight = require_beta(beta), require_weight("sft_weight", sft_weight)
+    history_weight = require_weight("history_weight", history_weight)
     penalty = penalty_named(loss_type)
-    current_advantage = policy_real_logps - policy_generated_logps
-    historical_advantage = policy_generated_logps - policy_proto_logps
+    current_advantage, historical_advantage = real - generated, generated - proto
     current, historical = penalty(beta * current_advantage), penalty(beta * historical_advantage)
     losses = current + history_weight * historical
-    return with_sft(losses, policy_real_logps=policy_real_logps, sft_weight=sft_weight)
+    return with_sft(losses, policy_real_logps=real, sft_weight=sft_weight)
 
 
 def sft_loss(*, policy_real_logps: Tensor) -> Tensor:
@@ -194,7 +191,8 @@ def sft_loss(*, policy_real_logps: Tensor) -> Tensor:
     >>> sft_loss(policy_real_logps=torch.tensor([-2.5]))
     tensor([2.5000])
     """
-    return -policy_real_logps
+    (real,) = require_one_shape(policy_real_logps=policy_real_logps)
+    return -real
 
 
 def with_sft(losses: Tensor, *, policy_real_logps: Tensor, sft_weight: float) -> Tensor:

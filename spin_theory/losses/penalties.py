@@ -167,7 +167,7 @@ PENALTIES: dict[str, Penalty] = {
 
 def penalty_named(loss_type: str) -> Penalty:
     """Look up a penalty of `PENALTIES`; raise ValueError if there is none of that name."""
-    if loss_type not in PENALTIES:
+    if not isinstance(loss_type, str) or loss_type not in PENALTIES:
         raise ValueError(f"loss_type must be one of {', '.join(PENALTIES)}, got {loss_type!r}")
     return PENALTIES[loss_type]
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from spin_theory.inputs import tensor
 from spin_theory.losses import PENALTIES, penalty_named, require_beta
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
@@ -69,7 +70,7 @@ def opponent_update(opponent: TabularPolicy, advantages: Tensor, *, beta: float)
     >>> opponent_update(uniform, advantages, beta=1.0).probs  # odds exp(log 4) = 4
     tensor([[0.8000, 0.2000]], dtype=torch.float64)
     """
-    require_beta(beta)
+    beta, advantages = require_beta(beta), tensor("advantages", advantages)
     if advantages.shape != opponent.log_probs.shape:
         raise ValueError(
             f"advantages must have the opponent's shape {tuple(opponent.log_probs.shape)}, "

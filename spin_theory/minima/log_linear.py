@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
+from spin_theory.inputs import tensor
 from spin_theory.losses import require_beta
 from spin_theory.minima.newton import log_pulls, require_newton
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy, pair_log_probs
+from spin_theory.policies import TabularPolicy, pair_log_probs, require_same_shape
 from spin_theory.tolerances import TRUST_GRADIENT
 
 __all__ = ["LogLinearClass", "RestrictedMinimum", "as_vector", "minimise_within", "trust_newton"]
@@ -47,6 +48,8 @@ class LogLinearClass:
     features: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.features, Tensor):  # of numpy, or a list
+            object.__setattr__(self, "features", tensor("features", self.features))
         if self.features.dim() != 3 or self.features.dtype != torch.float64:
             raise ValueError(
                 "features must be float64 of shape (X, Y, D), got "
@@ -71,6 +74,7 @@ class LogLinearClass:
         ValueError
             If the parameters are not one for each feature.
         """
+        parameters = tensor("parameters", parameters)
         if parameters.shape != self.features.shape[-1:]:
             raise ValueError(
                 f"parameters must have shape ({self.features.shape[-1]},), "
@@ -163,9 +167,10 @@ def minimise_within(
     >>> torch.allclose(found.policy.probs, data.probs)
     True
     """
-    require_beta(beta)
+    beta, start = require_beta(beta), tensor("start", start)
     require_newton(loss_type)
     opponent = family.policy(start)
+    require_same_shape(data=data, opponent=opponent)
     features = family.features
     log_weights = pair_log_probs(data.log_probs, opponent.log_probs)  # (X, Y, Y)
     prompts = len(features)

@@ -206,6 +206,8 @@ def minimiser(
     ------
     ValueError
         As :func:`minimise_problem`.
+    UnsolvedError
+        If the search stopped before the minimum; it is a ValueError too.
 
     Examples
     --------
@@ -214,7 +216,7 @@ def minimiser(
     >>> torch.allclose(minimiser(problem).probs, data.probs)  # beta = 1: one step to the data
     True
     """
-    return problem.policy(stationary(problem).scores)
+    return problem.policy(stationary(problem).require_solved().scores)
 
 
 def stationary(problem: InnerProblem, *, start: Tensor | None = None) -> Stationary:

@@ -10,11 +10,15 @@ from spin_theory.losses import PENALTIES, penalty_named
 from spin_theory.policies import pairwise_differences
 from spin_theory.tolerances import NEWTON_STALL, NEWTON_STEP
 
-__all__ = ["Stationary", "log_pulls", "newton", "require_newton"]
+__all__ = ["Stationary", "UnsolvedError", "log_pulls", "newton", "require_newton"]
 
 MAX_STEPS = 2000  # Newton takes about one step per nat of log-ratio: 59 at probabilities of 1e-12
 LARGEST_STEP = 3.0  # of a margin in one step, in nats; undamped steps stay below it in practice
 CACHED_PAIRS = 2**15  # that prompts are solved together for: what stays in a core's cache
+
+
+class UnsolvedError(ValueError):
+    """A minimum that exists, and that a search did not reach."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,24 @@ class Stationary:
         Gradient of the sum in the scores; 0 at a minimum.
     steps : int
         Steps taken for the prompt that needed most.
+    solved : bool, default True
+        Whether every prompt ended because its steps became rounding, not because there were too
+        many of them or numbers outgrew float64.
     """
 
     scores: Tensor
     gradient: Tensor
     steps: int
+    solved: bool = True
+
+    def require_solved(self) -> "Stationary":
+        """Return itself, or raise UnsolvedError where the search stopped early."""
+        if not self.solved:
+            raise UnsolvedError(
+                f"Newton's method did not reach the minimum in {self.steps} steps: the "
+                "probabilities are too far apart for float64"
+            )
+        return self
 
 
 def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) -> Stationary:
@@ -53,7 +70,7 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
     -------
     Stationary
         Minimising scores of :math:`\sum_{ij} W_{ij} \, \ell(f_i - f_j)`. The solver raises
-        nothing when it stops early; the gradient says how far it came.
+        nothing when it stops early; `solved` says so, and the gradient how far it came.
 
     Raises
     ------
@@ -87,6 +104,7 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
         scores=torch.cat([part.scores for part in parts]),
         gradient=torch.cat([part.gradient for part in parts]),
         steps=max(part.steps for part in parts),
+        solved=all(part.solved for part in parts),
     )
 
 
@@ -94,12 +112,15 @@ def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
     """Minimise for some prompts; the tensors are overwritten."""
     log_weights.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
     prompts, responses = scores.shape
-    active = torch.arange(prompts if responses > 1 else 0)
+    active, solved = torch.arange(prompts if responses > 1 else 0), True
     before, steps = log_weights.new_full((prompts,), math.inf), 0  # reach of the step before
     kept = log_weights  # of the active prompts, (A, Y, Y)
     both = torch.logaddexp(kept, kept.mT)
     while steps < MAX_STEPS and len(active) > 0:
         direction = _direction(scores[active], kept, both, loss_type)
+        lost = ~direction.isfinite().all(dim=-1)  # beyond float64: such a prompt stays where it is
+        if bool(lost.any()):
+            solved, direction = False, direction.masked_fill(lost[:, None], 0.0)
         reach = direction.amax(dim=-1) - direction.amin(dim=-1)  # (A,), the most a margin moves
         scores[active] += direction * (LARGEST_STEP / reach).clamp(max=1)[:, None]
         last = before[active]
@@ -112,7 +133,9 @@ def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
         steps += 1
     scores -= scores.mean(dim=-1, keepdim=True)
     pulls = log_pulls(scores, log_weights, loss_type)[0].exp()
-    return Stationary(scores, pulls.sum(dim=-2) - pulls.sum(dim=-1), steps)
+    gradient = pulls.sum(dim=-2) - pulls.sum(dim=-1)
+    solved = solved and len(active) == 0 and bool(gradient.isfinite().all())
+    return Stationary(scores, gradient, steps, solved)
 
 
 def log_pulls(scores: Tensor, log_weights: Tensor, loss_type: str) -> tuple[Tensor, Tensor]:
@@ -173,13 +196,17 @@ def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type:
 
 
 def _cholesky(matrices: Tensor) -> Tensor:
-    """Cholesky factor; ridges grow from rounding until it exists; they only slow Newton."""
-    ridge = 0.0
+    """Cholesky factor; ridges grow from rounding until it exists; they only slow Newton.
+
+    That of a matrix with entries that are not finite is nan.
+    """
+    lost = ~matrices.isfinite().all(dim=-1).all(dim=-1)[:, None, None]
+    eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
+    matrices, ridge = torch.where(lost, eye, matrices), 0.0
     while ridge <= 1:
-        eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
         factor: Tensor
         factor, info = torch.linalg.cholesky_ex(matrices + ridge * eye)
         if not bool(info.any()):
-            return factor
+            return factor.masked_fill(lost, math.nan)
         ridge = max(100 * ridge, torch.finfo(matrices.dtype).eps * matrices.shape[-1])
     raise AssertionError("a matrix whose diagonal is 1 or more, plus 1, has a Cholesky factor")

@@ -134,7 +134,7 @@ def optimality_gap(
     tensor(0., dtype=torch.float64)
     """
     require_same_shape(policy=policy, opponent=opponent, data=data)
-    require_beta(beta)
+    beta = require_beta(beta)
     penalty_named(loss_type)
     if loss_type not in _GAPS:
         value = spin_objective(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spin_theory.losses import Penalty, penalty_named, require_beta
+from spin_theory.losses import Penalty, penalty_named, require_beta, require_weight
 from spin_theory.objectives.objectives import average_penalty
 from spin_theory.policies import TabularPolicy, pair_log_probs, require_same_shape
 
@@ -85,10 +85,10 @@ class InnerProblem:
         if self.initial is not None:
             tables["initial"] = self.initial
         require_same_shape(**tables)
-        require_beta(self.beta)
         penalty_named(self.loss_type)
-        if not 0 <= self.history_weight < math.inf:
-            raise ValueError(f"history_weight must be finite and >= 0, got {self.history_weight!r}")
+        object.__setattr__(self, "beta", require_beta(self.beta))
+        weight = require_weight("history_weight", self.history_weight)
+        object.__setattr__(self, "history_weight", weight)
         if self.history_weight > 0 and self.initial is None:
             raise ValueError("history_weight > 0 needs initial, which gave the proto responses")
 

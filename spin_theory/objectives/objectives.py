@@ -1,10 +1,8 @@
 """SPIN's objective (4.7) and T-SPIN's (7), exactly: sums over all pairs of responses."""
 
-import math
-
 from torch import Tensor
 
-from spin_theory.losses import penalty_named, require_beta
+from spin_theory.losses import penalty_named, require_beta, require_weight
 from spin_theory.objectives.pair_sums import (
     FACTORISED,
     dense_expected_penalty,
@@ -72,7 +70,7 @@ def spin_objective(
     tensor(0.6931, dtype=torch.float64)
     """
     require_same_shape(policy=policy, opponent=opponent, data=data)
-    require_beta(beta)
+    beta = require_beta(beta)
     advantages = beta * (policy.log_probs - opponent.log_probs)
     per_prompt = average_penalty(
         advantages, data.log_probs, opponent.log_probs, loss_type=loss_type
@@ -135,9 +133,7 @@ def tspin_objective(
     tensor(1.0397, dtype=torch.float64)
     """
     require_same_shape(policy=policy, opponent=opponent, initial=initial, data=data)
-    require_beta(beta)
-    if not 0 <= history_weight < math.inf:
-        raise ValueError(f"history_weight must be finite and >= 0, got {history_weight!r}")
+    beta, history_weight = require_beta(beta), require_weight("history_weight", history_weight)
     scores = beta * policy.log_probs  # (X, Y); no reference, so no log-ratio
     current = average_penalty(scores, data.log_probs, opponent.log_probs, loss_type=loss_type)
     historical = average_penalty(scores, opponent.log_probs, initial.log_probs, loss_type=loss_type)

@@ -70,7 +70,7 @@ def test_tables_that_are_not_policies_are_refused(table, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prompts": 0, "responses": 2}, "prompts, responses"),
+        ({"prompts": 0, "responses": 2}, "prompts must be >= 1"),
         ({"prompts": 1, "responses": 2, "smallest": 0.0}, "smallest"),
         ({"prompts": 1, "responses": 2, "smallest": 1.5}, "smallest"),
     ],
