@@ -5,21 +5,24 @@ import json
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from spin_theory.claims.rows import as_markdown, as_text, statement_rows, statements, verdict_rows
 from spin_theory.claims.table import CLAIMS
 from spin_theory.claims.verification import verify
+from spin_theory.divergences import tv
 from spin_theory.flags import BAD_FLAGS, build_parser
 from spin_theory.games import opponents
-from spin_theory.games.iterates import cycle_length
+from spin_theory.games.endings import ExactLaw, describe_end, rest_with_history
 from spin_theory.games.phase import PhaseDiagram, phase_diagram
 from spin_theory.games.play import Game, play
-from spin_theory.games.rates import effective_beta, multiplier
+from spin_theory.games.rates import effective_beta
 from spin_theory.games.solvers import OPTIMISERS, GradientSteps, Solver
 from spin_theory.losses import PENALTIES
 from spin_theory.minima.closed_forms import exact
@@ -27,12 +30,15 @@ from spin_theory.minima.minimise import minimiser
 from spin_theory.plots import draw_game, draw_phase, require_plot
 from spin_theory.policies import TabularPolicy
 
-FAILED, BROKEN_PIPE = 1, 141
+FAILED, OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 1, 70, 130, 141
 LARGEST_TABLE = 10**8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0, 1 if a claim fails, 2 if the flags are wrong."""
+    """Run one command; return its exit code.
+
+    0, 1 if a claim fails, 2 if the flags are wrong, 70 if we are.
+    """
     commands = {"verify": _verify, "play": _play, "phase": _phase}
     options = build_parser(commands).parse_args(arguments)
     try:
@@ -41,9 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as `| head` leaves it; the interpreter's own flush must not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except (ValueError, OSError) as error:
-        print(f"spin-theory {options.command}: {error}", file=sys.stderr)
-        return BAD_FLAGS
+        return _says(options, BAD_FLAGS, str(error))
+    except MemoryError:
+        return _says(options, BAD_FLAGS, _TOO_LARGE)
+    except Exception as error:  # a claim that fails has exit code 1, and a crash is none
+        if "allocate memory" in str(error):  # torch's out of memory is a RuntimeError
+            return _says(options, BAD_FLAGS, _TOO_LARGE)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}, line {where.lineno}"
+        fault = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _says(options, OUR_FAULT, f"this is our fault, please report it: {fault} ({place})")
+    return code
+
+
+_TOO_LARGE = "there is not enough memory: lower --responses, --prompts, --games or --pairs"
+
+
+def _says(options: argparse.Namespace, code: int, message: str) -> int:
+    print(f"spin-theory {options.command}: {message}", file=sys.stderr)
     return code
 
 
@@ -155,9 +179,13 @@ def _play(options: argparse.Namespace) -> int:
     rows = _game_rows(game, options)
     if options.json:
         print(json.dumps(rows, indent=2))
+        if game.stopped is not None:
+            print(f"spin-theory play: {game.stopped}", file=sys.stderr)
     else:
         print(_game_table(rows))
-        print(_how_it_ends(game, options))
+        print(describe_end(game, _law(game, options)))
+        if options.algorithm == "spin" and options.history_weight > 0:
+            print(_with_history(game, options))
     if options.plot is not None:
         draw_game(game).savefig(options.plot)
     return 0
@@ -202,17 +230,37 @@ def _game_table(rows: Sequence[dict[str, float | None]]) -> str:
     return as_text(lines)
 
 
-def _how_it_ends(game: Game, options: argparse.Namespace) -> str:
-    """Describe in one line the multiplier that theory predicts and the cycle the game ended in."""
-    period = cycle_length(game.policies)
-    cycle = {None: "no cycle yet", 1: "a fixed point"}.get(period, f"a cycle of {period}")
-    exactly = (
-        options.opponent == "last" and options.algorithm == "spin" and len(set(game.betas)) == 1
-    )
-    if not exactly or PENALTIES[options.loss_type].exponent is None:
-        return f"ends in: {cycle}"
-    factor = multiplier(beta=game.betas[0], loss_type=options.loss_type)
-    return f"ends in: {cycle}; exact multiplier of the log-ratio: {factor:.4g}"
+def _law(game: Game, options: argparse.Namespace) -> ExactLaw | None:
+    """Say what is proved about the game that was played; None where nothing is."""
+    exponent = PENALTIES[options.loss_type].exponent
+    solved = options.solver in ("exact", "minimiser") and options.history_weight == 0
+    if not solved or exponent is None or len(set(game.betas)) != 1:
+        return None
+    share = exponent / game.betas[0]  # 1 - m
+    if options.algorithm == "tspin":
+        power = f"1/{1 + 1 / share:.4g}"
+        return ExactLaw(-share, f"p_data^({power}), normalised")
+    if options.opponent == "last":
+        return ExactLaw(1 - share, shortfall=share)
+    if options.opponent == "geometric":
+        weight = options.base_weight
+        factor = (1 - share) * (1 - weight)
+        if factor != 1:
+            power = (1 - share) * weight / (1 - factor)
+            return ExactLaw(factor, f"p_data (p_0/p_data)^{power:.4g}" if power else "the data")
+    return None
+
+
+def _with_history(game: Game, options: argparse.Namespace) -> str:
+    """Say what SPIN with T-SPIN's history term is."""
+    what = "--history-weight without --algorithm tspin is SPIN pushed away from p_0"
+    if options.opponent != "last":
+        return f"{what}: the data are no fixed point of it"
+    rest = rest_with_history(game.policies[0], game.data, history_weight=options.history_weight)
+    if rest is None:
+        return f"{what}: it rests nowhere, as (p_data - w p_0) / (1 - w) is no distribution"
+    distance = float(tv(rest, game.data).mean())
+    return f"{what}: it rests at (p_data - w p_0) / (1 - w), TV {distance:.3g} from the data"
 
 
 def _phase(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ decided on less than what stands here. "Seen" is the largest error met when an e
 
 __all__ = [
     "CYCLE_TV",
+    "EPSILON",
     "EQUAL_TV",
     "FIXED_POINT",
     "FIXED_POINT_STEP",
@@ -41,6 +42,9 @@ most checks, 3e-15 in the sums of an objective at 256 responses, 2e-14 in an exa
 beta = 0.1, which multiplies a log-ratio of 27 nats by 10, and 1.3e-13 after 400 iterations at
 beta = 1/2, whose errors add up. It grows like 1/beta below 0.1."""
 
+EPSILON = 2.0**-52
+"""Unit in the last place of a float64 of size 1."""
+
 EQUAL_TV = 1e-13
 """Two policies closer than this, in total variation, are the same table up to rounding."""
 
@@ -71,8 +75,7 @@ FIXED_POINT = Tolerance(
 """Of a fixed point in total variation: its search stops at `FIXED_POINT_STEP`, and steps add up."""
 
 CYCLE_TV = 1e-9
-"""Two iterates closer than this, in total variation, are the same state of a cycle. A game whose
-steps are smaller counts as settled."""
+"""Two iterates whose log-ratios are below this, in nats, are the same state of a cycle."""
 
 LINEAR_RATE = Tolerance(
     1e-6, "relative: near the data the map is linear only up to the deviation; seen: 2e-7"

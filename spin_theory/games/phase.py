@@ -11,6 +11,7 @@ from spin_theory.divergences import tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
 from spin_theory.games.play import play
 from spin_theory.games.solvers import GradientSteps, Solver
+from spin_theory.inputs import numbers, whole
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import exact
 from spin_theory.policies import TabularPolicy
@@ -107,8 +108,12 @@ def phase_diagram(
     >>> (diagram.change[1] < 0).tolist(), diagram.diverged[0].tolist()  # exact: |m| = 7/3
     ([True, True], [0.0, 1.0])
     """
-    if not (betas and inner_steps):
-        raise ValueError(f"betas and inner_steps must not be empty, got {betas}, {inner_steps}")
+    betas = numbers("betas", betas)
+    columns = tuple(
+        None if steps is None else whole("inner_steps", steps, least=0) for steps in inner_steps
+    )
+    if not (betas and columns):
+        raise ValueError(f"betas and inner_steps must not be empty, got {betas}, {columns}")
     start, data = (
         TabularPolicy.random(games, responses, seed=seed + k, smallest=smallest) for k in (0, 1)
     )
@@ -116,7 +121,7 @@ def phase_diagram(
         exact
         if steps is None
         else GradientSteps(steps=steps, learning_rate=learning_rate, optimiser=optimiser)
-        for steps in inner_steps
+        for steps in columns
     ]
     last_distance = partial(
         _last_distance,
@@ -142,8 +147,8 @@ def phase_diagram(
             diverged.append((last > first + ROUNDING).double().mean())
     shape = (len(betas), len(inner_steps))
     return PhaseDiagram(
-        tuple(betas),
-        tuple(inner_steps),
+        betas,
+        columns,
         torch.stack(change).reshape(shape),
         torch.stack(diverged).reshape(shape),
     )
@@ -151,14 +156,11 @@ def phase_diagram(
 
 def _last_distance(start: TabularPolicy, data: TabularPolicy, **rules: object) -> Tensor:
     """Distance (X,) of the last iterate from the data; 1 where log-probs outgrew float64."""
-    try:
-        game = play(start, data, **rules)  # type: ignore[arg-type]  # passed on as they came
-    except ValueError as error:
-        if "log_probs must be finite" not in str(error):
-            raise
-        if len(data.log_probs) == 1:
-            return torch.ones(1, dtype=torch.float64)
-        rows = zip(start.log_probs, data.log_probs, strict=True)
-        alone = [(TabularPolicy(one[None]), TabularPolicy(other[None])) for one, other in rows]
-        return torch.cat([_last_distance(one, other, **rules) for one, other in alone])
-    return tv(data, game.policies[-1])
+    game = play(start, data, **rules)  # type: ignore[arg-type]  # passed on as they came
+    if game.stopped is None:
+        return tv(data, game.policies[-1])
+    if len(data.log_probs) == 1:
+        return torch.ones(1, dtype=torch.float64)
+    rows = zip(start.log_probs, data.log_probs, strict=True)  # one game does not stop the others
+    alone = [(TabularPolicy(one[None]), TabularPolicy(other[None])) for one, other in rows]
+    return torch.cat([_last_distance(one, other, **rules) for one, other in alone])

@@ -118,7 +118,9 @@ def play(
         :func:`average_of_iterates` are the published variations.
     history_weight : float or sequence of float, default 0.0
         Weight of T-SPIN's history term, >= 0, no unit; one for all iterations or one for each.
-        The published protocol is 0 in the first iteration and 0.1 in the others.
+        The published protocol is 0 in the first iteration and 0.1 in the others. Given to an
+        opponent with a reference, as SPIN's, it makes a game that is pushed away from p_0 and
+        does not rest at the data: :func:`rest_with_history`.
     seed : int, default 0
         Of whatever the solver draws.
     prompt_probs : Tensor, shape (X,), optional

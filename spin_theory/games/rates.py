@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from spin_theory.divergences import tv
@@ -253,6 +254,9 @@ def effective_beta(
     wanted = data.log_probs - opponent.log_probs
     weights = data.probs
     moved, wanted = (part - (weights * part).sum(dim=-1, keepdim=True) for part in (moved, wanted))
+    # In units of the largest, so that no square of a diverging game outgrows float64.
+    unit = torch.maximum(moved.abs(), wanted.abs()).amax(dim=-1, keepdim=True).clamp(min=1.0)
+    moved, wanted = moved / unit, wanted / unit
     step, distance = ((weights * part.square()).sum(dim=-1).sqrt() for part in (moved, wanted))
     share = (weights * moved * wanted).sum(dim=-1) / distance.square()
     share = share.where(step > ROUNDING, 0.0).where(distance > ROUNDING, math.nan)

@@ -44,8 +44,8 @@ def lines_of(capsys):
 def test_every_game_that_makes_sense_is_played(flags, capsys):
     assert main([*PLAY, *flags]) == 0
     table = lines_of(capsys)
-    assert len(table) == 2 + 3 + 1  # head, rule, p_0 to p_2, how it ends
-    assert table[-1].startswith("ends in:")
+    history = "--history-weight" in flags and "tspin" not in flags
+    assert len(table) == 2 + 3 + 1 + history  # head, rule, p_0 to p_2, how it ends
     assert main([*PLAY, *flags, "--json"]) == 0
     rows = json.loads("\n".join(lines_of(capsys)))
     assert [row["iteration"] for row in rows] == [0, 1, 2]
@@ -92,11 +92,98 @@ def test_the_effective_beta_of_exact_play_is_the_beta(capsys):
     assert [row["effective_beta"] for row in rows[1:]] == pytest.approx([0.7, 0.7])
 
 
-@pytest.mark.parametrize("beta", ["0.5", "1"])
-def test_the_end_of_a_game_is_named(beta, capsys):
-    assert main(["play", "--beta", beta, "--iterations", "12"]) == 0
-    end = {"0.5": "a cycle of 2; exact multiplier of the log-ratio: -1", "1": "a fixed point"}
-    assert lines_of(capsys)[-1].startswith(f"ends in: {end[beta]}")
+DIVERGES = "the game diverges from the first iteration on: each iteration multiplies"
+
+
+@pytest.mark.parametrize(
+    ("flags", "end"),
+    [
+        ("--beta 0.5", "the game is a cycle of 2: each iteration multiplies the log-ratio"),
+        ("--beta 1", "the game reaches the data in one iteration (multiplier 0)"),
+        ("--beta 5", "the game approaches the data: each iteration multiplies the log-ratio"),
+        ("--beta 0.1 --iterations 40", DIVERGES),
+        ("--beta 0.1 --solver minimiser", DIVERGES),
+        ("--beta 1e10", "the game approaches the data: each iteration multiplies the log-ratio"),
+        ("--beta 0.5 --loss-type exponential", "the game reaches the data in one iteration"),
+        ("--algorithm tspin", "the game is a cycle of 2"),
+        ("--algorithm tspin --beta 2", "the game approaches p_data^(1/3), normalised"),
+        ("--algorithm tspin --beta 0.9", DIVERGES),
+        ("--opponent geometric --beta 2", "the game approaches p_data (p_0/p_data)^0.3333"),
+        ("--smallest 1 --beta 0.1", "the game starts at the data"),
+        ("--responses 1 --beta 0.1", "the only response has probability 1"),
+        # nothing is proved of these: only what the iterates show
+        ("--history-weight 1 --solver minimiser", "KL from the data has grown since iteration 2"),
+        ("--solver gd --inner-steps 1 --learning-rate 1e-9 --beta 0.1", "TV from the data has"),
+        ("--solver gd --learning-rate 1e-30", "no iterate moved but for rounding"),
+        ("--beta 0.5 0.5 2", "no end is in sight"),
+        ("--opponent average --beta 3", "TV from the data has fallen since iteration"),
+        ("--opponent mixed --beta 0.1", "KL from the data has grown since"),
+        (
+            "--loss-type hinge --solver minimiser --iterations 30",
+            "the last iterates repeat every 2",
+        ),
+        ("--algorithm tspin --history-weight 0.1 --solver minimiser --beta 0.7", "no end is in"),
+    ],
+)
+def test_how_a_game_ends_is_proved_or_only_what_the_iterates_show(flags, end, capsys):
+    flags = flags.split()
+    betas = flags[1:4] if flags[:2] == ["--beta", "0.5"] and flags[2:3] == ["0.5"] else []
+    iterations = [] if "--iterations" in flags else ["--iterations", str(len(betas) or 10)]
+    assert main(["play", *flags, *iterations]) == 0
+    lines = lines_of(capsys)
+    history = "--history-weight" in flags and "tspin" not in flags
+    assert lines[-1 - history].startswith(end)
+
+
+def test_a_game_that_outgrows_float64_prints_what_it_has_and_why_it_stopped(capsys):
+    flags = ["play", "--beta", "0.1", "--iterations", "400"]
+    assert main(flags) == 0
+    lines = lines_of(capsys)
+    assert lines[-1].startswith(DIVERGES)
+    assert lines[-1].endswith("it stopped: p_323 cannot be computed: its log-probs outgrow float64")
+    assert [line.split()[0] for line in lines[2:-1]] == [str(k) for k in range(323)]
+    assert all(line.split()[2] == "0.1" for line in lines[3:-1])  # the effective beta
+    assert main([*flags, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)) == 323
+    assert (
+        captured.err
+        == "spin-theory play: p_323 cannot be computed: its log-probs outgrow float64\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("weight", "says"),
+    [("1", "rests nowhere"), ("1e-4", "rests at (p_data - w p_0) / (1 - w), TV")],
+)
+def test_a_history_weight_in_spin_says_what_game_that_is(weight, says, capsys):
+    assert main([*PLAY, "--history-weight", weight, "--solver", "minimiser"]) == 0
+    assert f"SPIN pushed away from p_0: it {says}" in lines_of(capsys)[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (AssertionError("no factor"), 70, "this is our fault, please report it: AssertionError"),
+        (ZeroDivisionError("one\ntwo"), 70, "please report it: ZeroDivisionError: one ("),
+        (MemoryError(), 2, "there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "not enough memory"),
+        (ValueError("beta must be ..."), 2, "beta must be"),
+        (OSError("no space"), 2, "no space"),
+    ],
+)
+def test_a_crash_is_one_line_and_never_the_exit_code_of_a_claim(
+    error, code, says, monkeypatch, capsys
+):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr("spin_theory.__main__.play", broken)
+    assert main(PLAY) == code
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("spin-theory play: ")
+    assert says in line
 
 
 @pytest.mark.parametrize("command", [PLAY, [*PHASE, "--inner-steps", "1", "exact"]])
@@ -119,7 +206,7 @@ def test_plot_writes_a_figure(command, suffix, magic, tmp_path, capsys):
         (["phase", "--games", "2", "--history-weight", "0.1"], "--inner-steps without exact"),
         (["phase", "--games", "2", "--loss-type", "hinge"], "--inner-steps without exact"),
         (["phase", "--games", "2", "--loss-type", "correlation"], "no closed form"),
-        (["phase", "--games", "2", "--learning-rate", "0"], "learning_rate must be > 0"),
+        (["phase", "--games", "2", "--learning-rate", "0"], "learning_rate must be finite and > 0"),
         (["phase", "--games", "2", "--smallest", "0"], "smallest must be"),
         (["phase", "--games", "100000000", "--responses", "2"], "at most 100000000 cells"),
         (["phase", "--plot", "figure.nothing"], "must end in one of"),
@@ -134,7 +221,10 @@ def test_plot_writes_a_figure(command, suffix, magic, tmp_path, capsys):
         (["play", "--solver", "minimiser", "--history-weight", "-1"], "history_weight must be"),
         (["play", "--opponent", "geometric", "--base-weight", "2"], "base_weight must be"),
         (["play", "--solver", "gd", "--learning-rate", "nan"], "learning_rate must be"),
-        (["play", "--solver", "gd", "--learning-rate", "inf"], "log_probs must be finite"),
+        (["play", "--solver", "gd", "--learning-rate", "inf"], "learning_rate must be finite"),
+        (["play", "--responses", "200000", "--solver", "minimiser"], "GB of memory"),
+        (["play", "--solver", "gd", "--pairs", "100000000000000"], "GB of memory"),
+        (["play", "--responses", "20000000", "--solver", "gd", "--pairs", "9"], "at most 16777216"),
     ],
 )
 def test_flags_that_make_no_game_exit_with_two_and_one_line(flags, message, capsys):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,9 +132,10 @@ def test_games_that_outgrow_float64_have_diverged():
 def test_a_game_that_outgrows_float64_does_not_speak_for_the_others(monkeypatch):
     # one game that outgrew float64 made divergent games of all that were played with it
     def fragile(start, data, **rules):
+        game = played(start, data, **rules)
         if bool((start.log_probs < math.log(1e-3)).any()):
-            raise ValueError("iteration 0: log_probs must be finite, ...; got nan")
-        return played(start, data, **rules)
+            return replace(game, stopped="p_1 cannot be computed: its log-probs outgrow float64")
+        return game
 
     monkeypatch.setattr("spin_theory.games.phase.play", fragile)
     start = TabularPolicy.random(16, 8, seed=0, smallest=1e-3).log_probs

@@ -1,6 +1,8 @@
+import math
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
@@ -297,6 +299,42 @@ def test_bad_arguments_are_refused():
         multiplier(beta=1.0, loss_type="hinge")
 
 
-def test_a_game_that_outgrows_float64_says_in_which_iteration():
-    with pytest.raises(ValueError, match=r"iteration \d+: log_probs must be finite"):
-        play(START, DATA, beta=0.1, iterations=400)
+def test_a_game_that_outgrows_float64_keeps_its_iterates_and_says_when_and_why():
+    game = play(START, DATA, beta=0.1, iterations=400)
+    # |log-ratio| = 9^t * largest |log p_0/p_data|: beyond float64 where 9^t passes 1e308 / that
+    largest = (START.log_probs - DATA.log_probs).abs().max().item()
+    last = math.floor((math.log(1.79e308) - math.log(largest)) / math.log(9))
+    assert abs(len(game.policies) - 1 - last) <= 1
+    assert (
+        game.stopped == f"p_{len(game.policies)} cannot be computed: its log-probs outgrow float64"
+    )
+    assert all(policy.log_probs.isfinite().all() for policy in game.policies)
+    assert len(game.tv) == len(game.kl) == len(game.policies)
+    assert play(START, DATA, beta=0.1, iterations=40).stopped is None
+
+
+def test_a_game_whose_minimum_is_out_of_reach_stops_instead_of_going_on_from_elsewhere():
+    # Newton moves margins by at most 3 nats a step, 2000 times; the log-ratio grows ninefold
+    game = play(START, DATA, beta=0.1, iterations=12, solver=minimiser)
+    exact = play(START, DATA, beta=0.1, iterations=12)
+    assert game.stopped.startswith(f"p_{len(game.policies)} cannot be computed: Newton")
+    for left, right in zip(game.policies, exact.policies, strict=False):
+        assert tv(left, right).max() <= 1e-9
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, tuple, list, lambda v: (x for x in v)])
+def test_schedules_come_in_any_sequence(kind):
+    values = [1.0, 2.0, 0.7]
+    if kind.__name__ == "<lambda>":  # a generator has no length
+        with pytest.raises(ValueError, match="beta must be a number"):
+            play(START, DATA, beta=kind(values), iterations=3)
+        return
+    game = play(START, DATA, beta=kind(values), iterations=3)
+    assert game.betas == pytest.approx((1.0, 2.0, 0.7))
+    assert all(type(beta) is float for beta in game.betas)
+
+
+@pytest.mark.parametrize("one", [2, np.float32(2), np.int64(2), torch.tensor(2.0), np.array(2)])
+def test_one_number_of_any_kind_is_that_of_all_iterations(one):
+    game = play(START, DATA, beta=one, iterations=2.0)
+    assert game.betas == (2.0, 2.0)

@@ -260,7 +260,7 @@ def test_a_fixed_point_out_of_reach_is_refused(monkeypatch):
             fixed_point(START, DATA, beta=1.0, damping=damping)
 
 
-@given(period=st.integers(1, 5), rounds=st.integers(8, 12))
+@given(period=st.integers(2, 5), rounds=st.integers(8, 12))
 def test_a_cycle_has_its_least_period(period, rounds):
     states = [TabularPolicy.random(1, 4, seed=seed) for seed in range(period)]
     assert cycle_length(states * rounds) == period
@@ -270,7 +270,27 @@ def test_a_settling_game_has_period_one_and_a_drifting_one_none():
     settled = play(START, DATA, beta=2.0, iterations=120).policies
     assert cycle_length(settled) == 1
     assert cycle_length(settled[:12]) is None
-    assert cycle_length(settled[:12], tolerance=1.0) == 1
+
+
+@pytest.mark.parametrize("beta", [1e8, 1e9, 1e10, 1e12])
+def test_a_game_that_creeps_has_not_settled(beta):
+    # multiplier 1 - 1/beta: every step is tiny, and the data are as far as ever
+    start, data = (TabularPolicy.random(1, 8, seed=seed, smallest=1e-3) for seed in (0, 1))
+    assert cycle_length(play(start, data, beta=beta, iterations=10).policies) is None
+    late = [0.7] + [beta] * 40  # one real step first
+    assert cycle_length(play(start, data, beta=late, iterations=41).policies) is None
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.3, 0.45, 0.499])
+def test_a_game_that_diverges_is_in_no_cycle(beta):
+    # soon it alternates between two point masses, at no distance in total variation
+    start, data = (TabularPolicy.random(1, 8, seed=seed, smallest=1e-3) for seed in (0, 1))
+    game = play(start, data, beta=beta, iterations=60)
+    assert cycle_length(game.policies) is None
+
+
+def test_a_game_that_never_moved_shows_nothing():
+    assert cycle_length([DATA] * 20) is None
 
 
 @given(policies=log_policies(count=2, min_responses=2))
@@ -279,8 +299,8 @@ def test_spin_at_beta_one_half_cycles_in_two(policies):
     if tv(start, data).min() > 1e-6:
         game = play(start, data, beta=0.5, iterations=8)
         once = closed_form_update(start, data, beta=0.5)
-        expected = 2 if tv(once, start).max() > 1e-9 else 1
-        assert cycle_length(game.policies) == expected
+        moved = (once.log_probs - start.log_probs).abs().max() > 1e-9
+        assert cycle_length(game.policies) == (2 if moved else None)
 
 
 def mixing_game(*, size, beta, iterations):
@@ -294,16 +314,17 @@ def mixing_game(*, size, beta, iterations):
 
 def test_mixing_at_beta_0_51_looks_like_a_cycle_of_four_from_a_far_start():
     # the multipliers are 0.99 e^(+-i 89.4 degrees): a quarter turn, hardly damped
-    game = mixing_game(size=10.0, beta=0.51, iterations=400)
-    assert cycle_length(game.policies[-100:], tolerance=1e-3) == 4
-    assert cycle_length(game.policies[-100:], tolerance=1e-6) is None
+    late = mixing_game(size=10.0, beta=0.51, iterations=400).policies[-100:]
+    assert all(tv(one, other).max() <= 1e-3 for one, other in zip(late, late[4:], strict=False))
+    # 0.99 a step shrinks too slowly to be at its end: what is still to come is 100 times as much
+    assert cycle_length(late, tolerance=1e-3) is None
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 10.0, 100.0])
 def test_mixing_at_beta_0_51_converges_in_the_end(size):
     game = mixing_game(size=size, beta=0.51, iterations=3000)
     assert game.tv[-1] <= 1e-6
-    assert cycle_length(game.policies[-200:], tolerance=1e-5) == 1
+    assert cycle_length(game.policies, tolerance=1e-3) == 1
 
 
 def test_mixing_at_beta_one_half_goes_round_in_four_near_the_data():
