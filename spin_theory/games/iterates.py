@@ -138,7 +138,7 @@ def _still_to_come(gaps: Sequence[float], tables: Sequence[Tensor], period: int)
         return 0.0
     if len(gaps) < 2 or last >= first:
         return math.inf
-    shrinkage = (last / first) ** (1 / (len(gaps) - 1))
+    shrinkage: float = (last / first) ** (1 / (len(gaps) - 1))
     return last * shrinkage / (1 - shrinkage)
 
 

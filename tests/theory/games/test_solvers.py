@@ -208,8 +208,8 @@ def test_problems_without_a_closed_form_are_refused_by_the_exact_solver():
     ("arguments", "message"),
     [
         ({"steps": -1}, "steps must be >= 0, got -1"),
-        ({"learning_rate": 0.0}, "learning_rate must be > 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be > 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be finite and > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be finite and > 0"),
         ({"optimiser": "lion"}, "optimiser must be one of gd, adam, rmsprop, got 'lion'"),
         ({"pairs": 0}, "pairs must be >= 1, got 0"),
     ],
