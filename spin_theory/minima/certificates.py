@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from spin_theory.losses import Penalty, penalty_named
+from spin_theory.minima.rounding import rounded_down
 from spin_theory.policies import TabularPolicy, pairwise_differences, require_same_shape
 
 __all__ = ["Certificate", "Ray", "certify", "descending_ray"]
@@ -35,7 +36,7 @@ class Certificate:
     Attributes
     ----------
     lower_bound : Tensor, shape (X,)
-        No scores have a smaller expected penalty; true for every input, up to rounding.
+        No scores have a smaller expected penalty; true for every input, as it is rounded down.
     gap : Tensor, shape (X,)
         Expected penalty minus lower bound, at least 0: a sum of nonnegative terms, so that it
         keeps its digits far below the rounding of either.
@@ -133,8 +134,12 @@ def certify(
     off_diagonal = ~torch.eye(scores.shape[-1], dtype=torch.bool)
     own = weights.diagonal(dim1=-2, dim2=-1)  # the margin of a response with itself is 0
     at_zero = (own * penalty(torch.zeros_like(own))).sum(dim=-1)
+    bounds = bounds * off_diagonal
+    reach = _reach(log_weights, scores)
     return Certificate(
-        lower_bound=(bounds * off_diagonal).sum(dim=(-2, -1)) + at_zero,
+        lower_bound=rounded_down(
+            bounds.sum(dim=(-2, -1)) + at_zero, bounds.abs().sum(dim=(-2, -1)) + at_zero, reach
+        ),
         gap=(gaps.clamp(min=0) * off_diagonal).sum(dim=(-2, -1)),  # below 0 by rounding alone
     )
 
@@ -172,6 +177,12 @@ def descending_ray(data: TabularPolicy, opponent: TabularPolicy) -> Ray:
     require_same_shape(data=data, opponent=opponent)
     direction = data.probs - opponent.probs
     return Ray(direction=direction, slope=direction.square().sum(dim=-1))
+
+
+def _reach(log_weights: Tensor, scores: Tensor) -> Tensor:
+    """Largest logarithm among weights and margins, (X,), in nats."""
+    finite = torch.where(log_weights.isfinite(), log_weights.abs(), 0.0)
+    return finite.amax(dim=(-2, -1)) + scores.amax(dim=-1) - scores.amin(dim=-1)
 
 
 def _capacity(penalty: Penalty, weights: Tensor) -> Tensor:

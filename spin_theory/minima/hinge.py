@@ -1,17 +1,20 @@
-"""Hinge minima: SPIN's by dynamic programming, any other by a linear programme."""
+"""Hinge minima: SPIN's by dynamic programming, any other by minimum cuts."""
+
+from itertools import accumulate
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 from torch import Tensor
 
+from spin_theory.inputs import tensor
+from spin_theory.minima.circulations import largest_circulation, whole_numbers
+from spin_theory.minima.rounding import rounded_down
 from spin_theory.policies import TabularPolicy, pairwise_differences, require_same_shape
 
 __all__ = ["chain_potentials", "hinge_bound", "hinge_minimum", "hinge_programme"]
 
-Matrix = NDArray[np.float64]
+MOST_EXACT = 256
+"""Responses up to which the shortest chain is found in whole numbers, in milliseconds."""
 
 
 def hinge_minimum(data: TabularPolicy, opponent: TabularPolicy) -> tuple[Tensor, Tensor]:
@@ -45,7 +48,9 @@ def hinge_minimum(data: TabularPolicy, opponent: TabularPolicy) -> tuple[Tensor,
 
     Given its neighbours, the best :math:`S_k` takes the responses whose p_data/p_t is below a
     threshold. So adjacent levels are in the order of p_data/p_t, all level sets are prefixes of
-    that order, and the best chain of prefixes is a shortest path: O(Y^2) time, O(Y) memory.
+    that order, and the best chain of prefixes is a shortest path: O(Y^2) time, O(Y) memory. Up to
+    256 responses it is found in whole numbers, without rounding; beyond, in float64, where a level
+    may be missed whose probabilities are below rounding.
 
     Examples
     --------
@@ -60,7 +65,7 @@ def hinge_minimum(data: TabularPolicy, opponent: TabularPolicy) -> tuple[Tensor,
     values, advantages = [], torch.zeros_like(log_ratios)
     for row, ranking in enumerate(order):
         cost, starts = _shortest_chain(
-            data.probs[row, ranking].detach(), opponent.probs[row, ranking].detach()
+            data.log_probs[row, ranking].detach(), opponent.log_probs[row, ranking].detach()
         )
         values.append(cost[-1])
         for start in starts:
@@ -134,6 +139,7 @@ def hinge_bound(data: TabularPolicy, opponent: TabularPolicy, potentials: Tensor
     >>> hinge_bound(data, opponent, torch.tensor([[0.0, 0.0, 0.18]], dtype=torch.float64))
     tensor([0.1800], dtype=torch.float64)
     """
+    potentials = tensor("potentials", potentials)
     real, generated = _ranked(data, opponent)
     prompts, responses = real.shape
     if tuple(potentials.shape) != (prompts, responses + 1):
@@ -142,16 +148,20 @@ def hinge_bound(data: TabularPolicy, opponent: TabularPolicy, potentials: Tensor
         )
     bounds = []
     for row in range(prompts):
-        below, above = _masses(real[row], generated[row])
+        below, above = _masses(real[row].exp(), generated[row].exp())
         rises = pairwise_differences(potentials[row]).T  # (Y + 1, Y + 1): from prefix a to b
         costs = torch.outer(above, below)
         violation = (rises - costs).triu(diagonal=1).max().clamp(min=0)
-        bounds.append(potentials[row, -1] - potentials[row, 0] - responses * violation)
+        rise = potentials[row, -1] - potentials[row, 0]
+        reach = 2 * responses + float(torch.cat([real[row], generated[row]]).abs().max())
+        bounds.append(
+            rounded_down(rise - responses * violation, potentials[row].abs().max(), reach)
+        )
     return torch.stack(bounds)
 
 
 def hinge_programme(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Minimise an expected hinge as a linear programme, by HiGHS.
+    r"""Minimise an expected hinge for any weights, exactly: by :func:`largest_circulation`.
 
     Parameters
     ----------
@@ -163,20 +173,19 @@ def hinge_programme(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     scores : Tensor, shape (X, Y)
         Minimising scores, integers from 0.
     flows : Tensor, shape (X, Y, Y)
-        The dual solution, a largest circulation with capacities W, within the solver's
-        tolerance; :func:`certify` makes a bound of it.
+        The dual solution, a largest circulation with capacities W; :func:`certify` makes a bound
+        of it.
 
     Raises
     ------
     ValueError
-        If HiGHS finds no solution: where probabilities span more than about ten orders of
-        magnitude its tolerances of 1e-7 do not resolve them.
+        If the weights span more than about 14,000 nats.
 
     Notes
     -----
     The dual of :math:`\min_f \sum W_{ij} \max(0, 1 - f_i + f_j)` is :math:`\max \sum x_{ij}`
-    over circulations :math:`0 \le x \le W`; the scores are the multipliers of its balance
-    equations. Any weights, so T-SPIN's too; for SPIN :func:`hinge_minimum` needs no solver.
+    over circulations :math:`0 \le x \le W`. Any weights, so T-SPIN's too; for SPIN
+    :func:`hinge_minimum` is faster.
 
     Examples
     --------
@@ -185,16 +194,16 @@ def hinge_programme(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     >>> scores, flows.sum()  # 0.18 + 0.08, and 0.02 back and forth
     (tensor([[1., 0.]], dtype=torch.float64), tensor(0.3000, dtype=torch.float64))
     """
-    solved = [_largest_circulation(matrix) for matrix in log_weights.exp().numpy()]
+    solved = [largest_circulation(matrix) for matrix in log_weights.detach().numpy()]
     scores, flows = (torch.from_numpy(np.stack(part)) for part in zip(*solved, strict=True))
     return scores, flows
 
 
 def _ranked(data: TabularPolicy, opponent: TabularPolicy) -> tuple[Tensor, Tensor]:
-    """Both tables' probabilities (X, Y) in the order of p_data/p_t."""
+    """Both tables' log-probs (X, Y) in the order of p_data/p_t."""
     require_same_shape(data=data, opponent=opponent)
     order = (data.log_probs - opponent.log_probs).detach().argsort(dim=-1, stable=True)
-    return data.probs.detach().gather(-1, order), opponent.probs.detach().gather(-1, order)
+    return data.log_probs.detach().gather(-1, order), opponent.log_probs.detach().gather(-1, order)
 
 
 def _masses(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,8 +213,37 @@ def _masses(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     return real_below, torch.cat([generated.flip(0).cumsum(0).flip(0), zero])
 
 
-def _shortest_chain(real: Tensor, generated: Tensor) -> tuple[Tensor, list[int]]:
-    """Best chain of prefixes of sorted (Y,) probabilities: costs of all, and levels' starts."""
+def _shortest_chain(log_real: Tensor, log_generated: Tensor) -> tuple[Tensor, list[int]]:
+    """Best chain of prefixes of sorted log-probs (Y,): costs of all, and levels' starts."""
+    responses = log_real.numel()
+    if responses <= MOST_EXACT:
+        cost, previous = _exact_costs(log_real, log_generated)
+    else:
+        cost, previous = _costs(log_real.exp(), log_generated.exp())
+    starts, end = [], responses
+    while previous[end] > 0:
+        end = previous[end]
+        starts.append(end)
+    return cost, starts
+
+
+def _exact_costs(log_real: Tensor, log_generated: Tensor) -> tuple[Tensor, list[int]]:
+    """Cost of the best chain up to each prefix, and the prefix before it, in whole numbers."""
+    tables = torch.stack([log_real, log_generated]).numpy()
+    (real, generated), shift = whole_numbers(tables)
+    below = [0, *accumulate(real)]
+    above = [*list(accumulate(generated[::-1]))[::-1], 0]
+    cost, previous = [0], [0]
+    for end in range(1, len(below)):
+        candidates = [cost[start] + below[end] * above[start] for start in range(end)]
+        cost.append(min(candidates))
+        previous.append(candidates.index(cost[end]))
+    unit = 1 << (2 * shift)
+    return torch.tensor([value / unit for value in cost], dtype=torch.float64), previous
+
+
+def _costs(real: Tensor, generated: Tensor) -> tuple[Tensor, list[int]]:
+    """Do the same in float64."""
     responses = real.numel()
     real_below, generated_above = _masses(real, generated)
     cost = torch.cat([real.new_zeros(1), real.new_full((responses,), torch.inf)])
@@ -215,39 +253,4 @@ def _shortest_chain(real: Tensor, generated: Tensor) -> tuple[Tensor, list[int]]
         candidates = cost[:end] + real_below[end] * generated_above[:end]
         previous[end] = int(candidates.argmin())
         cost[end] = candidates[previous[end]]
-    starts, end = [], responses
-    while previous[end] > 0:
-        end = previous[end]
-        starts.append(end)
-    return cost, starts
-
-
-def _largest_circulation(weights: Matrix) -> tuple[Matrix, Matrix]:
-    responses = len(weights)
-    rows, columns = np.nonzero(weights * (1 - np.eye(responses)))
-    edges = np.arange(len(rows))
-    balance = coo_array(
-        (
-            np.repeat([1.0, -1.0], len(edges)),
-            (np.concatenate([rows, columns]), np.tile(edges, 2)),
-        ),
-        shape=(responses, len(edges)),
-    )
-    flows = np.diag(np.diag(weights)).astype(np.float64)
-    if len(edges) == 0:
-        return np.zeros(responses), flows
-    solution = linprog(  # type: ignore[call-overload]  # its stubs know no sparse A_eq
-        -np.ones(len(edges)),
-        A_eq=balance.tocsr(),
-        b_eq=np.zeros(responses),
-        bounds=np.stack([np.zeros(len(edges)), weights[rows, columns]], axis=1),
-        method="highs",
-    )
-    if solution.x is None:
-        raise ValueError(
-            "HiGHS did not find the largest circulation: "
-            f"{solution.message} The smallest weight is {weights[rows, columns].min():.1e}"
-        )
-    flows[rows, columns] = solution.x
-    scores = np.round(-solution.eqlin.marginals)  # more outflow costs what the score gives
-    return scores - scores.min(), flows
+    return cost, previous

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spin_theory.losses import Penalty
-from spin_theory.minima.certificates import Certificate, certify
+from spin_theory.minima.certificates import certify
 from spin_theory.minima.hinge import (
     chain_potentials,
     hinge_bound,
@@ -43,12 +43,13 @@ class Minimum:
     objective : float
         Its value of (4.7).
     lower_bound : float
-        What no policy can go below (:func:`optimal_value`); the solver does not enter it.
+        What no policy can go below, rounded down (:func:`optimal_value`, :func:`certify`).
     gap : float
-        Objective above the least possible one, by :func:`optimality_gap`.
+        How far this policy's objective is above the least possible one, at most; it keeps its
+        digits far below the rounding of either.
     gradient_norm : float
-        Euclidean norm of the objective's gradient in the policy's logits; nan for hinge, which
-        is not differentiable at its minimiser.
+        Euclidean norm of the objective's gradient in the policy's logits where the search ended;
+        nan for hinge, which is not differentiable at its minimiser.
     steps : int
         Newton steps taken; 0 where there was nothing to iterate.
     """
@@ -115,7 +116,7 @@ def minimise(
     problem = InnerProblem(
         data=data, sampler=opponent, reference=opponent, beta=beta, loss_type=loss_type
     )
-    solution = stationary(problem)
+    solution = stationary(problem, prompt_probs=prompt_probs)
     policy = problem.policy(solution.scores)
     gap = optimality_gap(
         policy, opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
@@ -141,13 +142,14 @@ def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = Non
     Returns
     -------
     Minimum
-        The policy and its certificate, by :func:`certify`.
+        The policy and its certificate, by :func:`certify`: that of the policy that is returned,
+        whose log-probs round the scores of the search where beta is large.
 
     Raises
     ------
     ValueError
         If `prompt_probs` is not a distribution, the objective is unbounded below (correlation),
-        or HiGHS no longer resolves the hinge's weights.
+        or the hinge's weights are more than about 14,000 nats apart.
 
     Notes
     -----
@@ -169,13 +171,21 @@ def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = Non
         scores, flows = _search(problem.penalty).programme(log_weights)
         solution = _without_gradient(scores)
     else:
-        solution = stationary(problem)
+        solution = stationary(problem, prompt_probs=prompt_probs)
+    # The policy's own scores: at a large beta its log-probs cannot hold the solver's.
+    policy = problem.policy(solution.scores)
+    scores = problem.scores(policy).detach()
+    values = problem.score_values(scores)
     if problem.penalty.bounded_below:
-        proof = certify(log_weights, solution.scores, loss_type=problem.loss_type, flows=flows)
+        found, kept = (
+            certify(log_weights, claimed, loss_type=problem.loss_type, flows=flows)
+            for claimed in (solution.scores, scores)
+        )
+        least = torch.maximum(found.lower_bound, kept.lower_bound)
+        gaps = torch.minimum(kept.gap, (values - least).clamp(min=0))
     else:  # flat: every policy has this value
-        value = problem.score_values(solution.scores)
-        proof = Certificate(lower_bound=value, gap=torch.zeros_like(value))
-    least, gap = (prompt_average(part, prompt_probs) for part in (proof.lower_bound, proof.gap))
+        least, gaps = values, torch.zeros_like(values)
+    least, gap = (prompt_average(part, prompt_probs) for part in (least, gaps))
     return _minimum(problem, solution, least, gap, prompt_probs)
 
 
@@ -219,7 +229,9 @@ def minimiser(
     return problem.policy(stationary(problem).require_solved().scores)
 
 
-def stationary(problem: InnerProblem, *, start: Tensor | None = None) -> Stationary:
+def stationary(
+    problem: InnerProblem, *, start: Tensor | None = None, prompt_probs: Tensor | None = None
+) -> Stationary:
     """Scores that minimise an iteration's objective; every function of this module uses it.
 
     Parameters
@@ -228,6 +240,8 @@ def stationary(problem: InnerProblem, *, start: Tensor | None = None) -> Station
         Any.
     start : Tensor, shape (X, Y), optional
         Scores that Newton's method starts from, no unit; 0 by default.
+    prompt_probs : Tensor, shape (X,), optional
+        Distribution of the prompts: one that never comes needs no minimum.
 
     Returns
     -------
@@ -241,7 +255,7 @@ def stationary(problem: InnerProblem, *, start: Tensor | None = None) -> Station
     """
     penalty = problem.penalty
     if not penalty.bounded_below:
-        return _flat(problem)
+        return _flat(problem, prompt_probs)
     if penalty.kinks:
         search = _search(penalty)
         if problem.history_weight == 0:
@@ -251,7 +265,7 @@ def stationary(problem: InnerProblem, *, start: Tensor | None = None) -> Station
     return replace(solution, gradient=problem.beta * solution.gradient)
 
 
-def _flat(problem: InnerProblem) -> Stationary:
+def _flat(problem: InnerProblem, prompt_probs: Tensor | None) -> Stationary:
     """Scores 0 of a penalty without lower bound, if their gradient is 0: a straight line's is."""
     slope = problem.penalty.slope_at_zero
     gradient = slope * (problem.data.probs - problem.sampler.probs)  # (X, Y)
@@ -260,7 +274,8 @@ def _flat(problem: InnerProblem) -> Stationary:
         gradient = gradient + problem.history_weight * history
     gradient = gradient.detach()
     equal = -slope * EQUAL_TV * (1 + problem.history_weight)  # 0 but for rounding
-    if float(gradient.abs().sum(dim=-1).max()) / 2 > equal:
+    counted = prompt_weights(len(gradient), prompt_probs) > 0
+    if float(gradient[counted].abs().sum(dim=-1).max()) / 2 > equal:
         raise ValueError(
             f"loss_type {problem.loss_type} has no minimum: its objective is unbounded below "
             "unless the opponent is the data; see descending_ray"
@@ -315,10 +330,11 @@ def _minimum(
 ) -> Minimum:
     policy = problem.policy(solution.scores)
     weights = prompt_weights(len(policy.log_probs), prompt_probs)[:, None]  # (X, 1)
+    objective = float(prompt_average(problem.values(policy), prompt_probs))
     return Minimum(
         policy=policy,
-        objective=float(prompt_average(problem.values(policy), prompt_probs)),
-        lower_bound=float(least),
+        objective=objective,
+        lower_bound=min(objective, float(least)),  # rounding alone can make it larger
         gap=float(gap),
         gradient_norm=float((weights * solution.gradient).norm()),
         steps=solution.steps,

@@ -11,6 +11,7 @@ from spin_theory.losses import penalty_named, require_beta
 from spin_theory.minima.certificates import certify
 from spin_theory.minima.hinge import hinge_minimum
 from spin_theory.minima.newton import newton
+from spin_theory.minima.rounding import rounded_down
 from spin_theory.objectives.objectives import average_penalty, spin_objective
 from spin_theory.policies import (
     TabularPolicy,
@@ -45,7 +46,7 @@ def optimal_value(
     Returns
     -------
     Tensor, shape ()
-        The infimum of the objective, float64: a lower bound for every policy.
+        The infimum of the objective, float64, rounded down: a lower bound for every policy.
 
     Raises
     ------
@@ -75,6 +76,8 @@ def optimal_value(
     penalty = penalty_named(loss_type)
     if loss_type in _LEAST_VALUES:
         values = _LEAST_VALUES[loss_type](data, opponent)
+        reach = data.log_probs.abs().amax(dim=-1) + opponent.log_probs.abs().amax(dim=-1)
+        values = rounded_down(values, values, reach)
     elif penalty.bounded_below:
         log_weights = pair_log_probs(data.log_probs, opponent.log_probs).detach()
         best = newton(log_weights, loss_type=loss_type).scores
