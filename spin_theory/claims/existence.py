@@ -5,6 +5,8 @@ import math
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence
 from spin_theory.divergences import renyi
+from spin_theory.inputs import number
+from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
 from spin_theory.tolerances import ROUNDING
@@ -27,7 +29,7 @@ def check_update_normaliser(
     data, opponent : TabularPolicy, shape (X, Y)
         p_data and p_t.
     beta : float
-        Pull towards the opponent, > 0, no unit, not 1.
+        Pull towards the opponent, > 0, no unit. At 1 the normaliser is 1.
     update : Update, default closed_form_update
         The update that is claimed to have this normaliser.
     tolerance : float, default 1e-12
@@ -43,7 +45,7 @@ def check_update_normaliser(
     Raises
     ------
     ValueError
-        If shapes differ, or `beta` is 1 or not > 0.
+        If shapes differ or `beta` is not > 0.
 
     Notes
     -----
@@ -57,13 +59,14 @@ def check_update_normaliser(
     True
     """
     require_same_shape(data=data, opponent=opponent)
+    beta = require_beta(beta)
     exponents = (data.log_probs - opponent.log_probs) / beta
     updated = update(opponent, data, beta=beta, loss_type="logistic")
     log_normaliser = opponent.log_probs + exponents - updated.log_probs  # of any response
     order = 1 / beta
-    divergence = renyi(data, opponent, order=order)
+    excess = 0.0 if order == 1 else (order - 1) * renyi(data, opponent, order=order)[:, None]
     size = 1 + exponents.abs().amax(dim=-1, keepdim=True)
-    error = (log_normaliser - (order - 1) * divergence[:, None]).abs() / size
+    error = (log_normaliser - excess).abs() / size
     return Evidence(float(error.max()), tolerance, {"log_normaliser": float(log_normaliser.max())})
 
 
@@ -95,11 +98,12 @@ def update_exists(*, data_ratio: float, opponent_ratio: float, beta: float) -> b
     >>> update_exists(data_ratio=0.9, opponent_ratio=0.5, beta=0.5)  # 0.9^2 / 0.5
     False
     """
+    data_ratio = number("data_ratio", data_ratio)
+    opponent_ratio = number("opponent_ratio", opponent_ratio)
     for name, ratio in {"data_ratio": data_ratio, "opponent_ratio": opponent_ratio}.items():
         if not 0 < ratio < 1:
             raise ValueError(f"{name} must be in (0, 1), got {ratio!r}")
-    if not beta > 0:
-        raise ValueError(f"beta must be > 0, got {beta!r}")
+    beta = require_beta(beta)
     terms = (beta - 1) * math.log(opponent_ratio), math.log(data_ratio)
     return sum(terms) < -ROUNDING * sum(map(abs, terms))  # at 0 all terms of the sum are 1
 

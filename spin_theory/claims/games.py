@@ -8,14 +8,19 @@ import torch
 
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
-from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
 from spin_theory.games.iterates import observed_multipliers
-from spin_theory.games.opponents import average_of_iterates, geometric_mixture, mixed_samples
+from spin_theory.games.opponents import (
+    OpponentRule,
+    average_of_iterates,
+    geometric_mixture,
+    mixed_samples,
+)
 from spin_theory.games.play import Game, play
 from spin_theory.games.rates import mixing_multipliers, multiplier, predicted_policy
 from spin_theory.games.solvers import Solver
 from spin_theory.games.stability import linearise
+from spin_theory.inputs import generator, numbers, whole
 from spin_theory.minima.closed_forms import exact
 from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import LINEAR_RATE, ROUNDING
@@ -29,7 +34,8 @@ __all__ = [
 ]
 
 NEARBY = 3e-8  # nats from the data at which a game counts as linear; squared, it is rounding
-LEAST_LINEAR_BETA = 0.3  # below it a game that starts this near is soon too far away
+LEAST_NEARBY = 1e-14  # nats: closer, a deviation is rounding
+STATES = 3  # near the data from which an iteration is compared
 
 
 def check_iterates(
@@ -78,9 +84,8 @@ def check_iterates(
     >>> check_iterates(start, data, betas=[0.4, 2.0, 5.0]).holds
     True
     """
-    game = play(
-        start, data, beta=list(betas), iterations=len(betas), loss_type=loss_type, solver=solver
-    )
+    betas = numbers("betas", betas)
+    game = play(start, data, beta=betas, iterations=len(betas), loss_type=loss_type, solver=solver)
     power, product, largest, errors = 1.0, 1.0, 1.0, []
     for iteration, policy in enumerate(game.policies):
         if iteration:
@@ -120,9 +125,9 @@ def check_mixing(
     -------
     Evidence
         Residual: relative error of the linearised map's spectral radius against
-        :func:`mixing_multipliers`, and how far the deviations of a game near the data are from
-        the recurrence with these multipliers, relative to their size. `observed` is the
-        spectral radius that a fit to that game gives.
+        :func:`mixing_multipliers`, and the error of the recurrence with these multipliers from
+        some states near the data, relative to its terms. `observed` is the spectral radius that a
+        fit to a short game gives.
 
     Raises
     ------
@@ -138,18 +143,16 @@ def check_mixing(
     linear = linearise(
         [data] * 3, data, beta=beta, depth=2, loss_type=loss_type, opponent=mixed_samples
     )
-    game = _near(data, beta, loss_type, seed, 4, averaged=False)
-    first, second, third, *later = (
-        policy.log_probs - data.log_probs for policy in game.policies[1:]
-    )
-    half = (1 - multiplier(beta=beta, loss_type=loss_type)) / 2
+    half = (1 - multiplier(beta=beta, loss_type=loss_type)) / 2  # 1/(2 beta)
     errors = [abs(linear.spectral_radius - predicted) / predicted]
     # The recurrence: new = (1 - half) old - half oldest, up to a constant per prompt.
-    for oldest, old, new in ((first, second, third), (second, third, *later)):
-        excess = new - (1 - half) * old + half * oldest
-        spread = excess - excess.mean(dim=-1, keepdim=True)
-        size = max(float(old.abs().max()), float(oldest.abs().max()))
-        errors.append(float(spread.abs().max()) / size)
+    for shift in range(STATES):
+        history = _near(data, 2, seed + shift, NEARBY / max(1.0, half))
+        after = _next(history, data, beta, loss_type, mixed_samples)
+        oldest, old, new = _deviations([*history, after], data)
+        terms = [(1 - half) * old, -half * oldest]
+        errors.append(_excess(new, terms))
+    game = _game_nearby(data, beta, loss_type, seed, half)
     observed = abs(observed_multipliers(game.policies[1:], data, order=2)[0])
     numbers = {"predicted": predicted, "linearised": linear.spectral_radius, "observed": observed}
     return Evidence(largest_error(errors), tolerance, numbers)
@@ -259,12 +262,13 @@ def check_averaged_play(
     Returns
     -------
     Evidence
-        Residual: error of the average's log-ratio, relative to the largest seen.
+        Residual: error of each iteration's factor on the average's log-ratio, from iterates near
+        the data, relative to its terms. `factor` is the product of these factors.
 
     Raises
     ------
     ValueError
-        If `beta` is not > 0.
+        If `beta` is not > 0 or `iterations` < 2.
 
     Notes
     -----
@@ -277,32 +281,66 @@ def check_averaged_play(
     >>> check_averaged_play(TabularPolicy.random(1, 5, seed=0, smallest=0.1), beta=0.3).holds
     True
     """
-    game = _near(data, beta, loss_type, seed, iterations, averaged=True)
+    iterations = whole("iterations", iterations, least=2)
     m = multiplier(beta=beta, loss_type=loss_type)
-    deviations = torch.stack(
-        [average_of_iterates(game.policies[: t + 1]).sampler.log_probs for t in range(iterations)]
+    errors, product = [], 1.0
+    for played in range(1, iterations):
+        history = _near(data, played, seed, NEARBY / max(1.0, abs(m)))
+        after = _next(history, data, beta, loss_type, average_of_iterates)
+        averages = [average_of_iterates(part).sampler for part in (history, [*history, after])]
+        before, new = _deviations(averages, data)
+        errors.append(_excess(new, [before, -(1 - m) / (played + 1) * before]))
+        product *= 1 - (1 - m) / (played + 1)
+    return Evidence(largest_error(errors), tolerance, {"factor": product})
+
+
+def _near(data: TabularPolicy, count: int, seed: int, size: float) -> list[TabularPolicy]:
+    """Draw policies so near the data that everything is linear: log-ratios of about `size`."""
+    source = generator(seed)
+    shifts = torch.randn(count, *data.log_probs.shape, generator=source, dtype=torch.float64)
+    return [TabularPolicy.from_logits(data.log_probs + size * shift) for shift in shifts]
+
+
+def _next(
+    history: Sequence[TabularPolicy],
+    data: TabularPolicy,
+    beta: float,
+    loss_type: str,
+    rule: OpponentRule,
+) -> TabularPolicy:
+    """Play one more iteration after some that ended with `history`."""
+    past = history[:-1]
+    game = play(
+        history[-1],
+        data,
+        beta=beta,
+        iterations=1,
+        loss_type=loss_type,
+        opponent=lambda policies: rule([*past, *policies]),
     )
-    deviations = deviations - data.log_probs
-    deviations = deviations - deviations.mean(dim=-1, keepdim=True)
-    factors = [math.prod(1 - (1 - m) / (s + 2) for s in range(t)) for t in range(iterations)]
-    predicted = torch.tensor(factors, dtype=torch.float64)[:, None, None] * deviations[0]
-    residual = float((deviations - predicted).abs().max() / deviations.abs().max())
-    return Evidence(residual, tolerance, {"factor": factors[-1]})
+    return game.policies[-1]
 
 
-def _near(
-    data: TabularPolicy, beta: float, loss_type: str, seed: int, iterations: int, *, averaged: bool
-) -> Game:
-    """Play a game that starts so near the data that it is linear."""
-    generator = torch.Generator().manual_seed(seed)
-    shift = torch.randn(data.log_probs.shape, generator=generator, dtype=torch.float64)
-    start = TabularPolicy.from_logits(data.log_probs + NEARBY * shift)
-    rule = average_of_iterates if averaged else mixed_samples
-    return play(start, data, beta=beta, iterations=iterations, loss_type=loss_type, opponent=rule)
+def _game_nearby(data: TabularPolicy, beta: float, loss_type: str, seed: int, half: float) -> Game:
+    """Play four iterations of mixing that stay near the data, as far as rounding lets them."""
+    factors = [1.0, 1 - 2 * half]  # of the first deviation; at first there is no older iterate
+    for _ in range(3):
+        factors.append((1 - half) * factors[-1] - half * factors[-2])
+    size = max(NEARBY / max(1.0, *map(abs, factors)), LEAST_NEARBY)
+    (start,) = _near(data, 1, seed, size)
+    return play(start, data, beta=beta, iterations=4, loss_type=loss_type, opponent=mixed_samples)
 
 
-def _linear_beta(draw: Draw) -> float:
-    return max(LEAST_LINEAR_BETA, draw.beta)
+def _excess(found: torch.Tensor, terms: Sequence[torch.Tensor]) -> float:
+    """How far a deviation is from the sum of some terms, relative to the largest of them."""
+    size = max(float(term.abs().max()) for term in terms)
+    return float((found - sum(terms)).abs().max()) / size
+
+
+def _deviations(policies: Sequence[TabularPolicy], data: TabularPolicy) -> torch.Tensor:
+    """Log-ratios to the data, centred for each prompt: (T, X, Y)."""
+    deviations = torch.stack([policy.log_probs for policy in policies]) - data.log_probs
+    return deviations - deviations.mean(dim=-1, keepdim=True)
 
 
 CLAIMS = (
@@ -326,7 +364,7 @@ CLAIMS = (
         source="derived",
         function=check_mixing,
         tolerance=LINEAR_RATE,
-        check=lambda draw, *_: check_mixing(draw.small_data, beta=_linear_beta(draw)),
+        check=lambda draw, *_: check_mixing(draw.small_data, beta=draw.beta),
     ),
     Claim(
         name="geometric mixture",
@@ -346,6 +384,6 @@ CLAIMS = (
         source="Alami et al., derived",
         function=check_averaged_play,
         tolerance=LINEAR_RATE,
-        check=lambda draw, *_: check_averaged_play(draw.small_data, beta=_linear_beta(draw)),
+        check=lambda draw, *_: check_averaged_play(draw.small_data, beta=draw.beta),
     ),
 )

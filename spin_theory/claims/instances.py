@@ -13,6 +13,7 @@ __all__ = ["Draw", "Instance", "random_instance"]
 MOST_RESPONSES = 256
 SMALLEST = 1e-12  # probabilities are drawn log-uniformly from here to 1, then normalised
 LEAST_BETA, LARGEST_BETA = 0.1, 10.0
+PUBLISHED_BETAS = (0.1, 1.0, 5.0)  # SPIN's runs have 0.1 and then 5, T-SPIN's 1
 MOST_SMALL, SMALL_SMALLEST = 12, 1e-3  # of the small tables
 
 
@@ -27,7 +28,7 @@ class Instance:
     responses : int
         Y, from 2 to 256.
     beta : float
-        From 0.1 to 10, no unit.
+        From 0.1 to 10, no unit: one of the published values in three instances of eight.
     smallest : float
         Smallest probability of data and opponent.
     """
@@ -89,8 +90,8 @@ def random_instance(seed: int) -> Draw:
     Returns
     -------
     Draw
-        Y is log-uniform, with 256 in about one instance of ten; beta is log-uniform; large
-        tables have probabilities log-uniform down to 1e-12 before they are normalised.
+        Y is log-uniform, with 256 in about one instance of ten; beta is log-uniform, or in three
+        instances of eight one of `PUBLISHED_BETAS`; large tables have probabilities log-uniform down to 1e-12 before they are normalised.
 
     Examples
     --------
@@ -106,10 +107,12 @@ def random_instance(seed: int) -> Draw:
     data, opponent = (
         TabularPolicy.random(1, responses, seed=draw, smallest=SMALLEST) for draw in draws
     )
+    betas = dict(enumerate(PUBLISHED_BETAS))
+    beta = LEAST_BETA * (LARGEST_BETA / LEAST_BETA) ** scale
     instance = Instance(
         seed=seed,
         responses=responses,
-        beta=LEAST_BETA * (LARGEST_BETA / LEAST_BETA) ** scale,
+        beta=betas.get(draws[0] % 8, beta),
         smallest=math.exp(min(float(p.log_probs.min()) for p in (data, opponent))),
     )
     fewer = int(torch.randint(2, 1 + MOST_SMALL, (), generator=generator))

@@ -11,10 +11,11 @@ from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import largest_error
 from spin_theory.claims.witnesses import objective_drop_at_data
 from spin_theory.divergences import tv
+from spin_theory.inputs import numbers
 from spin_theory.losses import PENALTIES, penalty_named, require_beta
 from spin_theory.minima.optimal import optimal_value
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.policies import TabularPolicy, prompt_weights, require_same_shape
 from spin_theory.tolerances import EQUAL_TV, ROUNDING
 
 __all__ = ["CLAIMS", "Objective", "Theorem52Evidence", "check_theorem_5_2"]
@@ -157,13 +158,18 @@ def check_theorem_5_2(
     """
     require_same_shape(data=data, opponent=opponent)
     penalty_named(loss_type)
-    for beta in betas:
-        require_beta(beta)
+    betas = tuple(require_beta(beta) for beta in numbers("betas", betas))
     if not betas:
         raise ValueError("betas must hold at least one value, got none")
-    distance = float(tv(data, opponent).max())
+    distance = _largest_tv(data, opponent, prompt_probs)
     check = _sufficiency if distance <= EQUAL_TV else _necessity
-    return check(data, opponent, loss_type, tuple(betas), prompt_probs, objective, tolerance)
+    return check(data, opponent, loss_type, betas, prompt_probs, objective, tolerance)
+
+
+def _largest_tv(data: TabularPolicy, opponent: TabularPolicy, prompt_probs: Tensor | None) -> float:
+    """Largest distance over the prompts that come: the others are no part of (4.7)."""
+    counted = prompt_weights(len(data.log_probs), prompt_probs) > 0
+    return float(tv(data, opponent)[counted].max())
 
 
 def _sufficiency(
@@ -189,7 +195,7 @@ def _sufficiency(
         holds=residual <= tolerance,
         case="sufficiency",
         loss_type=loss_type,
-        tv=float(tv(data, opponent).max()),
+        tv=_largest_tv(data, opponent, prompt_probs),
         betas=betas,
         opponent_objective=values[0],
         best_objective=least,
@@ -235,7 +241,7 @@ def _necessity(
         holds=residual <= tolerance,  # False for nan
         case="necessity",
         loss_type=loss_type,
-        tv=float(tv(data, opponent).max()),
+        tv=_largest_tv(data, opponent, prompt_probs),
         betas=() if witness is None else (witness,),
         opponent_objective=value,
         best_objective=best,

@@ -106,8 +106,8 @@ def check_tspin_fixed_point(
         Residual: total variation distance of the fixed point and its next exact iterate;
         without history also of :math:`p_{data}^{1/(1 + \alpha)}`, and the error of the spectral
         radius against :math:`1/\alpha`; with history, a spectral radius that is not below the
-        one without. `tv` is the distance of the fixed point from p_data, `spectral_radius` says
-        whether the game settles there.
+        one without. `tv` is the distance of the fixed point from p_data. `spectral_radius` says
+        what becomes of small deviations from it, and nothing about a far start.
 
     Raises
     ------
@@ -118,7 +118,10 @@ def check_tspin_fixed_point(
     Notes
     -----
     Derived; not in [1]_. At the published :math:`\alpha = 1` history turns a neutral 2-cycle
-    into a contraction, so it does steady the game, but not at the data.
+    into a contraction near the fixed point, so it does steady the game, but not at the data. For
+    some :math:`\alpha < 1` a stable cycle of two exists next to a stable fixed point, and a far
+    start ends in the cycle: at 0.7 with history 1, :math:`\pi_0` = (.001, .998, .001), data (.82,
+    .12, .06). None was found at :math:`\alpha \geq 1`.
 
     References
     ----------
@@ -139,7 +142,6 @@ def check_tspin_fixed_point(
         loss_type=loss_type,
         opponent=without_reference,
         history_weight=history_weight,
-        damping=scale / (1 + scale),
     )
     problem = InnerProblem(
         data=data,
@@ -198,8 +200,8 @@ CLAIMS = (
     ),
     Claim(
         name="T-SPIN fixed point, history 0.1",
-        statement="History lowers the spectral radius at T-SPIN's fixed point, so the game "
-        "settles sooner, but not at the data.",
+        statement="History lowers the spectral radius at T-SPIN's fixed point, so that small "
+        "deviations shrink faster, but not towards the data. Far starts may end in a cycle.",
         source="derived",
         function=check_tspin_fixed_point,
         tolerance=FIXED_POINT,

@@ -10,10 +10,12 @@ from torch.autograd.functional import jacobian
 
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
+from spin_theory.inputs import number, whole
+from spin_theory.losses import penalty_named, require_beta
 from spin_theory.minima.minimise import stationary
-from spin_theory.minima.newton import log_pulls, require_newton
+from spin_theory.minima.newton import UnsolvedError, log_pulls, require_newton
 from spin_theory.minima.problems import InnerProblem
-from spin_theory.policies import TabularPolicy
+from spin_theory.policies import NotFiniteError, TabularPolicy
 from spin_theory.tolerances import FIXED_POINT_STEP
 
 __all__ = ["Linearisation", "fixed_point", "linearise"]
@@ -21,11 +23,15 @@ __all__ = ["Linearisation", "fixed_point", "linearise"]
 Policies = Sequence[TabularPolicy]
 
 MOST_ITERATIONS = 10_000  # of the fixed point's search
+SMALLEST_PART = 1e-12  # of a step of it
 
 
 @dataclass(frozen=True)
 class Linearisation:
     """One iteration of a game near some policies, as a matrix.
+
+    It says what becomes of small deviations. A game from far away may end in a cycle although
+    every small deviation shrinks (`check_tspin_fixed_point`).
 
     Attributes
     ----------
@@ -98,7 +104,8 @@ def linearise(
     require_newton(loss_type)
     if len(data.log_probs) != 1:
         raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
-    if not 1 <= depth <= len(policies) - 1:
+    depth = whole("depth", depth, least=1)
+    if depth > len(policies) - 1:
         raise ValueError(f"depth must be from 1 to {len(policies) - 1}, got {depth!r}")
     earlier, tail = list(policies[:-depth]), policies[-depth:]
     responses = data.log_probs.shape[1]
@@ -117,7 +124,7 @@ def linearise(
         )
 
     state = torch.cat([policy.log_probs for policy in reversed(tail)]).detach()
-    scores = stationary(problem(state)).scores.detach()  # (1, Y)
+    scores = stationary(problem(state)).require_solved().scores.detach()  # (1, Y)
 
     def gradient(moved: Tensor) -> Tensor:  # g of the objective in the scores, (Y,)
         pulls = log_pulls(scores, problem(moved).log_pair_weights(), loss_type)[0].exp()
@@ -156,7 +163,7 @@ def fixed_point(
     loss_type: str = "logistic",
     opponent: OpponentRule = last_iterate,
     history_weight: float = 0.0,
-    damping: float = 0.5,
+    damping: float | None = None,
     tolerance: float = FIXED_POINT_STEP,
 ) -> TabularPolicy:
     r"""Policy that an exact iteration leaves unchanged, whether or not the game reaches it.
@@ -173,11 +180,13 @@ def fixed_point(
         Who generates, and the denominator; called with p_0 and the candidate.
     history_weight : float, default 0.0
         Weight of T-SPIN's history term, >= 0, no unit.
-    damping : float, default 0.5
-        Part of the way to the next iterate that a step goes, in (0, 1]; below 1, negative
-        multipliers lose their cycles and the fixed point does not move.
+    damping : float, optional
+        Part d of the way to the next iterate that a step of the search goes at most, in (0, 1]. It
+        makes 1 - d (1 - m) of a multiplier m and leaves the fixed point where it is. By default
+        the one that makes 0 of the multiplier that exact play without history has, even above 1.
     tolerance : float, default 1e-14
-        Total variation distance of the policy and its next iterate.
+        Total variation distance of the policy from its next iterate, and from the next step of the
+        search.
 
     Returns
     -------
@@ -187,11 +196,13 @@ def fixed_point(
     Raises
     ------
     ValueError
-        If none is found within 10,000 steps.
+        If none is found within 10,000 steps, or a parameter is out of its range.
 
     Notes
     -----
-    T-SPIN without history: :math:`\propto p_{data}^{1/(1 + \alpha)}`, not the data.
+    T-SPIN without history: :math:`\propto p_{data}^{1/(1 + \alpha)}`, not the data. A step that
+    ends further from its next iterate than the last one did is taken back, and the part halved.
+    There may be other fixed points, and cycles that a game ends in instead.
 
     Examples
     --------
@@ -200,10 +211,13 @@ def fixed_point(
     >>> fixed_point(start, data, beta=1.0, opponent=without_reference).probs  # odds sqrt(4)
     tensor([[0.6667, 0.3333]], dtype=torch.float64)
     """
-    if not 0 < damping <= 1:
-        raise ValueError(f"damping must be in (0, 1], got {damping!r}")
-    policy, updated, moved = start, None, math.inf
-    for _ in range(MOST_ITERATIONS):
+    if damping is not None:
+        damping = number("damping", damping)
+        if not 0 < damping <= 1:
+            raise ValueError(f"damping must be in (0, 1], got {damping!r}")
+    tolerance = number("tolerance", tolerance)
+
+    def next_iterate(policy: TabularPolicy, near: TabularPolicy) -> TabularPolicy:
         chosen = opponent([start, policy])
         problem = InnerProblem(
             data=data,
@@ -214,14 +228,42 @@ def fixed_point(
             initial=start,
             history_weight=history_weight,
         )
-        near = None if updated is None else problem.scores(updated)
-        updated = problem.policy(stationary(problem, start=near).scores)
-        moved = float(tv(updated, policy).max())
-        if moved <= tolerance:
+        warm = problem.scores(near) if near is not policy else None
+        return problem.policy(stationary(problem, start=warm).require_solved().scores)
+
+    part = damping or _undamped_part(start, beta, loss_type, opponent)
+    policy, updated = start, next_iterate(start, start)
+    moved = float(tv(updated, policy).max())
+    for _ in range(MOST_ITERATIONS):
+        logits = policy.log_probs + part * (updated.log_probs - policy.log_probs)
+        stepped = TabularPolicy.from_logits(logits)
+        if max(moved, float(tv(stepped, policy).max())) <= tolerance:
             return policy
-        policy = TabularPolicy.from_logits(
-            (1 - damping) * policy.log_probs + damping * updated.log_probs
-        )
+        try:
+            further = next_iterate(stepped, updated)
+            now = float(tv(further, stepped).max())
+        except (NotFiniteError, UnsolvedError):
+            now = math.inf
+        if now > moved + tolerance:
+            part /= 2
+            if part < SMALLEST_PART:
+                break
+        else:
+            policy, updated, moved = stepped, further, now
     raise ValueError(
         f"no fixed point within {MOST_ITERATIONS} steps: the last one moved by {moved:.1e}"
     )
+
+
+def _undamped_part(
+    start: TabularPolicy, beta: float, loss_type: str, opponent: OpponentRule
+) -> float:
+    """Part of a step at which exact play without history comes to rest in one: 1 / (1 - m)."""
+    penalty = penalty_named(loss_type)
+    if penalty.kinks or not penalty.bounded_below:
+        return 0.5
+    log_slope, log_curvature = penalty.log_derivatives(torch.zeros((), dtype=torch.float64))
+    # Near the data the scores are this many times the log-ratio: 1 for logistic, 1/2 exponential.
+    share = float((log_slope - log_curvature).exp()) / 2 / require_beta(beta)
+    has_reference = opponent([start, start]).reference is not None
+    return 1 / share if has_reference else 1 / (1 + share)
