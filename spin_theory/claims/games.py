@@ -33,7 +33,7 @@ __all__ = [
     "check_mixing",
 ]
 
-NEARBY = 3e-8  # nats from the data at which a game counts as linear; squared, it is rounding
+NEARBY = 1e-7  # nats from the data at which a game counts as linear; squared, it is rounding
 LEAST_NEARBY = 1e-14  # nats: closer, a deviation is rounding
 STATES = 3  # near the data from which an iteration is compared
 

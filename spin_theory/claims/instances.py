@@ -91,7 +91,8 @@ def random_instance(seed: int) -> Draw:
     -------
     Draw
         Y is log-uniform, with 256 in about one instance of ten; beta is log-uniform, or in three
-        instances of eight one of `PUBLISHED_BETAS`; large tables have probabilities log-uniform down to 1e-12 before they are normalised.
+        instances of eight one of `PUBLISHED_BETAS`; large tables have probabilities log-uniform
+        down to 1e-12 before they are normalised.
 
     Examples
     --------
