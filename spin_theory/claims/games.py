@@ -132,7 +132,7 @@ def check_mixing(
     Raises
     ------
     ValueError
-        If there is more than one prompt or `beta` is not > 0.
+        If there is more than one prompt, only one response, or `beta` is not > 0.
 
     Examples
     --------
@@ -268,7 +268,7 @@ def check_averaged_play(
     Raises
     ------
     ValueError
-        If `beta` is not > 0 or `iterations` < 2.
+        If `beta` is not > 0, `iterations` < 2, or there is only one response.
 
     Notes
     -----
@@ -296,6 +296,8 @@ def check_averaged_play(
 
 def _near(data: TabularPolicy, count: int, seed: int, size: float) -> list[TabularPolicy]:
     """Draw policies so near the data that everything is linear: log-ratios of about `size`."""
+    if data.log_probs.shape[-1] < 2:
+        raise ValueError("data must have at least 2 responses: one alone has no deviation")
     source = generator(seed)
     shifts = torch.randn(count, *data.log_probs.shape, generator=source, dtype=torch.float64)
     return [TabularPolicy.from_logits(data.log_probs + size * shift) for shift in shifts]

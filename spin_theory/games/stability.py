@@ -141,9 +141,9 @@ def linearise(
     hessian = curvature.sum(dim=-1).diag() - curvature
     push: Tensor = jacobian(gradient, state)  # type: ignore[no-untyped-call]
     carried: Tensor = jacobian(log_reference, state)  # type: ignore[no-untyped-call]
-    ones = torch.ones_like(hessian) / responses  # the null space, lifted
+    ones = torch.ones_like(hessian) / responses  # constants
     # df = -H^+ dg, and log p_{t+1} = log p_ref + f / beta: one step of the map, without constants.
-    moved_scores = -torch.linalg.solve(hessian + ones * hessian.diagonal().mean(), push.flatten(1))
+    moved_scores = -_solve_laplacian(hessian, push.flatten(1))
     step = carried.flatten(1) + moved_scores / beta  # (Y, depth * Y)
     centre = torch.eye(responses, dtype=step.dtype) - ones
     centres = torch.kron(torch.eye(depth, dtype=step.dtype), centre)
@@ -153,6 +153,15 @@ def linearise(
     matrix = torch.cat([blocks, shift @ centres])
     multipliers = torch.linalg.eigvals(matrix)
     return Linearisation(matrix, multipliers[multipliers.abs().argsort(descending=True)])
+
+
+def _solve_laplacian(laplacian: Tensor, right: Tensor) -> Tensor:
+    """Solve a singular system (Y, Y), up to constants, whatever the range of its weights."""
+    diagonal = laplacian.diagonal()
+    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()  # 0 where there is one response
+    free = (1 / scale) / torch.linalg.vector_norm(1 / scale)  # the null vector, scaled: lifted
+    scaled = scale[:, None] * laplacian * scale + torch.outer(free, free)
+    return scale[:, None] * torch.linalg.solve(scaled, scale[:, None] * right)
 
 
 def fixed_point(
@@ -185,8 +194,8 @@ def fixed_point(
         makes 1 - d (1 - m) of a multiplier m and leaves the fixed point where it is. By default
         the one that makes 0 of the multiplier that exact play without history has, even above 1.
     tolerance : float, default 1e-14
-        Total variation distance of the policy from its next iterate, and from the next step of the
-        search.
+        Total variation distance of the policy from the next step of the search, and from its next
+        iterate, there times 1/beta where beta is small, as an iteration multiplies rounding.
 
     Returns
     -------
@@ -217,7 +226,8 @@ def fixed_point(
             raise ValueError(f"damping must be in (0, 1], got {damping!r}")
     tolerance = number("tolerance", tolerance)
 
-    def next_iterate(policy: TabularPolicy, near: TabularPolicy) -> TabularPolicy:
+    def direction(policy: TabularPolicy, scores: Tensor | None) -> tuple[Tensor, Tensor]:
+        """From the policy's log-probs to those of its next iterate, and its scores."""
         chosen = opponent([start, policy])
         problem = InnerProblem(
             data=data,
@@ -228,34 +238,43 @@ def fixed_point(
             initial=start,
             history_weight=history_weight,
         )
-        warm = problem.scores(near) if near is not policy else None
-        return problem.policy(stationary(problem, start=warm).require_solved().scores)
+        scores = stationary(problem, start=scores).require_solved().scores
+        onward = -policy.log_probs
+        if chosen.reference is not None:  # in SPIN the policy: at a large beta only this is exact
+            onward = chosen.reference.log_probs - policy.log_probs
+        return scores / problem.beta + onward, scores
 
-    part = damping or _undamped_part(start, beta, loss_type, opponent)
-    policy, updated = start, next_iterate(start, start)
-    moved = float(tv(updated, policy).max())
+    def along(policy: TabularPolicy, step: Tensor) -> tuple[TabularPolicy, float]:
+        """Where a step leads, and how far that is."""
+        there = TabularPolicy.from_logits(policy.log_probs + step)
+        return there, float(tv(there, policy).max())
+
+    usual = _part_to_rest(start, beta, loss_type, opponent)
+    part = damping or usual
+    rounding = tolerance / min(1.0, usual)  # an iteration multiplies that of scores by 1/beta
+    policy, (step, scores) = start, direction(start, None)
+    moved = along(policy, step)[1]
     for _ in range(MOST_ITERATIONS):
-        logits = policy.log_probs + part * (updated.log_probs - policy.log_probs)
-        stepped = TabularPolicy.from_logits(logits)
-        if max(moved, float(tv(stepped, policy).max())) <= tolerance:
+        stepped, distance = along(policy, part * step)
+        if moved <= rounding and distance <= tolerance:
             return policy
         try:
-            further = next_iterate(stepped, updated)
-            now = float(tv(further, stepped).max())
+            further, found = direction(stepped, scores)
+            now = along(stepped, further)[1]
         except (NotFiniteError, UnsolvedError):
             now = math.inf
-        if now > moved + tolerance:
+        if now > moved + rounding:
             part /= 2
             if part < SMALLEST_PART:
                 break
         else:
-            policy, updated, moved = stepped, further, now
+            policy, step, scores, moved = stepped, further, found, now
     raise ValueError(
         f"no fixed point within {MOST_ITERATIONS} steps: the last one moved by {moved:.1e}"
     )
 
 
-def _undamped_part(
+def _part_to_rest(
     start: TabularPolicy, beta: float, loss_type: str, opponent: OpponentRule
 ) -> float:
     """Part of a step at which exact play without history comes to rest in one: 1 / (1 - m)."""
