@@ -291,6 +291,8 @@ def _log_factors(
             gain = np.where(better, np.log1p(stake * won), gain)
             loss = np.where(better, np.log1p(stake * lost), loss)
     return gain, loss
+
+
 def _numbered(prompts: Tensor) -> Tensor:
     """Prompts' numbers as they are, of any type of integer, from a tensor, array or list."""
     if not isinstance(prompts, Tensor):

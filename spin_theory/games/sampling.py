@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from spin_theory.games.solvers import MOST_DRAWN
-from spin_theory.inputs import generator, numbers, require_memory, whole
+from spin_theory.inputs import generator, number, numbers, require_memory, whole
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import closed_form_update, opponent_update
 from spin_theory.minima.newton import newton
@@ -63,8 +63,7 @@ class SampledMinimiser:
     pairs: int
 
     def __post_init__(self) -> None:
-        if not self.pairs >= 1:
-            raise ValueError(f"pairs must be >= 1, got {self.pairs!r}")
+        object.__setattr__(self, "pairs", whole("pairs", self.pairs, least=1))
 
     def __call__(
         self, problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
@@ -346,6 +345,7 @@ def samples_for(opponent: TabularPolicy, data: TabularPolicy, *, tv: float, beta
     >>> samples_for(half, half, tv=0.01, beta=1.0)  # 1 / (pi 0.01^2)
     3184
     """
+    tv = number("tv", tv)
     if not tv > 0:
         raise ValueError(f"tv must be > 0, got {tv!r}")
     ratio = float(predicted_tv(opponent, data, beta=beta)) / tv

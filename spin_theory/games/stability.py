@@ -161,7 +161,8 @@ def _solve_laplacian(laplacian: Tensor, right: Tensor) -> Tensor:
     scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()  # 0 where there is one response
     free = (1 / scale) / torch.linalg.vector_norm(1 / scale)  # the null vector, scaled: lifted
     scaled = scale[:, None] * laplacian * scale + torch.outer(free, free)
-    return scale[:, None] * torch.linalg.solve(scaled, scale[:, None] * right)
+    solution: Tensor = torch.linalg.solve(scaled, scale[:, None] * right)
+    return scale[:, None] * solution
 
 
 def fixed_point(
