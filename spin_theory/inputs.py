@@ -37,7 +37,7 @@ def number(name: str, value: Any) -> float:
     Raises
     ------
     ValueError
-        If it is no real number, or text.
+        If it is not a real number.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def whole(name: str, value: Any, *, least: int) -> int:
     Raises
     ------
     ValueError
-        If it is no whole number or below `least`.
+        If it is not a whole number, or below `least`.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def numbers(name: str, values: Any) -> tuple[float, ...]:
     Raises
     ------
     ValueError
-        If it is no sequence, or something in it is no number.
+        If it is no sequence, or something in it is not a number.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def tensor(name: str, values: Any) -> Tensor:
     Raises
     ------
     ValueError
-        If these are no real numbers, or rows differ in length.
+        If these are not real numbers, or rows differ in length.
 
     Examples
     --------
@@ -200,7 +200,7 @@ def generator(seed: Any) -> torch.Generator:
     Raises
     ------
     ValueError
-        If `seed` is no such number.
+        If `seed` is not such a number.
 
     Examples
     --------

@@ -4,14 +4,12 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-import torch
-
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.claims.nearby import deviations, excess, near, next_iterate
 from spin_theory.divergences import tv
 from spin_theory.games.iterates import observed_multipliers
 from spin_theory.games.opponents import (
-    OpponentRule,
     average_of_iterates,
     geometric_mixture,
     mixed_samples,
@@ -20,7 +18,7 @@ from spin_theory.games.play import Game, play
 from spin_theory.games.rates import mixing_multipliers, multiplier, predicted_policy
 from spin_theory.games.solvers import Solver
 from spin_theory.games.stability import linearise
-from spin_theory.inputs import generator, numbers, whole
+from spin_theory.inputs import numbers, whole
 from spin_theory.minima.closed_forms import exact
 from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import LINEAR_RATE, ROUNDING
@@ -147,11 +145,11 @@ def check_mixing(
     errors = [abs(linear.spectral_radius - predicted) / predicted]
     # The recurrence: new = (1 - half) old - half oldest, up to a constant per prompt.
     for shift in range(STATES):
-        history = _near(data, 2, seed + shift, NEARBY / max(1.0, half))
-        after = _next(history, data, beta, loss_type, mixed_samples)
-        oldest, old, new = _deviations([*history, after], data)
+        history = near(data, 2, seed + shift, NEARBY / max(1.0, half))
+        after = next_iterate(history, data, beta, loss_type, mixed_samples)
+        oldest, old, new = deviations([*history, after], data)
         terms = [(1 - half) * old, -half * oldest]
-        errors.append(_excess(new, terms))
+        errors.append(excess(new, terms))
     game = _game_nearby(data, beta, loss_type, seed, half)
     observed = abs(observed_multipliers(game.policies[1:], data, order=2)[0])
     numbers = {"predicted": predicted, "linearised": linear.spectral_radius, "observed": observed}
@@ -285,42 +283,13 @@ def check_averaged_play(
     m = multiplier(beta=beta, loss_type=loss_type)
     errors, product = [], 1.0
     for played in range(1, iterations):
-        history = _near(data, played, seed, NEARBY / max(1.0, abs(m)))
-        after = _next(history, data, beta, loss_type, average_of_iterates)
+        history = near(data, played, seed, NEARBY / max(1.0, abs(m)))
+        after = next_iterate(history, data, beta, loss_type, average_of_iterates)
         averages = [average_of_iterates(part).sampler for part in (history, [*history, after])]
-        before, new = _deviations(averages, data)
-        errors.append(_excess(new, [before, -(1 - m) / (played + 1) * before]))
+        before, new = deviations(averages, data)
+        errors.append(excess(new, [before, -(1 - m) / (played + 1) * before]))
         product *= 1 - (1 - m) / (played + 1)
     return Evidence(largest_error(errors), tolerance, {"factor": product})
-
-
-def _near(data: TabularPolicy, count: int, seed: int, size: float) -> list[TabularPolicy]:
-    """Draw policies so near the data that everything is linear: log-ratios of about `size`."""
-    if data.log_probs.shape[-1] < 2:
-        raise ValueError("data must have at least 2 responses: one alone has no deviation")
-    source = generator(seed)
-    shifts = torch.randn(count, *data.log_probs.shape, generator=source, dtype=torch.float64)
-    return [TabularPolicy.from_logits(data.log_probs + size * shift) for shift in shifts]
-
-
-def _next(
-    history: Sequence[TabularPolicy],
-    data: TabularPolicy,
-    beta: float,
-    loss_type: str,
-    rule: OpponentRule,
-) -> TabularPolicy:
-    """Play one more iteration after some that ended with `history`."""
-    past = history[:-1]
-    game = play(
-        history[-1],
-        data,
-        beta=beta,
-        iterations=1,
-        loss_type=loss_type,
-        opponent=lambda policies: rule([*past, *policies]),
-    )
-    return game.policies[-1]
 
 
 def _game_nearby(data: TabularPolicy, beta: float, loss_type: str, seed: int, half: float) -> Game:
@@ -329,20 +298,8 @@ def _game_nearby(data: TabularPolicy, beta: float, loss_type: str, seed: int, ha
     for _ in range(3):
         factors.append((1 - half) * factors[-1] - half * factors[-2])
     size = max(NEARBY / max(1.0, *map(abs, factors)), LEAST_NEARBY)
-    (start,) = _near(data, 1, seed, size)
+    (start,) = near(data, 1, seed, size)
     return play(start, data, beta=beta, iterations=4, loss_type=loss_type, opponent=mixed_samples)
-
-
-def _excess(found: torch.Tensor, terms: Sequence[torch.Tensor]) -> float:
-    """How far a deviation is from the sum of some terms, relative to the largest of them."""
-    size = max(float(term.abs().max()) for term in terms)
-    return float((found - sum(terms)).abs().max()) / size
-
-
-def _deviations(policies: Sequence[TabularPolicy], data: TabularPolicy) -> torch.Tensor:
-    """Log-ratios to the data, centred for each prompt: (T, X, Y)."""
-    deviations = torch.stack([policy.log_probs for policy in policies]) - data.log_probs
-    return deviations - deviations.mean(dim=-1, keepdim=True)
 
 
 CLAIMS = (

@@ -228,7 +228,7 @@ def fixed_point(
     tolerance = number("tolerance", tolerance)
 
     def direction(policy: TabularPolicy, scores: Tensor | None) -> tuple[Tensor, Tensor]:
-        """From the policy's log-probs to those of its next iterate, and its scores."""
+        # From the policy's log-probs to those of its next iterate, and its scores.
         chosen = opponent([start, policy])
         problem = InnerProblem(
             data=data,
@@ -246,7 +246,7 @@ def fixed_point(
         return scores / problem.beta + onward, scores
 
     def along(policy: TabularPolicy, step: Tensor) -> tuple[TabularPolicy, float]:
-        """Where a step leads, and how far that is."""
+        # Where a step leads, and how far that is.
         there = TabularPolicy.from_logits(policy.log_probs + step)
         return there, float(tv(there, policy).max())
 

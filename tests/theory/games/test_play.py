@@ -314,7 +314,7 @@ def test_a_game_that_outgrows_float64_keeps_its_iterates_and_says_when_and_why()
 
 
 def test_a_game_whose_minimum_is_out_of_reach_stops_instead_of_going_on_from_elsewhere():
-    # Newton moves margins by at most 3 nats a step, 2000 times; the log-ratio grows ninefold
+    # Newton moves margins by at most 3 nats per step, 2000 times; the log-ratio grows ninefold
     game = play(START, DATA, beta=0.1, iterations=12, solver=minimiser)
     exact = play(START, DATA, beta=0.1, iterations=12)
     assert game.stopped.startswith(f"p_{len(game.policies)} cannot be computed: Newton")
