@@ -170,8 +170,8 @@ def status(
     print("a process is working on it" if found.working else "no process is working on it")
     if not finished:
         print(f"time left: {duration(found.eta_seconds) or 'not known yet'}")
-    if found.loss is not None:
-        print(f"last loss: {found.loss:.4f} ({found.loss_at})")
+    if found.loss_in_words is not None:
+        print(f"last logged: {found.loss_in_words} ({found.loss_at})")
     if found.error:
         print(f"last error: {found.error}")
     if found.log:

@@ -17,7 +17,7 @@ from spin_train.data.opening import open_bytes, open_text, plain_suffix
 from spin_train.errors import UserError, one_line
 from spin_train.system.files import sha256_of_file, sha256_of_text
 
-__all__ = ["drop_or_raise", "read_rows", "source_of"]
+__all__ = ["drop_or_raise", "names_a_file", "read_rows", "source_of"]
 
 _LOG = logging.getLogger(__name__)
 _SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
@@ -75,6 +75,11 @@ def source_of(data: DataConfig) -> dict[str, Any]:
     }
 
 
+def names_a_file(path: Path) -> bool:
+    """Say whether a path can only be a file or folder, and no name on the hub."""
+    return plain_suffix(path) in _SUFFIXES or path.is_absolute()
+
+
 def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
     path = Path(data.path)
     if path.is_file():
@@ -89,7 +94,7 @@ def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
             raise UserError(
                 f"{path}: a row is nested too deeply for Python to read; remove that row or field"
             ) from None
-    elif not path.is_dir() and (plain_suffix(path) in _SUFFIXES or path.is_absolute()):
+    elif not path.is_dir() and names_a_file(path):
         raise UserError(f"no data file at {path}; correct data.path")
     else:
         yield from _read_dataset(data)

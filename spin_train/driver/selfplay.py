@@ -15,6 +15,7 @@ from types import FrameType
 from spin_train.config.changes import refused_on_resuming
 from spin_train.config.files import load_config
 from spin_train.config.yaml12 import yaml_text
+from spin_train.driver.inputs import require_inputs, warn_of_crowding
 from spin_train.driver.launch import launch_workers
 from spin_train.driver.memory import refuse_killed_workers
 from spin_train.driver.preflight import refuse_early
@@ -88,6 +89,9 @@ def play(
         if restart_iteration:
             _forget_checkpoints(run)
         if not _all_complete(run):
+            if not run.manifest().is_complete("data/prepare"):
+                require_inputs(run.config)
+            warn_of_crowding(run.config.ranks)
             build_communication_op()
             require_shared_memory(run.config.ranks)
             _work(run, watch)

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
 from spin_train.system.files import read_json
 
-__all__ = ["RunStatus", "StageStatus", "read_status"]
+__all__ = ["RunStatus", "StageStatus", "in_words", "read_status"]
 
 State = Literal["done", "running", "stopped", "waiting"]
 
@@ -51,6 +51,8 @@ class RunStatus:
     """The last loss that was logged."""
     loss_at: str | None
     """Stage and step of that loss."""
+    loss_in_words: str | None
+    """What the last logged line says; of SFT and the control the NLL, for their loss is scaled."""
     error: str | None
     """The error that ended the last start."""
     log: str | None
@@ -90,15 +92,16 @@ def read_status(root: str | Path) -> RunStatus:
             found.append(StageStatus(stage.name, "waiting", eta_seconds=expected(stage)))
     etas = [stage.eta_seconds for stage in found if stage.state != "done"]
     known = [eta for eta in etas if eta is not None]
-    loss, loss_at = _last_loss(directory, stages)
+    last, loss_at = _last_line(directory, stages)
     logs = sorted(directory.logs.glob("*.log"))
     return RunStatus(
         run=str(directory.root),
         working=working,
         stages=found,
         eta_seconds=sum(known) if len(known) == len(etas) else None,
-        loss=loss,
+        loss=last["loss"] if last else None,
         loss_at=loss_at,
+        loss_in_words=in_words(last) if last else None,
         error=_last_error(directory),
         log=str(logs[-1]) if logs else None,
     )
@@ -173,14 +176,33 @@ def _work(config: Config, stage: Stage) -> float:
     return samples * config.at("epochs", stage.iteration)
 
 
-def _last_loss(directory: RunDirectory, stages: list[Stage]) -> tuple[float | None, str | None]:
+def in_words(line: Mapping[str, float]) -> str:
+    """Say in a few words what a logged line says.
+
+    Examples
+    --------
+    >>> in_words({"loss": 0.6531, "rewards/accuracy": 0.71, "logps/real": -9.4})
+    'loss 0.6531, accuracy 0.71'
+    >>> in_words({"loss": 0.6974, "logps/real": -27.9})
+    'NLL 27.90 nats per response'
+    """
+    if "rewards/accuracy" in line:
+        return f"loss {line['loss']:.4f}, accuracy {line['rewards/accuracy']:.2f}"
+    if "logps/real" in line:
+        return f"NLL {-line['logps/real']:.2f} nats per response"
+    return f"loss {line['loss']:.4f}"
+
+
+def _last_line(
+    directory: RunDirectory, stages: list[Stage]
+) -> tuple[dict[str, float] | None, str | None]:
     for stage in reversed(stages):
         path = directory.root / stage.folder / "metrics.jsonl"
         if stage.kind == "train" and path.is_file():
             rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
             logged = [row for row in rows if "loss" in row]
             if logged:
-                return logged[-1]["loss"], f"{stage.name} step {logged[-1]['step']}"
+                return logged[-1], f"{stage.name} step {logged[-1]['step']}"
     return None, None
 
 

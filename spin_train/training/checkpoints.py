@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from spin_train.errors import UserError
+from spin_train.run.status import in_words
 from spin_train.system.files import read_json, write_atomically, write_json
 from spin_train.system.progress import Progress
 from spin_train.system.ranks import Ranks
@@ -140,7 +141,7 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Write all lines logged so far; a resumed run has the earlier ones from its checkpoint."""
         if logs and "loss" in logs:
-            self._note = f"loss {logs['loss']:.4f}"
+            self._note = in_words(logs)
         if self._ranks.is_first:
             lines = [json.dumps(_in_order(line)) + "\n" for line in state.log_history]
             with write_atomically(self._folder / "metrics.jsonl") as partial:

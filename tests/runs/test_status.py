@@ -39,7 +39,7 @@ def test_status_of_a_run_in_work_dead_and_done(killed):
     assert [stage["state"] for stage in dead["stages"]][-2:] == ["stopped", "waiting"]
     assert "no process is working on it" in done
     assert "waiting" not in done
-    assert "last loss" in done
+    assert "last logged: loss" in done
 
 
 def test_a_killed_and_resumed_stage_has_every_step_once_in_tensorboard(killed):
