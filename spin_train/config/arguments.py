@@ -8,7 +8,7 @@ a setting that is taken in silence would be believed.
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["MANAGED_ARGUMENTS", "PASSED_ON", "WITHOUT_EFFECT", "argument_problem"]
+__all__ = ["MANAGED_ARGUMENTS", "PASSED_ON", "VLLM_ARGUMENTS", "WITHOUT_EFFECT", "argument_problem"]
 
 MANAGED_ARGUMENTS = {
     "bf16": "set training.dtype instead",
@@ -103,6 +103,25 @@ WITHOUT_EFFECT = {
     **dict.fromkeys(("ddp_static_graph", "ddp_backend", "ddp_timeout"), _DDP),
 }
 """Further arguments that would change nothing, or go round what a run promises."""
+
+VLLM_ARGUMENTS = {
+    "dtype": "set training.dtype instead",
+    "generation_config": "samples follow generation.temperature alone",
+    "gpu_memory_utilization": "set generation.vllm_memory instead",
+    "logprobs_mode": "log-probs are the model's own, at temperature 1",
+    "max_model_len": "it follows from the prompts and generation.max_new_tokens",
+    "model": "the opponent is sampled",
+    "revision": "set model_revision instead",
+    "seed": "set seed instead",
+    "skip_tokenizer_init": "token ids go in and come out",
+    "tokenizer": "token ids go in and come out",
+    "trust_remote_code": "set trust_remote_code at the top level instead",
+    **dict.fromkeys(
+        ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+        "each rank samples on one device; set ranks instead",
+    ),
+}
+"""Arguments of vLLM's engine that the run sets; under `generation.vllm` they contradict it."""
 
 PASSED_ON = frozenset(
     (

@@ -47,6 +47,8 @@ def first_read(key: str) -> FirstRead:
     (<FirstRead.LOSS: 'the loss of self-play'>, <FirstRead.NOTHING: 'nothing that is kept'>)
     """
     field = known_keys().get(key)
+    if field is None and key.startswith("generation.vllm."):
+        return FirstRead.PLAY
     if field is None:
         name = key.removeprefix("training.")
         idle = name == "report_to" or name in WITHOUT_EFFECT

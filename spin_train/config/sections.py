@@ -1,10 +1,10 @@
 """The sections of a run's config: every key with its default and meaning."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from spin_train.config.arguments import MANAGED_ARGUMENTS
+from spin_train.config.arguments import MANAGED_ARGUMENTS, VLLM_ARGUMENTS
 from spin_train.config.keys import Free, Play, Start, Training
 from spin_train.config.paths import Located
 
@@ -118,10 +118,17 @@ class GenerationConfig(Section):
     beyond rounding: refuse to train, or warn in the log. Both are computed at temperature 1
     whatever the sampling temperature is, so they are always comparable."""
     vllm_memory: Free[float] = Field(default=0.85, gt=0, le=1)
-    """`vllm`: share of the device's memory it may use."""
+    """`vllm`: share of the free memory of the device that it may use. On CPUs ranks divide it."""
+    vllm: Play[dict[str, Any]] = Field(default={})
+    """`vllm`: further arguments of its engine, such as `{max_num_seqs: 64}`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for name in self.vllm:
+            if self.engine != "vllm":
+                raise ValueError(f"vllm.{name} needs engine: vllm, got {self.engine}")
+            if name in VLLM_ARGUMENTS:
+                raise ValueError(f"remove vllm.{name}: {VLLM_ARGUMENTS[name]}")
         # vLLM raises lower temperatures to 0.01.
         if self.engine == "vllm" and not 0.01 <= self.temperature <= 2:
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 from spin_train.config.arguments import argument_problem
 from spin_train.config.schema import Config
 from spin_train.config.sections import TrainingConfig
+from spin_train.driver.versions import require_versions
 from spin_train.errors import UserError
 from spin_train.model.adapters import require_adapters
 from spin_train.stages.leaderboards import require_benchmarks
@@ -21,6 +22,7 @@ def refuse_early(config: Config) -> None:
     refuse_other_launchers(os.environ)
     require_temporary_files()
     _require_deepspeed()
+    require_versions({"train", "vllm"} if config.generation.engine == "vllm" else {"train"})
     _refuse_unknown_arguments(config)
     if config.adapter:
         require_adapters(config.adapter)

@@ -1,7 +1,7 @@
 """Let the opponent answer the prompts of an iteration, shard by shard."""
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from typing import Any
 
 from spin_train.config.schema import Config
@@ -12,7 +12,7 @@ from spin_train.sampling.engine import Engine, SamplingSettings
 from spin_train.seeds import sample_seed
 from spin_train.system.files import read_json
 
-__all__ = ["fill_shards", "play", "sampling_record"]
+__all__ = ["distribution_of", "fill_shards", "play", "sampling_record"]
 
 
 def fill_shards(
@@ -94,16 +94,24 @@ def play(
     return played
 
 
+def distribution_of(package: str) -> str:
+    """Name under which a package is installed: vLLM has another one where it is built for CPUs."""
+    names = {name.lower().replace("_", "-") for name in packages_distributions().get(package, [])}
+    return package if not names or package in names else min(names)
+
+
 def sampling_record(config: Config, iteration: int) -> dict[str, Any]:
     """Say how an iteration's samples are drawn: engine, version and all settings."""
     generation = config.generation
     if generation.engine == "given":
         return {"iteration": iteration, "engine": "given", "data": config.data.path}
     package = {"hf": "transformers", "vllm": "vllm"}[generation.engine]
+    more = {"vllm_arguments": generation.vllm} if generation.vllm else {}
     return {
         "iteration": iteration,
         "engine": generation.engine,
-        package: version(package),
+        package: version(distribution_of(package)),
+        **more,
         "dtype": config.training.dtype,
         "temperature": generation.temperature,
         "top_p": 1.0,

@@ -6,13 +6,15 @@
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import Config
-from spin_train.errors import UserError
+from spin_train.errors import UserError, one_line
 from spin_train.run.directory import RunDirectory
 from spin_train.run.shards import shards_of
 from spin_train.sampling.engine import Sample, SamplingSettings
+from spin_train.system.processes import cpu_only
 
 __all__ = ["load_engine", "require_vllm", "sample"]
 
@@ -66,7 +68,9 @@ def _sample_of(output: Any, prompt_ids: list[int], settings: SamplingSettings) -
     (completion,) = output.outputs
     ids, reason = list(completion.token_ids), completion.finish_reason
     stops = [place for place, token in enumerate(ids) if token == settings.stop_id]
-    whole = {"stop": stops == [len(ids) - 1], "length": not stops}.get(reason, False)
+    # Cut before the limit, by a context that is too short, it would be a sample of another length.
+    cut = not stops and len(ids) == settings.max_new_tokens
+    whole = {"stop": stops == [len(ids) - 1], "length": cut}.get(reason, False)
     if list(output.prompt_token_ids) != prompt_ids:
         raise RuntimeError(f"vLLM changed the prompt {prompt_ids} to {output.prompt_token_ids}")
     if not whole or not 0 < len(ids) <= settings.max_new_tokens:
@@ -84,15 +88,35 @@ def load_engine(config: Config, run: RunDirectory, opponent: str) -> Any:
 
     shards = shards_of(run, config.generation)
     longest = max(len(record.prompt_ids) for shard in shards for record in shard.records)
-    return LLM(
-        model=opponent,
-        revision=config.model_revision if opponent == config.model else None,
-        trust_remote_code=config.trust_remote_code,
-        skip_tokenizer_init=True,  # ids in, ids out
-        dtype=config.training.dtype,
-        max_model_len=longest + config.generation.max_new_tokens,
-        gpu_memory_utilization=config.generation.vllm_memory,
-        generation_config="vllm",  # not the model's own file of settings
-        logprobs_mode="raw_logprobs",  # of the model, at temperature 1
-        seed=config.seed % 2**32,
-    )
+    arguments: dict[str, Any] = {"enable_chunked_prefill": False} if cpu_only() else {}
+    try:
+        return LLM(
+            **arguments | config.generation.vllm,
+            model=opponent,
+            revision=config.model_revision if opponent == config.model else None,
+            trust_remote_code=config.trust_remote_code,
+            skip_tokenizer_init=True,  # ids in, ids out
+            dtype=config.training.dtype,
+            max_model_len=longest + config.generation.max_new_tokens,
+            gpu_memory_utilization=_share(config),
+            generation_config="vllm",  # not the model's own file of settings
+            logprobs_mode="raw_logprobs",  # of the model, at temperature 1
+            seed=config.seed % 2**32,
+        )
+    except TypeError as error:
+        if not config.generation.vllm:
+            raise
+        raise UserError(f"generation.vllm: {one_line(error)}") from None
+
+
+def _share(config: Config) -> float:
+    """Share of all memory that is `generation.vllm_memory` of what is free now, for one rank."""
+    if cpu_only():
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
+        free, whole, sharing = kib["MemAvailable"], kib["MemTotal"], config.ranks
+    else:
+        import torch
+
+        (free, whole), sharing = torch.cuda.mem_get_info(), 1
+    return round(config.generation.vllm_memory * free / whole / sharing, 4)

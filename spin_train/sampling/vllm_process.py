@@ -131,7 +131,7 @@ def main() -> None:
         traceback.print_exc()
         line = f"{type(error).__name__}: {one_line(error)}"
         said = {"fault": line}
-        if out_of_memory(error) or any(part in str(error) for part in _LITTLE_MEMORY):
+        if out_of_memory(error) or any(part in line for part in _LITTLE_MEMORY):
             said = {"fix": _memory_line(line)}
         if disk_full(error):
             said = {

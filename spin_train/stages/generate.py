@@ -1,8 +1,11 @@
 """Generate: the opponent p_K answers the prompts of iteration K."""
 
+import gc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from spin_train.data.records import write_records
 from spin_train.errors import UserError
@@ -46,6 +49,9 @@ def _with_vllm(work: Work, stage: Stage, folder: Path) -> None:
     # The process claims and writes shards itself. The shards that are there, whichever rank wrote
     # them, say how far the stage is.
     total = len(shards_of(work.run.directory, work.config.generation))
+    gc.collect()
+    if torch.cuda.is_available():  # what the last stage has let go is free for vLLM only then
+        torch.cuda.empty_cache()
     vllm_process.run_process(
         work.run.root,
         stage.iteration,

@@ -54,8 +54,9 @@ def test_samples_of_another_distribution_are_refused_unless_told_otherwise(
     assert "generation parity" in log.read_text()
 
 
-def test_a_fault_of_vllm_is_passed_on(installed, tmp_path, monkeypatch):
+def test_too_little_memory_for_vllm_is_for_the_user_to_fix(installed, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_VLLM", "no device")
     code, _, err = run("run", make_config(tmp_path, **SHORT))
-    assert code == 1
-    assert "RuntimeError: No available memory for the cache blocks." in err
+    assert code == 2
+    assert "No available memory for the cache blocks." in err
+    assert "generation.vllm_memory" in err

