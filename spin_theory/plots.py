@@ -8,6 +8,7 @@ from spin_theory.games.phase import PhaseDiagram
 from spin_theory.games.play import Game
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["draw_game", "draw_phase", "require_plot"]
@@ -74,7 +75,8 @@ def draw_phase(diagram: PhaseDiagram) -> "Figure":
     -------
     Figure
         Change of the total variation distance in decades: blue towards the data, red away; the
-        share of games that ended further away stands in each cell where it is not 0.
+        share of games that ended further away stands in each cell where it is not 0. A line goes
+        round the cells where theory says that most games settle at the data from near enough.
     """
     from matplotlib.figure import Figure
 
@@ -99,5 +101,27 @@ def draw_phase(diagram: PhaseDiagram) -> "Figure":
             share = float(diagram.diverged[row, column])
             if share > 0:
                 axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=6)
+    if diagram.stable is not None:
+        _outline(axes, (diagram.stable > 0.5).tolist())
     figure.colorbar(image, label="log10 of last over first TV")
     return figure
+
+
+def _outline(axes: "Axes", inside: list[list[bool]]) -> None:
+    """Draw the edges between cells inside and outside of a region."""
+    from matplotlib.collections import LineCollection
+
+    rows, columns = len(inside), len(inside[0])
+    edges = [
+        [(column + 0.5, row - 0.5), (column + 0.5, row + 0.5)]
+        for row in range(rows)
+        for column in range(columns - 1)
+        if inside[row][column] != inside[row][column + 1]
+    ]
+    edges += [
+        [(column - 0.5, row + 0.5), (column + 0.5, row + 0.5)]
+        for row in range(rows - 1)
+        for column in range(columns)
+        if inside[row][column] != inside[row + 1][column]
+    ]
+    axes.add_collection(LineCollection(edges, colors="black", linewidths=1.5), autolim=False)

@@ -16,6 +16,7 @@ __all__ = [
     "geometric_mixture",
     "last_iterate",
     "mixed_samples",
+    "tempered_samples",
     "without_reference",
 ]
 
@@ -114,6 +115,41 @@ def mixed_samples(policies: Sequence[TabularPolicy], *, earlier: int = 1) -> Opp
     return Opponent(sampler=_average(policies[-1 - earlier :]), reference=policies[-1])
 
 
+def tempered_samples(policies: Sequence[TabularPolicy], *, temperature: float) -> Opponent:
+    r"""SPIN's opponent where generation samples at a temperature.
+
+    Parameters
+    ----------
+    policies : sequence of TabularPolicy
+        p_0, ..., p_t; at least one.
+    temperature : float
+        T, > 0, no unit; 1 is :func:`last_iterate`.
+
+    Returns
+    -------
+    Opponent
+        :math:`\propto p_t^{1/T}` generates; the denominator is p_t.
+
+    Raises
+    ------
+    ValueError
+        If `temperature` is not finite and > 0.
+
+    Notes
+    -----
+    At :math:`T \ne 1` SPIN does not rest at the data; see :func:`tempered_limit`.
+
+    Examples
+    --------
+    >>> policy = TabularPolicy.from_probs([[0.8, 0.2]])
+    >>> tempered_samples([policy], temperature=2.0).sampler.probs  # odds sqrt(4)
+    tensor([[0.6667, 0.3333]], dtype=torch.float64)
+    """
+    require_temperature(temperature)
+    sampler = TabularPolicy.from_logits(policies[-1].log_probs / temperature)
+    return Opponent(sampler=sampler, reference=policies[-1])
+
+
 def average_of_iterates(policies: Sequence[TabularPolicy]) -> Opponent:
     """Fictitious play: the average of all iterates, as sampler and as denominator.
 
@@ -187,6 +223,12 @@ def geometric_mixture(policies: Sequence[TabularPolicy], *, base_weight: float =
     first, last = policies[0].log_probs, policies[-1].log_probs
     mixture = TabularPolicy.from_logits((1 - weight) * last + weight * first)
     return Opponent(sampler=mixture, reference=mixture)
+
+
+def require_temperature(temperature: float) -> None:
+    """Raise ValueError unless a temperature is finite and > 0."""
+    if not 0 < temperature < math.inf:  # refuses nan too
+        raise ValueError(f"temperature must be finite and > 0, got {temperature!r}")
 
 
 def _average(policies: Sequence[TabularPolicy]) -> TabularPolicy:

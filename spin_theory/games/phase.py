@@ -1,23 +1,30 @@
 """Beta against inner steps: where self-play approaches the data, and where it leaves them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spin_theory.divergences import tv
+from spin_theory.games.inexact import fisher_eigenvalues, inexact_multiplier
 from spin_theory.games.opponents import OpponentRule, last_iterate
 from spin_theory.games.play import play
-from spin_theory.games.solvers import GradientSteps, Solver
+from spin_theory.games.solvers import MOST_PAIRED, GradientSteps, Solver
 from spin_theory.inputs import numbers, whole
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import exact
-from spin_theory.policies import TabularPolicy
+from spin_theory.minima.problems import InnerProblem
+from spin_theory.policies import NotFiniteError, TabularPolicy
 from spin_theory.tolerances import ROUNDING
 
 __all__ = ["PhaseDiagram", "phase_diagram"]
+
+BATCH = 2560
+"""Games that are played at once, at several betas: five groups of 8 responses."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,17 @@ class PhaseDiagram:
     diverged : Tensor, shape (B, K)
         Share of the games that end further from the data than they began, by more than rounding,
         or whose log-probs outgrew float64.
+    stable : Tensor, shape (B, K), or None
+        Share of the games that theory says settle at the data from near enough, by
+        :func:`inexact_multiplier`; None where it has no law: for another opponent than SPIN's, a
+        history term, or an optimiser that adapts.
     """
 
     betas: tuple[float, ...]
     inner_steps: tuple[int | None, ...]
     change: Tensor
     diverged: Tensor
+    stable: Tensor | None = None
 
 
 def phase_diagram(
@@ -70,8 +82,8 @@ def phase_diagram(
         Optimiser steps in each iteration; None solves it exactly (logistic, exponential).
     learning_rate : float, default 1.0
         Of the optimiser, on the logits of a prompt.
-    optimiser : {'gd', 'adam', 'rmsprop'}, default 'gd'
-        Gradient descent, Adam or RMSProp.
+    optimiser : {'gd', 'momentum', 'adam', 'rmsprop'}, default 'gd'
+        Gradient descent, with momentum (0.9), Adam or RMSProp.
     iterations : int, default 10
         Of self-play.
     games : int, default 64
@@ -135,23 +147,88 @@ def phase_diagram(
         require_beta(beta)
         if exact in solvers:
             last_distance(beta=beta, iterations=min(1, iterations), solver=exact)
-    first = tv(data, start)
-    change, diverged = [], []
-    for beta in track(betas):
-        for solver in solvers:
-            last = last_distance(beta=beta, iterations=iterations, solver=solver)
-            floor = torch.finfo(
-                torch.float64
-            ).eps  # a game that has reached the data has no logarithm
-            change.append((last.clamp(min=floor) / first.clamp(min=floor)).log10().mean())
-            diverged.append((last > first + ROUNDING).double().mean())
-    shape = (len(betas), len(inner_steps))
-    return PhaseDiagram(
-        betas,
-        columns,
-        torch.stack(change).reshape(shape),
-        torch.stack(diverged).reshape(shape),
-    )
+    rules: dict[str, Any] = {
+        "loss_type": loss_type,
+        "opponent": opponent,
+        "history_weight": history_weight,
+    }
+    cells = []
+    for some in _batches(track(betas), size=max(1, BATCH // games)):
+        rows = [
+            _last_distances(start, data, betas=some, iterations=iterations, solver=solver, **rules)
+            for solver in solvers
+        ]
+        cells.append(torch.stack(rows, dim=1))  # (betas, K, X)
+    last, first = torch.cat(cells), tv(data, start)
+    floor = torch.finfo(torch.float64).eps  # a game that has reached the data has no logarithm
+    change = (last.clamp(min=floor) / first.clamp(min=floor)).log10().mean(dim=-1)
+    diverged = (last > first + ROUNDING).double().mean(dim=-1)
+    stable = None
+    if opponent is last_iterate and history_weight == 0 and optimiser in ("gd", "momentum"):
+        stable = _stable_shares(data, betas, solvers, loss_type)
+    return PhaseDiagram(betas, columns, change, diverged, stable)
+
+
+def _batches(betas: Iterable[float], *, size: int) -> Iterator[list[float]]:
+    iterator = iter(betas)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _last_distances(
+    start: TabularPolicy,
+    data: TabularPolicy,
+    *,
+    betas: Sequence[float],
+    iterations: int,
+    solver: Solver,
+    opponent: OpponentRule,
+    **rules: Any,
+) -> Tensor:
+    """Distance (B, X) of the last iterates from the data, for B betas."""
+    games, responses = data.log_probs.shape
+    if isinstance(solver, GradientSteps) and responses <= MOST_PAIRED:
+        every = TabularPolicy(data.log_probs.repeat(len(betas), 1))
+        policies = [TabularPolicy(start.log_probs.repeat(len(betas), 1))]
+        own = torch.tensor(betas, dtype=torch.float64).repeat_interleave(games)
+        try:
+            for _ in range(iterations):
+                chosen = opponent(policies)
+                problem = InnerProblem(
+                    data=every,
+                    sampler=chosen.sampler,
+                    reference=chosen.reference,
+                    beta=1.0,  # each game has its own
+                    initial=policies[0],
+                    **rules,
+                )
+                policies.append(solver.many(problem, start=policies[-1], betas=own))
+            return tv(every, policies[-1]).view(len(betas), games)
+        except NotFiniteError:  # one game does not stop the others
+            pass
+    one_by_one = partial(_last_distance, start, data, iterations=iterations, solver=solver)
+    return torch.stack([one_by_one(beta=beta, opponent=opponent, **rules) for beta in betas])
+
+
+def _stable_shares(
+    data: TabularPolicy, betas: Sequence[float], solvers: Sequence[Solver], loss_type: str
+) -> Tensor:
+    """Share (B, K) of the games whose multipliers at the data are all inside (-1, 1)."""
+    eigenvalues = fisher_eigenvalues(data)  # (X, Y - 1)
+    shares = torch.zeros(len(betas), len(solvers), dtype=torch.float64)
+    for row, beta in enumerate(betas):
+        for column, solver in enumerate(solvers):
+            law = partial(inexact_multiplier, eigenvalues, beta=beta, loss_type=loss_type)
+            if isinstance(solver, GradientSteps):
+                multipliers = law(
+                    steps=solver.steps,
+                    learning_rate=solver.learning_rate,
+                    momentum=solver.momentum if solver.optimiser == "momentum" else 0.0,
+                )
+            else:
+                multipliers = law(steps=None)
+            shares[row, column] = (multipliers.abs() < 1).all(dim=-1).double().mean()
+    return shares
 
 
 def _last_distance(start: TabularPolicy, data: TabularPolicy, **rules: object) -> Tensor:

@@ -1,7 +1,7 @@
 """Where self-play settles and how fast: multipliers, the linearised map, cycles, inexact runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch.autograd.functional import jacobian
 
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
+from spin_theory.games.solvers import GradientSteps
 from spin_theory.inputs import number, whole
 from spin_theory.losses import penalty_named, require_beta
 from spin_theory.minima.minimise import stationary
@@ -60,8 +61,9 @@ def linearise(
     loss_type: str = "logistic",
     opponent: OpponentRule = last_iterate,
     history_weight: float = 0.0,
+    solver: GradientSteps | None = None,
 ) -> Linearisation:
-    r"""Linearise one exact iteration of a game of one prompt.
+    r"""Linearise one iteration of a game of one prompt, exact or by some steps of an optimiser.
 
     Parameters
     ----------
@@ -73,12 +75,14 @@ def linearise(
         Scale on log-prob differences, > 0, no unit.
     depth : int, default 1
         How many of the last iterates the rule looks at: 2 for :func:`mixed_samples`.
-    loss_type : {'logistic', 'exponential'}, default 'logistic'
-        The penalty :math:`\ell`.
+    loss_type : {'logistic', 'exponential', 'hinge', 'correlation'}, default 'logistic'
+        The penalty :math:`\ell`; the last two only with a `solver`.
     opponent : OpponentRule, default last_iterate
         Who generates, and the denominator.
     history_weight : float, default 0.0
         Weight of T-SPIN's history term, >= 0, no unit.
+    solver : GradientSteps, optional
+        How an iteration is solved, on the exact objective; by default it is solved exactly.
 
     Returns
     -------
@@ -88,12 +92,14 @@ def linearise(
     Raises
     ------
     ValueError
-        If there is more than one prompt, too few policies, or a penalty that is not smooth.
+        If there is more than one prompt, too few policies, a solver that draws `pairs`, or no
+        solver and a penalty that is not smooth.
 
     Notes
     -----
-    By the implicit function theorem: the scores f solve g(f, state) = 0, g the gradient of the
-    inner problem, so df = -H^+ (dg/dstate), H the Hessian, a graph Laplacian.
+    Exact iterations by the implicit function theorem: the scores f solve g(f, state) = 0, g the
+    gradient of the inner problem, so df = -H^+ (dg/dstate), H the Hessian, a graph Laplacian.
+    Steps of an optimiser are differentiated one by one, automatically.
 
     Examples
     --------
@@ -101,18 +107,17 @@ def linearise(
     >>> round(linearise([data, data], data, beta=2.0).spectral_radius, 12)  # 1 - 1/2
     0.5
     """
-    require_newton(loss_type)
+    if solver is None:
+        require_newton(loss_type)
     if len(data.log_probs) != 1:
         raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
     depth = whole("depth", depth, least=1)
     if depth > len(policies) - 1:
         raise ValueError(f"depth must be from 1 to {len(policies) - 1}, got {depth!r}")
     earlier, tail = list(policies[:-depth]), policies[-depth:]
-    responses = data.log_probs.shape[1]
 
     def problem(state: Tensor) -> InnerProblem:  # (depth, Y), newest first
-        iterates = [TabularPolicy.from_logits(row[None]) for row in state.flip(0)]
-        chosen = opponent([*earlier, *iterates])
+        chosen = opponent([*earlier, *_iterates(state)])
         return InnerProblem(
             data=data,
             sampler=chosen.sampler,
@@ -124,7 +129,27 @@ def linearise(
         )
 
     state = torch.cat([policy.log_probs for policy in reversed(tail)]).detach()
-    scores = stationary(problem(state)).require_solved().scores.detach()  # (1, Y)
+    if solver is None:
+        return _companion(_exact_step(problem, state), depth)
+
+    def after(moved: Tensor) -> Tensor:  # log-probs of the next iterate, (Y,)
+        start = _iterates(moved)[-1]
+        return solver.differentiable(problem(moved), start=start).log_probs[0]
+
+    step: Tensor = jacobian(after, state, vectorize=True)  # type: ignore[no-untyped-call]
+    return _companion(step.flatten(1), depth)
+
+
+def _iterates(state: Tensor) -> list[TabularPolicy]:
+    """Policies of a state (depth, Y), the oldest first."""
+    return [TabularPolicy.from_logits(row[None]) for row in state.flip(0)]
+
+
+def _exact_step(problem: Callable[[Tensor], InnerProblem], state: Tensor) -> Tensor:
+    """Differentiate the next log-probs in the state, (Y, depth * Y), but for constants."""
+    at = problem(state)
+    beta, loss_type = at.beta, at.loss_type
+    scores = stationary(at).require_solved().scores.detach()  # (1, Y)
 
     def gradient(moved: Tensor) -> Tensor:  # g of the objective in the scores, (Y,)
         pulls = log_pulls(scores, problem(moved).log_pair_weights(), loss_type)[0].exp()
@@ -132,25 +157,29 @@ def linearise(
 
     def log_reference(moved: Tensor) -> Tensor:
         reference = problem(moved).reference
-        return moved.sum() * data.log_probs[0] * 0 if reference is None else reference.log_probs[0]
+        return moved.sum() * scores[0] * 0 if reference is None else reference.log_probs[0]
 
     # H: the Laplacian of the pairs' curvatures. It is singular along constants, which are free.
-    curvature = log_pulls(scores, problem(state).log_pair_weights(), loss_type)[1].exp()[0].detach()
+    curvature = log_pulls(scores, at.log_pair_weights(), loss_type)[1].exp()[0].detach()
     curvature = curvature + curvature.T
     curvature.fill_diagonal_(0.0)
     hessian = curvature.sum(dim=-1).diag() - curvature
     push: Tensor = jacobian(gradient, state)  # type: ignore[no-untyped-call]
     carried: Tensor = jacobian(log_reference, state)  # type: ignore[no-untyped-call]
-    ones = torch.ones_like(hessian) / responses  # constants
     # df = -H^+ dg, and log p_{t+1} = log p_ref + f / beta: one step of the map, without constants.
     moved_scores = -_solve_laplacian(hessian, push.flatten(1))
-    step = carried.flatten(1) + moved_scores / beta  # (Y, depth * Y)
-    centre = torch.eye(responses, dtype=step.dtype) - ones
+    step: Tensor = carried.flatten(1) + moved_scores / beta
+    return step
+
+
+def _companion(step: Tensor, depth: int) -> Linearisation:
+    """Companion form of a rule of some depth: all earlier iterates move down by one place."""
+    responses = len(step)
+    eye = torch.eye(responses, dtype=step.dtype)
+    centre = eye - 1 / responses
     centres = torch.kron(torch.eye(depth, dtype=step.dtype), centre)
-    blocks = centre @ step @ centres
-    # The companion form of a rule of some depth: all earlier iterates move down by one place.
     shift = torch.eye((depth - 1) * responses, depth * responses, dtype=step.dtype)
-    matrix = torch.cat([blocks, shift @ centres])
+    matrix = torch.cat([centre @ step @ centres, shift @ centres])
     multipliers = torch.linalg.eigvals(matrix)
     return Linearisation(matrix, multipliers[multipliers.abs().argsort(descending=True)])
 

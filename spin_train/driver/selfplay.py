@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from spin_train.driver.memory import refuse_killed_workers
 from spin_train.driver.preflight import refuse_early
 from spin_train.errors import DivergedError, StoppedError, UserError, WorkerError
 from spin_train.run.directory import RunDirectory, remove_partial
+from spin_train.run.resting import resting_note
 from spin_train.run.run import Run
 from spin_train.system.files import read_json, write_atomically
 from spin_train.system.locks import FileLock
@@ -86,6 +88,7 @@ def play(
             before()
         _adopt_config(run)
         _record_versions(run)
+        _say_where_it_rests(run)
         if restart_iteration:
             _forget_checkpoints(run)
         if not _all_complete(run):
@@ -144,6 +147,19 @@ def _record_versions(run: Run) -> None:
     packages = ("spin-toolkit", "torch", "transformers", "deepspeed", "accelerate", "numpy")
     manifest.content["versions"] = {package: version(package) for package in packages}
     manifest.save()
+
+
+def _say_where_it_rests(run: Run) -> None:
+    """Tell the user, and the manifest, what another sampling temperature than 1 leads to."""
+    note = resting_note(run.config)
+    manifest = run.manifest()
+    if note is None:
+        if manifest.content.pop("resting", None) is not None:
+            manifest.save()
+        return
+    manifest.content["resting"] = note
+    manifest.save()
+    print(f"spin-train: {note}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _forget_checkpoints(run: Run) -> None:

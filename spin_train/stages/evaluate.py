@@ -13,6 +13,7 @@ from spin_train.data.records import Record, read_records
 from spin_train.model.logps import response_logps
 from spin_train.model.packing import token_blocks
 from spin_train.run.graph import Stage
+from spin_train.run.resting import resting_note
 from spin_train.stages.work import Work
 from spin_train.system.files import write_json
 from spin_train.training.examples import examples_of
@@ -44,6 +45,7 @@ def evaluate(work: Work, stage: Stage) -> list[Path]:
             values,
             temperature=generation.temperature,
             given=generation.engine == "given",
+            resting=resting_note(work.config),
         )
         write_json(policy.evaluation, summary)
     return [policy.evaluation]
@@ -87,13 +89,18 @@ def held_out_sums(
 
 
 def summarise(
-    values: dict[str, list[float]], *, temperature: float = 1.0, given: bool = False
+    values: dict[str, list[float]],
+    *,
+    temperature: float = 1.0,
+    given: bool = False,
+    resting: str | None = None,
 ) -> dict[str, Any]:
     """Summarise the values of `held_out_sums` of all ranks: means, errors, and what follows.
 
     Returns ``name`` and ``name_standard_error`` (nan for one value), and more that
     `docs/metrics.md` defines. ``notes`` says in words where a number is not what its
     name says, because samples were drawn at another temperature, given with the data, or cut.
+    `resting` is what `resting_note` says of the run.
     """
     columns = {name: column for name, column in values.items() if name != "prompt"}
     summary: dict[str, Any] = {"examples": len(columns["loss"])}
@@ -109,6 +116,8 @@ def summarise(
         if len(set(values["prompt"])) >= FEWEST_PROMPTS and all(map(math.isfinite, margins)):
             summary |= _meter(margins, values["prompt"])
         summary["notes"] = _notes(summary, temperature, given)
+        if resting is not None:
+            summary["resting"] = resting
     return summary
 
 

@@ -45,6 +45,17 @@ def test_a_diagram_is_drawn_cell_by_cell_with_the_share_that_diverged():
     assert shares == {(1, 0): "25%", (0, 1): "100%"}
 
 
+def test_a_line_goes_round_the_cells_that_theory_calls_stable():
+    stable = torch.tensor([[1.0, 0.2], [0.9, 0.6]], dtype=torch.float64)
+    zero = torch.zeros_like(stable)
+    axes = draw_phase(PhaseDiagram((0.1, 2.0), (1, None), zero, zero, stable)).axes[0]
+    (lines,) = axes.collections
+    # the one cell outside is row 0, column 1: an edge to its left, and one above
+    edges = [edge.tolist() for edge in lines.get_segments()]
+    assert edges == [[[0.5, -0.5], [0.5, 0.5]], [[0.5, 0.5], [1.5, 0.5]]]
+    assert not draw_phase(PhaseDiagram((0.1, 2.0), (1, None), zero, zero)).axes[0].collections
+
+
 @pytest.mark.parametrize(("largest", "reach"), [(0.1, 1.0), (2.5, 2.5), (15.0, 4.0)])
 def test_the_colours_of_a_diagram_reach_as_far_on_either_side(largest, reach):
     change = torch.tensor([[-largest, 0.0]], dtype=torch.float64)

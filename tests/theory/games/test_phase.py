@@ -112,7 +112,7 @@ def test_a_distance_that_rises_by_its_last_bit_is_no_divergence(monkeypatch, fur
         return torch.nextafter(tv(data, start), torch.ones(3, dtype=torch.float64)) + further
 
     monkeypatch.setattr("spin_theory.games.phase._last_distance", last_distance)
-    assert phase_diagram(betas=[1.0], inner_steps=[1], games=3).diverged.item() == diverged
+    assert phase_diagram(betas=[1.0], inner_steps=[None], games=3).diverged.item() == diverged
 
 
 def test_the_opponent_and_the_history_weight_reach_the_games():
@@ -121,6 +121,42 @@ def test_the_opponent_and_the_history_weight_reach_the_games():
     assert phase_diagram(**rules, opponent=mixed_samples).change != plain.change
     steps = {"betas": [0.7], "inner_steps": [3], "games": 4}
     assert phase_diagram(**steps, history_weight=1.0).change != phase_diagram(**steps).change
+
+
+def test_stable_cells_are_those_whose_games_settle():
+    # few steps at a small beta, and no beta beyond descent's own limit, 2 / sqrt(mu_max) > 2.8
+    diagram = phase_diagram(
+        betas=[0.1, 0.3, 2.0, 12.0], inner_steps=[2, 400, None], games=6, iterations=40
+    )
+    assert diagram.stable.tolist() == [[1, 0, 0], [1, 0, 0], [1, 1, 1], [0, 0, 1]]
+    assert (diagram.change[diagram.stable == 1] < 0).all()
+    far = phase_diagram(betas=[12.0], inner_steps=[400], games=6, iterations=40).change
+    settled = phase_diagram(betas=[2.0], inner_steps=[400], games=6, iterations=40).change
+    assert settled < far - 5
+
+
+@pytest.mark.parametrize(
+    "rules", [{"optimiser": "adam"}, {"opponent": mixed_samples}, {"history_weight": 0.1}]
+)
+def test_games_without_a_law_are_not_called_stable(rules):
+    assert (
+        phase_diagram(betas=[1.0], inner_steps=[1], games=2, iterations=1, **rules).stable is None
+    )
+
+
+def test_betas_are_played_in_batches_that_change_nothing(monkeypatch):
+    rules = {"betas": [0.3, 1.0, 2.0], "inner_steps": [1, 4], "games": 3, "iterations": 3}
+    together = phase_diagram(**rules)
+    monkeypatch.setattr("spin_theory.games.phase.BATCH", 4)
+    apart = phase_diagram(**rules)
+    torch.testing.assert_close(together.change, apart.change, rtol=0, atol=1e-12)
+
+
+def test_steps_that_outgrow_float64_do_not_speak_for_other_betas():
+    diagram = phase_diagram(
+        betas=[0.5, 200.0], inner_steps=[5], games=3, loss_type="exponential", learning_rate=1.0
+    )
+    assert diagram.diverged.tolist() == [[0.0], [1.0]]
 
 
 def test_games_that_outgrow_float64_have_diverged():

@@ -17,7 +17,7 @@ from tests.strategies import BETAS, LOSS_TYPES, at_most, log_policies
 
 GENERATOR = torch.Generator()
 DATA, OPPONENT, INITIAL = (TabularPolicy.random(2, 4, seed=s, smallest=0.1) for s in range(3))
-RATES = {"gd": 1.0, "adam": 0.02, "rmsprop": 0.002}
+RATES = {"gd": 1.0, "momentum": 0.3, "adam": 0.02, "rmsprop": 0.002}
 
 
 def spin(loss_type="logistic", beta=2.0):
@@ -191,6 +191,24 @@ def test_prompts_do_not_see_each_other(optimiser, steps):
         )
 
 
+@pytest.mark.parametrize(("prompts", "responses"), [(5, 3), (3, 40)])
+def test_groups_and_large_tables_take_the_same_steps(prompts, responses, monkeypatch):
+    data, opponent = (TabularPolicy.random(prompts, responses, seed=s) for s in (0, 1))
+    problem = InnerProblem(data=data, sampler=opponent, reference=opponent, beta=0.7)
+    solver = GradientSteps(steps=5, learning_rate=2.0)
+    found = solver(problem, start=opponent, generator=GENERATOR)
+    monkeypatch.setattr("spin_theory.games.solvers.CACHED_PAIRS", 2 * responses**2)
+    monkeypatch.setattr("spin_theory.games.solvers.MOST_PAIRED", 100)
+    in_groups = solver(problem, start=opponent, generator=GENERATOR)
+    assert tv(found, opponent).min() > 1e-3
+    assert tv(found, in_groups).max() <= 1e-14
+
+
+def test_drawn_pairs_have_no_derivative():
+    with pytest.raises(ValueError, match="pairs must be None"):
+        GradientSteps(1, 1.0, pairs=3).differentiable(spin(), start=OPPONENT)
+
+
 def test_the_start_is_left_as_it_was():
     before = OPPONENT.log_probs.clone()
     GradientSteps(steps=3, learning_rate=1.0)(spin(), start=OPPONENT, generator=GENERATOR)
@@ -210,8 +228,9 @@ def test_problems_without_a_closed_form_are_refused_by_the_exact_solver():
         ({"steps": -1}, "steps must be >= 0, got -1"),
         ({"learning_rate": 0.0}, "learning_rate must be finite and > 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be finite and > 0"),
-        ({"optimiser": "lion"}, "optimiser must be one of gd, adam, rmsprop, got 'lion'"),
+        ({"optimiser": "lion"}, "optimiser must be one of gd, momentum, adam, rmsprop, got 'lion'"),
         ({"pairs": 0}, "pairs must be >= 1, got 0"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_bad_solvers_are_refused(arguments, message):

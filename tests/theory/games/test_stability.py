@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spin_theory import (
+    GradientSteps,
     TabularPolicy,
     closed_form_update,
     cycle_length,
@@ -25,7 +26,7 @@ from spin_theory import (
 from spin_theory.games.iterates import observed_multipliers
 from spin_theory.games.rates import iterations_to, mixing_multipliers
 from spin_theory.tolerances import EQUAL_TV
-from tests.strategies import BETAS, at_most, log_policies, log_probs
+from tests.strategies import BETAS, LOSS_TYPES, at_most, log_policies, log_probs
 
 START, DATA = (TabularPolicy.random(1, 5, seed=seed, smallest=0.05) for seed in (0, 1))
 STEP = 1e-5  # of the finite differences: their error is its square, and rounding over it
@@ -47,7 +48,7 @@ def centred(table):
     return table - table.mean(dim=-1, keepdim=True)
 
 
-def differences(start, iterates, data, **settings):
+def differences(start, iterates, data, solver=minimiser, step=STEP, **settings):
     """The matrix of `linearise`, by moving one log-prob of one iterate at a time."""
     depth, responses = len(iterates), data.log_probs.shape[1]
     rule = settings.pop("opponent")
@@ -56,7 +57,10 @@ def differences(start, iterates, data, **settings):
         def of_these(policies):
             return rule([start, *reversed(moved)])
 
-        game = play(start, data, iterations=1, solver=minimiser, opponent=of_these, **settings)
+        def from_the_last(problem, *, start, generator):
+            return solver(problem, start=moved[0], generator=generator)
+
+        game = play(start, data, iterations=1, solver=from_the_last, opponent=of_these, **settings)
         return centred(game.policies[1].log_probs[0])
 
     columns = []
@@ -67,9 +71,9 @@ def differences(start, iterates, data, **settings):
             both = []
             for sign in (1, -1):
                 moved = list(iterates)
-                moved[place] = near(moved[place], unit, sign * STEP)
+                moved[place] = near(moved[place], unit, sign * step)
                 both.append(after(moved))
-            columns.append((both[0] - both[1]) / (2 * STEP))
+            columns.append((both[0] - both[1]) / (2 * step))
     return torch.stack(columns, dim=1)  # (Y, depth * Y)
 
 
@@ -104,6 +108,50 @@ def test_the_linearised_map_is_the_iterations_finite_difference(rule, loss_type,
     for place in range(depth - 1):
         below[5 * place : 5 * place + 5, 5 * place : 5 * place + 5] = eye
     torch.testing.assert_close(found[5:], below, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("optimiser", ["gd", "momentum", "adam", "rmsprop"])
+def test_steps_are_linearised_as_their_finite_difference(rule, loss_type, optimiser):
+    opponent, depth, weight = RULES[rule]
+    iterates = [TabularPolicy.random(1, 4, seed=seed, smallest=0.1) for seed in range(2, 2 + depth)]
+    settings = {
+        "beta": 0.8,
+        "loss_type": loss_type,
+        "opponent": opponent,
+        "history_weight": weight,
+        "solver": GradientSteps(4, 0.03, optimiser),  # short of the hinge's kinks
+    }
+    data = TabularPolicy.random(1, 4, seed=1, smallest=0.1)
+    start = TabularPolicy.random(1, 4, seed=0, smallest=0.1)
+    found = linearise([start, *reversed(iterates)], data, depth=depth, **settings).matrix
+    expected = differences(start, iterates, data, **settings)
+    torch.testing.assert_close(found[:4], expected, rtol=0, atol=DIFFERENCE)
+
+
+@pytest.mark.parametrize("loss_type", ["logistic", "exponential"])
+def test_many_steps_are_linearised_as_the_exact_iteration(loss_type):
+    solver = GradientSteps(2000, 0.5)
+    settings = {"beta": 1.5, "loss_type": loss_type}
+    found = linearise([START, START], DATA, solver=solver, **settings).matrix
+    exactly = linearise([START, START], DATA, **settings).matrix
+    torch.testing.assert_close(found, exactly, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "rmsprop"])
+def test_an_adaptive_optimiser_has_no_rest_at_the_data(optimiser):
+    # within epsilon = 1e-8 of gradient 0 it descends at the rate over epsilon
+    solver = GradientSteps(1, 1e-3, optimiser)
+    found = linearise([DATA, DATA], DATA, beta=1.0, solver=solver).spectral_radius
+    largest = torch.linalg.eigvalsh(DATA.probs[0].diag() - DATA.probs.T @ DATA.probs)[-1]
+    # one step: m = 1 - eta beta mu / 2; RMSProp divides by the root of 1 % of the square, too
+    assert found == pytest.approx(1e-3 / 1e-8 * float(largest) / 2, rel=1e-3)
+
+
+def test_steps_on_drawn_pairs_are_not_linearised():
+    with pytest.raises(ValueError, match="pairs must be None"):
+        linearise([DATA, DATA], DATA, beta=1.0, solver=GradientSteps(1, 1.0, pairs=5))
 
 
 @pytest.mark.parametrize("loss_type", ["logistic", "exponential"])

@@ -135,6 +135,12 @@ def test_rows_of_one_prompt_count_as_one_in_the_meter():
     assert summarise(held_out(margins, prompt=numbers))["meter_prompts"] == 15
 
 
+def test_where_the_run_rests_is_kept():
+    summary = summarise(held_out([1.0, 2.0]), temperature=0.7, resting="at p_data^0.7")
+    assert summary["resting"] == "at p_data^0.7"
+    assert "resting" not in summarise(held_out([1.0, 2.0]))
+
+
 def test_samples_of_another_temperature_give_no_kl_and_say_so():
     summary = summarise(held_out([1.0, 2.0, 1.0, 2.0]), temperature=0.7)
     assert "opponent_kl" not in summary
