@@ -510,8 +510,8 @@ def test_bad_arguments_are_refused():
         linearise([three, three], three, beta=1.0, loss_type="hinge")
     with pytest.raises(ValueError, match="one prompt, got 2"):
         linearise([two, two], two, beta=1.0)
-    for depth in (0, 2):
-        with pytest.raises(ValueError, match="depth must be from 1 to 1"):
+    for depth, message in ((0, "depth must be >= 1"), (2, "depth must be from 1 to 1")):
+        with pytest.raises(ValueError, match=message):
             linearise([three, three], three, beta=1.0, depth=depth)
     with pytest.raises(ValueError, match="more policies than order, got 1 and 1"):
         observed_multipliers([three], three)
