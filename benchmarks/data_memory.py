@@ -64,7 +64,7 @@ def prepare(folder: Path) -> int:
     """
     from spin_train.config.sections import DataConfig
     from spin_train.data.rendering import Renderer
-    from spin_train.demo import build_tokenizer
+    from spin_train.languages import build_tokenizer
     from spin_train.stages.prepare import Limits, prepare_rows
 
     _mark_idle()

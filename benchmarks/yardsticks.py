@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from spin_train.demo import build_tokenizer
+from spin_train.languages import build_tokenizer
 from spin_train.model.logps import response_loss
 from spin_train.model.packing import Group
 from spin_train.training.batching import MicroBatch, MicroBatches

@@ -10,7 +10,7 @@ only from those above it.
 ``policies``           policies as tables of log-probs
 ``divergences``        KL, JS, total variation, Renyi and others, per prompt
 ``meter``              what the loss on held-out pairs proves about the distance to the data
-``languages``          a small language with known probabilities
+``languages``          small languages with known probabilities
 ``objectives``         the expected loss of a table, exactly, with fast sums over all pairs
 ``minima``             the minimiser of one iteration: closed forms, searches and certificates
 ``games``              whole games: opponents, solvers, rates, stability, phase diagrams

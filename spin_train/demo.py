@@ -14,16 +14,14 @@ from typing import Any
 import torch
 import transformers
 from rich.table import Table
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from spin_theory.languages import NoisySort
 from spin_train.config.files import override, parse_config
 from spin_train.config.schema import Config
 from spin_train.config.yaml12 import yaml_text
 from spin_train.data.records import read_records
+from spin_train.languages import LanguageData, language_data
 from spin_train.model.loading import load_model
 from spin_train.model.logps import Group, response_logps
 from spin_train.run.policies import Policy
@@ -39,7 +37,6 @@ LANGUAGE = NoisySort(alphabet="abcdefgh", length=5, sharpness=0.7)
 PROMPTS = 2400
 HELD_OUT = 200
 SEED = 7
-SPECIAL_TOKENS = ["<eos>", "<unk>", ">"]  # ids 0, 1, 2; > ends a prompt
 
 
 def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
@@ -48,22 +45,17 @@ def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
     Files that exist already are kept.
     """
     model, rows = out / "model", out / "rows.jsonl"
+    drawn = language_data(LANGUAGE, prompts=PROMPTS + HELD_OUT, seed=SEED)
     if not model.is_dir():
         with write_directory(model) as partial:
-            tokenizer = build_tokenizer(LANGUAGE.alphabet)
-            tokenizer.save_pretrained(partial)
-            build_model(len(tokenizer)).save_pretrained(partial)
+            drawn.tokenizer.save_pretrained(partial)
+            build_model(len(drawn.tokenizer)).save_pretrained(partial)
     if not rows.is_file():
-        generator = torch.Generator().manual_seed(seed_of(SEED, "responses"))
-        prompts = LANGUAGE.sample_prompts(PROMPTS + HELD_OUT, seed=SEED)
-        lines = [
-            json.dumps({"prompt": p, "response": LANGUAGE.sample(p, generator=generator)})
-            for p in prompts
-        ]
+        lines = [json.dumps(row) for row in drawn.rows]
         rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
     content = {
         "model": str(model),
-        "template": "{prompt}>",
+        "template": drawn.template,
         "data": {"path": str(rows), "held_out": HELD_OUT},
         "output_dir": str(out / "run"),
         "seed": SEED,
@@ -83,14 +75,6 @@ def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
     config = parse_config(content, source="demo")
     (out / "demo.yaml").write_text(yaml_text(content), encoding="utf-8")
     return config
-
-
-def build_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with one token per symbol; ``>`` ends prompts and ``<eos>`` responses."""
-    tokens = [*SPECIAL_TOKENS, *alphabet]
-    tokenizer = Tokenizer(WordLevel({token: i for i, token in enumerate(tokens)}, "<unk>"))
-    tokenizer.pre_tokenizer = Split("", "isolated")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>")
 
 
 def build_model(vocabulary: int) -> LlamaForCausalLM:
@@ -143,15 +127,16 @@ def measure(run: Run, policy: Policy) -> Measurement:
             stop_id, run.config.generation.max_new_tokens, 1.0, batch_size=len(records)
         ),
     )
+    drawn = language_data(LANGUAGE, prompts=0, seed=SEED)  # for its tokens
     kls, masses, valid = [], [], []
     for record, sampled in zip(records, samples, strict=True):
-        prompt = _text(record.prompt_ids[:-1])  # without the > that ends it
+        prompt = drawn.decode(record.prompt_ids[:-1])  # without the > that ends it
         responses, data_log_probs = LANGUAGE.enumerate(prompt)
-        policy_log_probs = _score(model, record.prompt_ids, responses)
+        policy_log_probs = _score(model, drawn, record.prompt_ids, responses)
         kls.append((data_log_probs.exp() * (data_log_probs - policy_log_probs)).sum().item())
         masses.append(policy_log_probs.exp().sum().item())
         stopped = sampled.finish_reason == "stop"
-        valid.append(stopped and LANGUAGE.is_valid(prompt, _text(sampled.ids[:-1])))
+        valid.append(stopped and LANGUAGE.is_valid(prompt, drawn.decode(sampled.ids[:-1])))
     return Measurement(
         policy=policy.name,
         kl=sum(kls) / len(kls),
@@ -162,15 +147,12 @@ def measure(run: Run, policy: Policy) -> Measurement:
 
 
 @torch.inference_mode()
-def _score(model: Any, prompt_ids: list[int], responses: Sequence[str]) -> torch.Tensor:
+def _score(
+    model: Any, drawn: LanguageData, prompt_ids: list[int], responses: Sequence[str]
+) -> torch.Tensor:
     """Log-prob of every response, end of text included, float64 (Y,)."""
-    ids = {symbol: i for i, symbol in enumerate([*SPECIAL_TOKENS, *LANGUAGE.alphabet])}
-    encoded = [[ids[symbol] for symbol in response] + [ids["<eos>"]] for response in responses]
+    encoded = [drawn.encode(response) for response in responses]
     return response_logps(model, [Group(prompt_ids, encoded)]).double()
-
-
-def _text(ids: Sequence[int]) -> str:
-    return "".join((SPECIAL_TOKENS + list(LANGUAGE.alphabet))[i] for i in ids)
 
 
 def run_demo(

@@ -27,7 +27,18 @@ SPIN_TRAIN = [
     {"sampling", "training"},
     {"stages"},
     {"driver"},
-    {"api", "grid", "demo", "display", "cli", "logps", "trainer", "__init__", "__main__"},
+    {
+        "api",
+        "grid",
+        "demo",
+        "languages",
+        "display",
+        "cli",
+        "logps",
+        "trainer",
+        "__init__",
+        "__main__",
+    },
 ]
 FLOORS = {"spin_theory": SPIN_THEORY, "spin_train": SPIN_TRAIN}
 WITHIN_A_FLOOR = {

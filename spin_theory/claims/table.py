@@ -9,6 +9,7 @@ from spin_theory.claims import (
     games,
     inexact,
     iteration,
+    languages,
     objective,
     resting_point,
     samples,
@@ -41,6 +42,7 @@ CLAIMS: tuple[Claim, ...] = (
     *resting_point.CLAIMS,
     *tspin.CLAIMS,
     *tspin_game.CLAIMS,
+    *languages.CLAIMS,
 )
 """The claims in the order in which `spin-theory verify` checks and prints them."""
 

@@ -13,7 +13,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from spin_train.data.records import read_records
-from spin_train.demo import build_tokenizer
+from spin_train.languages import build_tokenizer
 
 SYMBOLS = "abcdefgh"
 SHORT = {"sft": None, "iterations": 1}

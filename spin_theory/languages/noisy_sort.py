@@ -1,8 +1,4 @@
-"""Small conditional languages whose p_data(y|x) is known: sample, score, enumerate.
-
-Prompts and responses are strings of one-character symbols; there is no tokenizer here. A
-language is a frozen dataclass with the methods of :class:`NoisySort`, and nothing else.
-"""
+"""The prompt's symbols in a Plackett-Luce order: sorting, with mistakes."""
 
 import math
 from collections import Counter
@@ -11,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["NoisySort"]
+from spin_theory.languages.language import MAX_ENUMERATED
 
-MAX_ENUMERATED = 1_000_000
-"""Most responses that :meth:`NoisySort.enumerate` lists; more raise a readable error."""
+__all__ = ["NoisySort"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,11 @@ class NoisySort:
             raise ValueError(f"length must be >= 1, got {self.length!r}")
         if not 0 <= self.sharpness < math.inf:
             raise ValueError(f"sharpness must be finite and >= 0, got {self.sharpness!r}")
+
+    @property
+    def symbols(self) -> str:
+        """Every character that prompts and responses consist of."""
+        return self.alphabet
 
     def sample_prompts(self, count: int, *, seed: int, distinct: bool = True) -> list[str]:
         """Draw prompts uniformly.
