@@ -50,7 +50,13 @@ class NoisyArithmetic(PieceByPiece):
 
     @property
     def symbols(self) -> str:
-        """Every character that prompts and responses consist of."""
+        """Every character that prompts and responses consist of.
+
+        Returns
+        -------
+        str
+            Each of them once.
+        """
         return "".join(sorted(set("".join(("0123456789 +", *TEMPLATES)))))
 
     def sample_prompts(self, count: int, *, seed: int, distinct: bool = True) -> list[str]:

@@ -59,7 +59,13 @@ class Agreement(PieceByPiece):
 
     @property
     def symbols(self) -> str:
-        """Every character that prompts and responses consist of."""
+        """Every character that prompts and responses consist of.
+
+        Returns
+        -------
+        str
+            Each of them once.
+        """
         return "".join(sorted(set("".join(("that the s.", *NOUNS, *VERBS)))))
 
     def sample_prompts(self, count: int, *, seed: int, distinct: bool = True) -> list[str]:

@@ -21,22 +21,95 @@ class Language(Protocol):
 
     @property
     def symbols(self) -> str:
-        """Every character that prompts and responses consist of, each once."""
+        """Every character that prompts and responses consist of.
+
+        Returns
+        -------
+        str
+            Each of them once.
+        """
 
     def sample_prompts(self, count: int, *, seed: int, distinct: bool = True) -> list[str]:
-        """Draw prompts."""
+        """Draw prompts.
+
+        Parameters
+        ----------
+        count : int
+            How many, at least 0.
+        seed : int
+            Seed of the draw.
+        distinct : bool, default True
+            Draw without replacement.
+
+        Returns
+        -------
+        list of str
+            The prompts.
+        """
 
     def sample(self, prompt: str, *, generator: torch.Generator) -> str:
-        """Draw a response from p_data(y|x)."""
+        """Draw a response from p_data(y|x).
+
+        Parameters
+        ----------
+        prompt : str
+            A prompt of the language.
+        generator : torch.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        str
+            The response.
+        """
 
     def log_prob(self, prompt: str, response: str) -> float:
-        """Log-probability of any string, in nats."""
+        """Log-probability of any string.
+
+        Parameters
+        ----------
+        prompt : str
+            A prompt of the language.
+        response : str
+            Any string.
+
+        Returns
+        -------
+        float
+            In nats; minus infinity outside the support.
+        """
 
     def enumerate(self, prompt: str) -> tuple[list[str], Tensor]:
-        """List all responses of positive probability, and their log-probs, (Y,)."""
+        """List all responses of positive probability.
+
+        Parameters
+        ----------
+        prompt : str
+            A prompt of the language.
+
+        Returns
+        -------
+        responses : list of str
+            Y of them.
+        log_probs : Tensor, shape (Y,)
+            In nats.
+        """
 
     def is_valid(self, prompt: str, response: str) -> bool:
-        """Whether a response has positive probability."""
+        """Whether a response has positive probability.
+
+        Parameters
+        ----------
+        prompt : str
+            A prompt of the language.
+        response : str
+            Any string.
+
+        Returns
+        -------
+        bool
+            True inside the support.
+        """
 
 
 class PieceByPiece(ABC):

@@ -63,7 +63,13 @@ class MarkovChain(PieceByPiece):
 
     @property
     def symbols(self) -> str:
-        """Every character that prompts and responses consist of."""
+        """Every character that prompts and responses consist of.
+
+        Returns
+        -------
+        str
+            Each of them once.
+        """
         return self.alphabet
 
     @cached_property

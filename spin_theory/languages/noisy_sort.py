@@ -61,7 +61,13 @@ class NoisySort:
 
     @property
     def symbols(self) -> str:
-        """Every character that prompts and responses consist of."""
+        """Every character that prompts and responses consist of.
+
+        Returns
+        -------
+        str
+            Each of them once.
+        """
         return self.alphabet
 
     def sample_prompts(self, count: int, *, seed: int, distinct: bool = True) -> list[str]:
