@@ -161,15 +161,15 @@ def plain_loop(task: Task) -> list[list[int]]:
         top_k=0,
         top_p=1.0,
         max_new_tokens=settings.max_new_tokens,
-        eos_token_id=settings.stop_id,
-        pad_token_id=settings.stop_id,
+        eos_token_id=settings.stop_ids[0],
+        pad_token_id=settings.stop_ids[0],
     )
     torch.manual_seed(0)
     responses = []
     for start in range(0, len(task.prompts), settings.batch_size):
         batch = task.prompts[start : start + settings.batch_size]
         longest = max(map(len, batch))
-        padded = [[settings.stop_id] * (longest - len(ids)) + ids for ids in batch]
+        padded = [[settings.stop_ids[0]] * (longest - len(ids)) + ids for ids in batch]
         mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in batch]
         rows = task.model.generate(
             input_ids=torch.tensor(padded),
@@ -177,7 +177,7 @@ def plain_loop(task: Task) -> list[list[int]]:
             generation_config=generation,
         )
         for ids in rows[:, longest:].tolist():
-            end = ids.index(settings.stop_id) + 1 if settings.stop_id in ids else len(ids)
+            end = ids.index(settings.stop_ids[0]) + 1 if settings.stop_ids[0] in ids else len(ids)
             responses.append(ids[:end])
     return responses
 

@@ -27,9 +27,11 @@ from spin_train.model.logps import Group, response_logps
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
 from spin_train.sampling.engine import SamplingSettings
+from spin_train.sampling.play import stop_ids_of
 from spin_train.sampling.transformers_engine import sample
 from spin_train.seeds import seed_of
-from spin_train.system.files import read_json, write_directory, write_json
+from spin_train.system.files import write_directory, write_json
+from spin_train.system.ownership import claim
 
 __all__ = ["Measurement", "build", "demo_table", "measure", "run_demo"]
 
@@ -46,13 +48,6 @@ def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
     """
     model, rows = out / "model", out / "rows.jsonl"
     drawn = language_data(LANGUAGE, prompts=PROMPTS + HELD_OUT, seed=SEED)
-    if not model.is_dir():
-        with write_directory(model) as partial:
-            drawn.tokenizer.save_pretrained(partial)
-            build_model(len(drawn.tokenizer)).save_pretrained(partial)
-    if not rows.is_file():
-        lines = [json.dumps(row) for row in drawn.rows]
-        rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
     content = {
         "model": str(model),
         "template": drawn.template,
@@ -73,7 +68,15 @@ def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
     }
     override(content, overrides)
     config = parse_config(content, source="demo")
+    claim(out, key="--out", mark="demo.yaml")
     (out / "demo.yaml").write_text(yaml_text(content), encoding="utf-8")
+    if not model.is_dir():
+        with write_directory(model) as partial:
+            drawn.tokenizer.save_pretrained(partial)
+            build_model(len(drawn.tokenizer)).save_pretrained(partial)
+    if not rows.is_file():
+        lines = [json.dumps(row) for row in drawn.rows]
+        rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return config
 
 
@@ -118,13 +121,15 @@ def measure(run: Run, policy: Policy) -> Measurement:
     """
     model = load_model(policy.source, dtype="float32").eval()
     records = read_records(run.directory.held_out_rows)
-    stop_id = read_json(run.directory.data_summary)["stop_id"]
     samples = sample(
         model,
         [record.prompt_ids for record in records],
         [seed_of(SEED, "measure", record.prompt_id) for record in records],
         SamplingSettings(
-            stop_id, run.config.generation.max_new_tokens, 1.0, batch_size=len(records)
+            stop_ids_of(run.directory),
+            run.config.generation.max_new_tokens,
+            1.0,
+            batch_size=len(records),
         ),
     )
     drawn = language_data(LANGUAGE, prompts=0, seed=SEED)  # for its tokens

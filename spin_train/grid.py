@@ -16,6 +16,7 @@ from spin_train.errors import DivergedError, UserError
 from spin_train.run.branching import branch
 from spin_train.run.run import Run
 from spin_train.system.files import or_null, write_json
+from spin_train.system.ownership import is_run
 
 __all__ = ["Cell", "Failure", "best_cells", "cells", "grid_table", "play_grid", "split_axes"]
 
@@ -136,6 +137,8 @@ def play_grid(
     seeds = list(dict.fromkeys(seeds))
     if not settings or not seeds:
         raise UserError("a grid needs at least one value of each key and one seed")
+    if (out / "grid.json").exists() and not any(map(is_run, out.glob("seed*/*"))):
+        raise UserError(f"{out / 'grid.json'} is not of a grid of runs; choose another --out")
     played: dict[str, list[Run]] = {setting: [] for setting in settings}
     failures: list[Failure] = []
     for seed in seeds:

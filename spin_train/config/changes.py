@@ -22,6 +22,9 @@ __all__ = [
 ]
 
 
+_OPEN = "template_arguments."  # a key whose value has keys of its own
+
+
 @dataclass(frozen=True)
 class Change:
     """A key whose value has changed."""
@@ -46,7 +49,8 @@ def first_read(key: str) -> FirstRead:
     >>> first_read("beta"), first_read("training.report_to")
     (<FirstRead.LOSS: 'the loss of self-play'>, <FirstRead.NOTHING: 'nothing that is kept'>)
     """
-    field = known_keys().get(key)
+    keys = known_keys()
+    field = keys.get(key) or keys.get(key.partition(".")[0] if key.startswith(_OPEN) else key)
     if field is None and key.startswith("generation.vllm."):
         return FirstRead.PLAY
     if field is None:

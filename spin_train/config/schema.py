@@ -1,6 +1,7 @@
 """The schema of a run: top-level keys with defaults and meaning; contradictions name the key."""
 
-from typing import Literal, Self
+from datetime import date
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,7 +17,7 @@ from spin_train.config.sections import (
     SftConfig,
     TrainingConfig,
 )
-from spin_train.config.templates import template_problem
+from spin_train.config.templates import arguments_problem, template_problem
 
 __all__ = ["SCHEDULES", "Config"]
 
@@ -39,6 +40,10 @@ class Config(Section):
     template: Start[str | None] = None
     """Prompt template with one `{prompt}`, or a published one by name: `spin-official`, `tspin`,
     `zephyr`; null uses the tokenizer's chat template."""
+    template_arguments: Start[dict[str, Any]] = Field(default={})
+    """Further arguments of the chat template, such as `enable_thinking: false`."""
+    template_date: Start[date] = date(2024, 7, 26)
+    """Day that a chat template takes for today, so that a run does not depend on when it starts."""
     data: Start[DataConfig]
     output_dir: Free[Located]
     """Directory of the run; an existing run is resumed."""
@@ -112,6 +117,8 @@ class Config(Section):
             raise ValueError(
                 "adapter.between: stack loads whole weights; set zero_stage to 0, 1 or 2"
             )
+        if problem := arguments_problem(self.template, self.template_arguments):
+            raise ValueError(problem)
         if problem := template_problem(self.template):
             raise ValueError(problem)
         return self

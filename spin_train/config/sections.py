@@ -60,11 +60,18 @@ class DataConfig(Section):
     malformed: Start[Literal["error", "drop"]] = "error"
     """What to do with a row that fits no shape, lacks a prompt or a response, or is refused by the
     chat template: refuse the data, or drop the row and count it."""
+    ignore: Start[list[str]] = []
+    """Keys of rows to read as if they were not there, such as `source`, `images`, `label` or, in
+    turns, `messages[].name`. Without it, keys that nothing uses are counted and named."""
     deduplicate: Start[Literal["none", "row", "prompt"]] = "none"
     """Keep the first of several rows with the same `prompt`, or with the same prompt and response
     (`row`). `none` keeps all, as how often a response occurs is part of p_data."""
     held_out: Start[float] = Field(default=0.02, gt=0)
-    """Prompts kept out of training: a fraction below 1, or a number of prompts >= 1."""
+    """Prompts kept out of training: a fraction below 1, or a number of prompts >= 1. Rows of one
+    conversation stay together, so it may be a few less."""
+    shared_responses: Start[Literal["keep", "drop"]] = "keep"
+    """What to do with training rows whose response is also held out, word for word: keep them, and
+    say how many held-out responses that concerns, or leave them out of training."""
     rows: Start[int | None] = Field(default=None, ge=1)
     """Training prompts taken at random, with all their rows; null uses all. A smaller number
     selects a subset of a larger one, and the held-out prompts stay the same."""

@@ -60,6 +60,7 @@ _SCHEMA = pa.schema(
                 )
             ),
         ),
+        ("weight", pa.float64()),
     ]
 )
 
@@ -93,6 +94,8 @@ class Record:
     prompt_ids: list[int]
     """Token ids of the rendered prompt."""
     responses: list[Response]
+    weight: float = 1.0
+    """Factor on the loss of each of its examples."""
 
     def of_role(self, role: str) -> list[Response]:
         """Responses of one role (`real`, `generated`, `proto`, `given`) in order, perhaps none."""
@@ -156,6 +159,9 @@ class _Block:
         columns = responses.flatten()
         ids = columns.field("ids")
         self._prompt_ids = _array(table, "prompt_id").to_numpy()
+        self.weights = np.ones(len(self._prompt_ids))
+        if "weight" in table.column_names:  # runs of before had none
+            self.weights = pc.fill_null(_array(table, "weight"), 1.0).to_numpy()
         self.prompt_starts = _starts(prompts)
         self._prompts = prompts.flatten().to_numpy()
         self.response_starts = _starts(responses)
@@ -183,6 +189,7 @@ class _Block:
             prompt_id=int(self._prompt_ids[row]),
             prompt_ids=self._prompts[start:stop].tolist(),
             responses=[self._response(place) for place in span],
+            weight=float(self.weights[row]),
         )
 
     def _response(self, place: int) -> Response:
@@ -223,10 +230,10 @@ def _joined(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     for table in tables:
         waiting.append(table)
         if sum(part.num_rows for part in waiting) >= _BLOCK_ROWS:
-            yield pa.concat_tables(waiting).combine_chunks()
+            yield pa.concat_tables(waiting, promote_options="default").combine_chunks()
             waiting = []
     if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
+        yield pa.concat_tables(waiting, promote_options="default").combine_chunks()
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -243,6 +250,7 @@ def _table(records: Iterable[Record]) -> pa.Table:
             "prompt_id": record.prompt_id,
             "prompt_ids": record.prompt_ids,
             "responses": [vars(response) for response in record.responses],
+            "weight": record.weight,
         }
         for record in records
     ]

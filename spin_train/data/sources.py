@@ -7,8 +7,11 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from lzma import LZMAError
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from spin_train.config.sections import DataConfig
@@ -16,6 +19,7 @@ from spin_train.data.formats import RowError, SftRow, row_of
 from spin_train.data.opening import open_bytes, open_text, plain_suffix
 from spin_train.errors import UserError, one_line
 from spin_train.system.files import sha256_of_file, sha256_of_text
+from spin_train.system.ownership import files_outside_runs
 
 __all__ = ["drop_or_raise", "names_a_file", "read_rows", "source_of"]
 
@@ -37,11 +41,11 @@ def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[
     for where, raw in _read_source(data):
         counts["rows"] += 1
         try:
-            row = row_of(raw, where, data.shape, turn=data.turn)
+            row = row_of(raw, where, data.shape, turn=data.turn, ignore=data.ignore)
         except RowError as error:
             drop_or_raise(error, data, counts)
             continue
-        yield row
+        yield replace(row, number=counts["rows"] - 1)
 
 
 def drop_or_raise(error: RowError, data: DataConfig, counts: Counter[str]) -> None:
@@ -56,14 +60,14 @@ def drop_or_raise(error: RowError, data: DataConfig, counts: Counter[str]) -> No
 def source_of(data: DataConfig) -> dict[str, Any]:
     """Describe what the rows are read from, so that the same data can be found again.
 
-    A file: path, bytes and SHA-256; a folder: the same over all its files by name. A hub dataset:
-    name, subset, split and commit, which is None where the hub does not say.
+    A file: path, bytes and SHA-256; a folder: the same over all its files by name, runs left out.
+    A hub dataset: name, subset, split and commit, which is None where the hub does not say.
     """
     path = Path(data.path)
     if path.is_file():
         return {"path": data.path, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in files_outside_runs(path) if file.is_file())
         names = "".join(f"{file.relative_to(path)} {sha256_of_file(file)}\n" for file in files)
         size = sum(file.stat().st_size for file in files)
         return {"path": data.path, "bytes": size, "sha256": sha256_of_text(names)}
@@ -107,24 +111,41 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield where, json.loads(line)
+                yield where, json.loads(line, object_pairs_hook=_object)
             except RecursionError:
                 raise UserError(
                     f"{where}: nested too deeply for Python to read; remove the row or that field"
                 ) from None
             except UnicodeDecodeError:
                 raise UserError(f"{where}: not UTF-8; fix or remove the line") from None
+            except _TwiceError as error:
+                raise UserError(f"{where}: {error}; fix or remove the line") from None
             except ValueError as error:
                 reason = getattr(error, "msg", error)  # without json's own line number
                 raise UserError(f"{where}: not valid JSON ({reason}); fix or remove it") from None
 
 
+class _TwiceError(ValueError):
+    """A key that stands twice in one object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON; Python's own keeps the last of two values, and says nothing."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise _TwiceError(f"the key {key!r} stands twice in one object")
+    return made
+
+
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         with open_text(path) as file:
-            content = json.load(file)
+            content = json.load(file, object_pairs_hook=_object)
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; save the file as UTF-8") from None
+    except _TwiceError as error:
+        raise UserError(f"{path}: {error}; fix the file") from None
     except ValueError as error:
         raise UserError(
             f"{path}: not valid JSON ({error}); if it holds JSON lines, name it .jsonl"
@@ -139,7 +160,10 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(sys.maxsize)  # 131,072 characters by default
     try:
         with open_text(path, newline="") as file:
-            for number, row in enumerate(csv.DictReader(file, strict=True), 1):
+            reader = csv.DictReader(file, strict=True)
+            if twice := [name for name, n in Counter(reader.fieldnames or ()).items() if n > 1]:
+                raise UserError(f"{path}: the column {twice[0]!r} stands twice; rename one of them")
+            for number, row in enumerate(reader, 1):
                 if None in row:
                     raise UserError(
                         f"{path}, row {number}: more fields than header names; fix the row"
@@ -174,19 +198,20 @@ def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
 
     path = Path(data.path)
     try:
-        if any((path / name).is_file() for name in _SAVED):
-            saved = datasets.load_from_disk(data.path)
-            rows = saved[data.split] if isinstance(saved, datasets.DatasetDict) else saved
-        else:
-            rows = datasets.load_dataset(
-                data.path,
-                name=data.subset,
-                split=data.split,
-                revision=None if path.is_dir() else data.revision,
-                streaming=True,
-            )
-        for number, row in enumerate(rows, 1):
-            yield f"{data.path}[{data.split}], row {number}", row
+        with ExitStack() as stack:
+            if any((path / name).is_file() for name in _SAVED):
+                saved = datasets.load_from_disk(data.path)
+                rows = saved[data.split] if isinstance(saved, datasets.DatasetDict) else saved
+            else:
+                rows = datasets.load_dataset(
+                    stack.enter_context(_without_runs(path)) if path.is_dir() else data.path,
+                    name=data.subset,
+                    split=data.split,
+                    revision=None if path.is_dir() else data.revision,
+                    streaming=True,
+                )
+            for number, row in enumerate(rows, 1):
+                yield f"{data.path}[{data.split}], row {number}", row
     except Exception as error:  # of many libraries: datasets, huggingface_hub, fsspec, httpx
         reason = one_line(error, 300)
         what = "the folder" if path.is_dir() else "there is no such file, and the hub"
@@ -194,6 +219,21 @@ def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
             f"data.path {data.path!r}: {what} returned no rows (split {data.split!r}, subset "
             f"{data.subset!r}): {reason}"
         ) from None
+
+
+@contextmanager
+def _without_runs(folder: Path) -> Iterator[str]:
+    """Give a folder as `datasets` is to see it: runs that lie in it are not data."""
+    kept = [file for file in files_outside_runs(folder) if file.is_file()]
+    if len(kept) == sum(file.is_file() for file in folder.rglob("*")):
+        yield str(folder)
+        return
+    with TemporaryDirectory() as view:
+        for file in kept:
+            link = Path(view) / file.relative_to(folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.resolve())
+        yield view
 
 
 def _hub_commit(data: DataConfig) -> str | None:

@@ -1,5 +1,6 @@
 """The driver: starts or resumes a run, and waits for its workers."""
 
+import logging
 import os
 import shutil
 import signal
@@ -22,13 +23,17 @@ from spin_train.driver.memory import refuse_killed_workers
 from spin_train.driver.preflight import refuse_early
 from spin_train.errors import DivergedError, StoppedError, UserError, WorkerError
 from spin_train.run.directory import RunDirectory, remove_partial
+from spin_train.run.manifest import Manifest
 from spin_train.run.resting import resting_note
 from spin_train.run.run import Run
 from spin_train.system.files import read_json, write_atomically
 from spin_train.system.locks import FileLock
+from spin_train.system.ownership import claim
 from spin_train.system.processes import build_communication_op, require_shared_memory
 
 __all__ = ["Watcher", "play"]
+
+_LOG = logging.getLogger(__name__)
 
 _GLANCE_SECONDS = 0.5  # `spin-train status` touches the lock for an instant
 _ORPHAN_SECONDS = 30.0
@@ -71,10 +76,7 @@ def play(
     """
     refuse_early(run.config)
     directory = run.directory
-    try:
-        run.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create output_dir {run.root}: {error}") from None
+    claim(run.root)
     lock = FileLock(directory.lock)
     if not lock.acquire(wait_s=_GLANCE_SECONDS):
         raise UserError(f"another process is working on {run.root}; wait for it, or stop it")
@@ -84,6 +86,7 @@ def play(
                 f"workers of an earlier start are still working in {run.root}; stop them"
             )
         remove_partial(run.root)
+        run.manifest().save()  # from here on the directory is ours
         if before is not None:
             before()
         _adopt_config(run)
@@ -196,6 +199,7 @@ def _wait(
     watch: Watcher | None,
 ) -> None:
     deadline = None
+    told = False
     shown: set[str] = set()
     while launcher.poll() is None:
         if received and deadline is None:
@@ -206,9 +210,21 @@ def _wait(
             return
         if watch is not None:
             _show(directory, watch, shown)
+        told = told or _tell(directory)
         time.sleep(_POLL_SECONDS)
     if watch is not None:
         _show(directory, watch, shown)
+    if not told:
+        _tell(directory)
+
+
+def _tell(directory: RunDirectory) -> bool:
+    """Name what was left out of the data, once they are prepared; say whether they are."""
+    if not Manifest(directory).is_complete("prepare"):
+        return False
+    for note in read_json(directory.data_summary).get("notes", []):
+        _LOG.warning("data: %s", note)
+    return True
 
 
 def _show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:

@@ -1,12 +1,14 @@
 """Loading and saving models and tokenizers: safetensors only, no remote code unless asked for."""
 
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from spin_train.config.schema import Config
 from spin_train.errors import DivergedError, UserError, disk_full, one_line
@@ -14,11 +16,13 @@ from spin_train.model.adapters import is_adapter, quantisation, with_adapter
 from spin_train.system.files import write_directory
 
 __all__ = [
+    "ends_of_text",
     "load_model",
     "load_policy",
     "load_tokenizer",
     "model_limits",
     "save_policy",
+    "teach_ends",
 ]
 
 _DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate")
@@ -89,6 +93,37 @@ def model_limits(config: Config) -> tuple[int, int]:
     text = settings.get_text_config()
     context = getattr(text, "max_position_embeddings", None)
     return int(context or 1_000_000), int(text.vocab_size)
+
+
+def ends_of_text(config: Config) -> list[int]:
+    """Token ids with which `config.model` ends a text, by its tokenizer and both of its settings.
+
+    A chat model often has several, and its tokenizer names one.
+    """
+    ends = [load_tokenizer(config).eos_token_id]
+    settings = AutoConfig.from_pretrained(config.model, **_source(config))
+    sources: list[Any] = [settings.get_text_config(), settings]
+    with suppress(OSError):  # a model without settings for generation
+        sources.append(GenerationConfig.from_pretrained(config.model, **_source(config)))
+    for source in sources:
+        found = getattr(source, "eos_token_id", None)
+        ends += found if isinstance(found, list) else [found]
+    return sorted({int(end) for end in ends if end is not None})
+
+
+def teach_ends(model: Any, ends: Sequence[int]) -> None:
+    """Let a model's settings for generation name the tokens that end a text, as servers read them.
+
+    A base model that has learnt the end of a chat template's turn would never stop otherwise.
+    """
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    settings.eos_token_id = ends[0] if len(ends) == 1 else list(ends)
+    try:
+        settings.validate(strict=True)
+    except ValueError:  # a temperature or top-p without sampling, which could not be saved
+        settings.do_sample = True
 
 
 def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Path) -> None:

@@ -15,7 +15,7 @@ from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
-from spin_train.system.files import write_atomically, write_json
+from spin_train.system.files import PARTIAL, write_atomically, write_json
 
 __all__ = ["branch"]
 
@@ -100,7 +100,7 @@ def _kept_schedules(before: Config, after: Config, at: int) -> Config:
 
 
 def _copy(old: Run, new: Run, manifest: Manifest, kept: list[Stage], at: int) -> None:
-    partial = RunDirectory(new.root.with_name(new.root.name + ".partial"))
+    partial = RunDirectory(new.root.with_name(new.root.name + PARTIAL))
     shutil.rmtree(partial.root, ignore_errors=True)
     stages = {stage.name: manifest.content["stages"][stage.name] for stage in kept}
     for record in stages.values():

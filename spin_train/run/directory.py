@@ -18,7 +18,8 @@
 import shutil
 from pathlib import Path
 
-from spin_train.system.files import _PARTIAL
+from spin_train.system.files import PARTIAL
+from spin_train.system.ownership import MANIFEST
 
 __all__ = ["RunDirectory", "remove_partial"]
 
@@ -29,7 +30,7 @@ class RunDirectory:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.config_file = self.root / "config.yaml"
-        self.manifest_file = self.root / "manifest.json"
+        self.manifest_file = self.root / MANIFEST
         self.lock = self.root / ".lock"
         self.worker_lock = self.root / ".workers.lock"
         self.stop_request = self.root / ".stop"
@@ -56,19 +57,8 @@ class RunDirectory:
 
 def remove_partial(root: Path) -> None:
     """Delete half-written files of killed writers; no process may be working on the run."""
-    ours = [root / name for name in ("data", "sft", "initial", "control")] + [*root.glob("iter*")]
-    found = [partial for folder in ours for partial in folder.rglob(f"*{_PARTIAL}")]
-    for name in (
-        "config.yaml",
-        "manifest.json",
-        "results.json",
-        "best.json",
-        "rows.jsonl",
-        ".progress.json",
-    ):
-        found += root.glob(f"{name}.*{_PARTIAL}")
-    for partial in found:
-        if partial.is_dir():
+    for partial in root.rglob(f"*{PARTIAL}"):
+        if partial.is_dir() and not partial.is_symlink():
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)

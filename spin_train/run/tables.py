@@ -142,5 +142,7 @@ def _with_error(numbers: Mapping[str, Any], name: str) -> str:
     if name not in numbers:
         return ""
     error = numbers[f"{name}_standard_error"]
+    if error is None or math.isnan(error):  # too few prompts for one
+        return f"{numbers[name]:.3f}"
     digits = min(4, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 3
     return f"{numbers[name]:.{digits}f} ± {error:.{digits}f}"

@@ -84,9 +84,9 @@ class PartialResponse:
         generator = np.random.Generator(np.random.Philox(task.seed))
         return cls(task, generator.random(task.limit).tolist())
 
-    def sample(self, stop_id: int) -> Sample:
+    def sample(self, stop_ids: Sequence[int]) -> Sample:
         """Return the finished response."""
-        return Sample(self.ids, "stop" if self.ids[-1] == stop_id else "length", self.logps)
+        return Sample(self.ids, "stop" if self.ids[-1] in stop_ids else "length", self.logps)
 
 
 def draw_and_take(
@@ -106,7 +106,7 @@ def draw_and_take(
         if not row.ended:
             row.ids.append(token)
             row.logps += logps
-            row.ended = token == settings.stop_id or len(row.ids) == row.task.limit
+            row.ended = token in settings.stop_ids or len(row.ids) == row.task.limit
     return tokens
 
 

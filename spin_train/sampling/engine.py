@@ -15,8 +15,8 @@ __all__ = ["Engine", "Sample", "SamplingSettings"]
 class SamplingSettings:
     """What an engine is given in addition to prompts and seeds."""
 
-    stop_id: int
-    """The token that ends a response; it is part of it."""
+    stop_ids: tuple[int, ...]
+    """The tokens that end a response, one of which is its last; the first is the one taught."""
     max_new_tokens: int
     """Where a response is cut; a cut one gets no end of text."""
     temperature: float
@@ -32,7 +32,7 @@ class Sample:
     ids: list[int]
     """Token ids, exactly as sampled."""
     finish_reason: str
-    """`stop`: ends with the stop token; `length`: cut, without a stop token."""
+    """`stop`: ends with a stop token; `length`: cut, without a stop token."""
     logps: float
     """Summed log-prob at temperature 1, computed by the engine, at any sampling temperature."""
 

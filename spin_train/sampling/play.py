@@ -1,6 +1,7 @@
 """Let the opponent answer the prompts of an iteration, shard by shard."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
@@ -12,7 +13,7 @@ from spin_train.sampling.engine import Engine, SamplingSettings
 from spin_train.seeds import sample_seed
 from spin_train.system.files import read_json
 
-__all__ = ["distribution_of", "fill_shards", "play", "sampling_record"]
+__all__ = ["distribution_of", "fill_shards", "play", "sampling_record", "stop_ids_of"]
 
 
 def fill_shards(
@@ -31,7 +32,7 @@ def fill_shards(
     """
     generation = config.generation
     settings = SamplingSettings(
-        stop_id=read_json(run.data_summary)["stop_id"],
+        stop_ids=stop_ids_of(run),
         max_new_tokens=generation.max_new_tokens,
         temperature=generation.temperature,
         batch_size=generation.batch_size,
@@ -51,6 +52,12 @@ def fill_shards(
             samples_per_prompt=generation.samples_per_prompt,
         )
         write_records(folder / shard.name, played)
+
+
+def stop_ids_of(run: RunDirectory) -> tuple[int, ...]:
+    """Tokens that end a response in this run, the one that training teaches first."""
+    summary = read_json(run.data_summary)
+    return tuple(summary.get("stop_ids", [summary["stop_id"]]))  # runs of before had one
 
 
 def play(
@@ -90,7 +97,7 @@ def play(
             )
             for sample in (next(samples) for _ in numbers)
         ]
-        played.append(Record(record.prompt_id, record.prompt_ids, responses))
+        played.append(replace(record, responses=responses))
     return played
 
 

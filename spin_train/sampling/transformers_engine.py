@@ -85,7 +85,7 @@ def _refilled(
         ended = [row for row in batch.rows if row.ended]
         if not batch.rows or len(ended) > _ENDED * len(batch.rows):
             between()
-            yield from ((row.task, row.sample(settings.stop_id)) for row in ended)
+            yield from ((row.task, row.sample(settings.stop_ids)) for row in ended)
             batch.drop_ended()
             free = min(settings.batch_size - len(batch.rows), len(waiting))
             if free:
@@ -122,12 +122,12 @@ def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettin
         generation_config=GenerationConfig(
             do_sample=False,
             max_new_tokens=max(task.limit for task in tasks),
-            eos_token_id=settings.stop_id,
-            pad_token_id=settings.stop_id,
+            eos_token_id=list(settings.stop_ids),
+            pad_token_id=settings.stop_ids[0],
         ),
         logits_processor=LogitsProcessorList([_Draws(rows, settings)]),
     )
-    yield from ((row.task, row.sample(settings.stop_id)) for row in rows)
+    yield from ((row.task, row.sample(settings.stop_ids)) for row in rows)
 
 
 class _Draws(LogitsProcessor):
@@ -154,7 +154,7 @@ def _exact_way(model: Any) -> _Way:
     config = model.config.get_text_config()
     tasks = _random_tasks(config)
     never = config.vocab_size  # so that responses end at the limits of their tasks
-    settings = SamplingSettings(never, max_new_tokens=0, temperature=1.0, batch_size=3)
+    settings = SamplingSettings((never,), max_new_tokens=0, temperature=1.0, batch_size=3)
     tolerance = exact_tolerance(model)
 
     def flaw(way: _Way) -> str:

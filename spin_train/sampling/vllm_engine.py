@@ -47,8 +47,8 @@ def sample(
             top_k=-1,  # off in all versions; 0 is refused by old ones
             min_p=0.0,
             max_tokens=settings.max_new_tokens,
-            stop_token_ids=[settings.stop_id],
-            ignore_eos=True,  # or ends of text of the model's own file would end responses too
+            stop_token_ids=list(settings.stop_ids),
+            ignore_eos=True,  # the ends of text of the model's own file are among ours
             seed=seed,
             logprobs=0,  # of the sampled token, and so their sum
             detokenize=False,
@@ -67,7 +67,7 @@ def _sample_of(output: Any, prompt_ids: list[int], settings: SamplingSettings) -
     """Take one response out of a RequestOutput, exactly as sampled or not at all."""
     (completion,) = output.outputs
     ids, reason = list(completion.token_ids), completion.finish_reason
-    stops = [place for place, token in enumerate(ids) if token == settings.stop_id]
+    stops = [place for place, token in enumerate(ids) if token in settings.stop_ids]
     # Cut before the limit, by a context that is too short, it would be a sample of another length.
     cut = not stops and len(ids) == settings.max_new_tokens
     whole = {"stop": stops == [len(ids) - 1], "length": cut}.get(reason, False)

@@ -15,11 +15,15 @@ from spin_train.model.packing import token_blocks
 from spin_train.run.graph import Stage
 from spin_train.run.resting import resting_note
 from spin_train.stages.work import Work
-from spin_train.system.files import write_json
+from spin_train.system.files import or_null, write_json
 from spin_train.training.examples import examples_of
 from spin_train.training.objective import Objective, selfplay_objective, sft_objective
 
-__all__ = ["evaluate", "held_out_sums", "summarise"]
+__all__ = ["FEWEST_FOR_ERRORS", "evaluate", "held_out_sums", "summarise"]
+
+FEWEST_FOR_ERRORS = 10
+"""Prompts from which on a standard error is given. Of four it can be 0 by chance, and of ten it is
+still off by a quarter."""
 
 
 def evaluate(work: Work, stage: Stage) -> list[Path]:
@@ -47,7 +51,9 @@ def evaluate(work: Work, stage: Stage) -> list[Path]:
             given=generation.engine == "given",
             resting=resting_note(work.config),
         )
-        write_json(policy.evaluation, summary)
+        # JSON has no nan; numbers that rank policies stay as they are.
+        errors = {name: or_null(summary[name]) for name in summary if name.endswith("_error")}
+        write_json(policy.evaluation, summary | errors)
     return [policy.evaluation]
 
 
@@ -97,27 +103,34 @@ def summarise(
 ) -> dict[str, Any]:
     """Summarise the values of `held_out_sums` of all ranks: means, errors, and what follows.
 
-    Returns ``name`` and ``name_standard_error`` (nan for one value), and more that
-    `docs/metrics.md` defines. ``notes`` says in words where a number is not what its
+    Returns ``name`` and ``name_standard_error`` (nan for fewer than `FEWEST_FOR_ERRORS` prompts),
+    and more that `docs/metrics.md` defines. ``notes`` says in words where a number is not what its
     name says, because samples were drawn at another temperature, given with the data, or cut.
     `resting` is what `resting_note` says of the run.
     """
     columns = {name: column for name, column in values.items() if name != "prompt"}
+    prompts = len(set(values.get("prompt", [])))
+    few = prompts < FEWEST_FOR_ERRORS
     summary: dict[str, Any] = {"examples": len(columns["loss"])}
     for name, column in columns.items():
-        summary[name], summary[f"{name}_standard_error"] = _mean(column)
+        summary[name], summary[f"{name}_standard_error"] = _mean(column, few=few)
     summary["real_nll_per_token"] = -sum(columns["real_logps"]) / sum(columns["real_tokens"])
     if "margin" in columns:
         margins = columns["margin"]
         summary["accuracy"] = sum(margin > 0 for margin in margins) / len(margins)
         if temperature == 1.0 and not given:
-            kl, error = _mean([-value for value in columns["generated_log_ratio"]])
+            kl, error = _mean([-value for value in columns["generated_log_ratio"]], few=few)
             summary |= {"opponent_kl": kl, "opponent_kl_standard_error": error}
         if len(set(values["prompt"])) >= FEWEST_PROMPTS and all(map(math.isfinite, margins)):
             summary |= _meter(margins, values["prompt"])
-        summary["notes"] = _notes(summary, temperature, given)
         if resting is not None:
             summary["resting"] = resting
+    summary["notes"] = _notes(summary, temperature, given) if "margin" in columns else []
+    if few:
+        summary["notes"].append(
+            f"{prompts} held-out prompts are too few for standard errors (fewer than "
+            f"{FEWEST_FOR_ERRORS}): raise data.held_out"
+        )
     return summary
 
 
@@ -126,7 +139,9 @@ def _meter(margins: list[float], prompts: list[float]) -> dict[str, float]:
     meter = convergence_meter(torch.tensor(margins, dtype=torch.float64), prompts=numbers)
     return {
         "meter": meter.estimate,
-        "meter_standard_error": meter.standard_error,
+        "meter_standard_error": (
+            meter.standard_error if meter.prompts >= FEWEST_FOR_ERRORS else math.nan
+        ),
         "meter_lower_bound": meter.lower_bound,
         "meter_confidence": meter.confidence,
         "meter_prompts": meter.prompts,
@@ -155,10 +170,10 @@ def _notes(summary: dict[str, Any], temperature: float, given: bool) -> list[str
     return notes
 
 
-def _mean(column: list[float]) -> tuple[float, float]:
-    """Mean and its standard error."""
+def _mean(column: list[float], *, few: bool) -> tuple[float, float]:
+    """Mean and its standard error; nan where the prompts are too few for one."""
     tensor = torch.tensor(column, dtype=torch.float64)
-    error = tensor.std().item() / math.sqrt(len(column)) if len(column) > 1 else math.nan
+    error = math.nan if few else tensor.std().item() / math.sqrt(len(column))
     return tensor.mean().item(), error
 
 

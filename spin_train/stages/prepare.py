@@ -5,7 +5,7 @@ import json
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 
 from spin_train.config.sections import DataConfig
 from spin_train.data.formats import RowError, SftRow
+from spin_train.data.notes import notes_on
+from spin_train.data.pairing import labelled_pairs
 from spin_train.data.records import Record, Response, share_out, write_records
 from spin_train.data.rendering import Renderer
 from spin_train.data.sources import drop_or_raise, read_rows, source_of
+from spin_train.data.splitting import Conversations, digest, prompt_text, split_prompts
 from spin_train.errors import UserError
-from spin_train.model.loading import load_tokenizer, model_limits
+from spin_train.model.loading import ends_of_text, load_tokenizer, model_limits
 from spin_train.run.graph import Stage
 from spin_train.stages.work import Work
-from spin_train.system.files import write_json
+from spin_train.system.files import PARTIAL, write_json
 
-__all__ = ["Limits", "prepare", "prepare_rows", "split_prompts"]
+__all__ = ["Limits", "prepare", "prepare_rows"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,33 +44,6 @@ class Limits:
     """Different token ids the model knows."""
 
 
-def split_prompts(
-    prompts: Sequence[bytes], *, held_out: float, rows: int | None, seed: int
-) -> tuple[set[bytes], set[bytes]]:
-    """Choose the prompts to train on and those held out, from the digest of each row's prompt.
-
-    Prompts are put in the order of a digest of seed and prompt: the first are held out, the next
-    are trained on. So nothing depends on the order of the rows, and a smaller `rows` gives a
-    subset. `held_out` is a fraction of the distinct prompts below 1, and their number from 1 on.
-    Raises `UserError` if either side would be empty, or fewer than `rows` prompts are left.
-    """
-    key = hashlib.sha256(repr(seed).encode()).digest()
-    order = sorted(set(prompts), key=lambda prompt: hashlib.sha256(key + prompt).digest())
-    wanted = int(held_out) if held_out >= 1 else max(1, round(held_out * len(order)))
-    if wanted >= len(order):
-        raise UserError(
-            f"data.held_out asks for {wanted} of {len(order)} distinct prompts; "
-            "leave some for training"
-        )
-    train = order[wanted:]
-    if rows is not None and rows > len(train):
-        raise UserError(
-            f"data.rows asks for {rows} training prompts, but only {len(train)} are left "
-            f"after holding out {wanted}: lower it, or set data.rows=null for all"
-        )
-    return set(train[:rows]), set(order[:wanted])
-
-
 def prepare(work: Work, stage: Stage) -> list[Path]:
     """Render the rows of the data on rank 0; the other ranks wait at the end of the stage."""
     directory = work.run.directory
@@ -78,7 +54,14 @@ def prepare(work: Work, stage: Stage) -> list[Path]:
 
 def _prepare(work: Work, stage: Stage) -> None:
     config, directory = work.config, work.run.directory
-    renderer = Renderer(load_tokenizer(config), config.template)
+    ends = ends_of_text(config)
+    renderer = Renderer(
+        load_tokenizer(config),
+        config.template,
+        arguments=config.template_arguments,
+        today=config.template_date,
+        ends=ends,
+    )
     context, vocabulary = model_limits(config)
     summary = prepare_rows(
         config.data,
@@ -87,15 +70,22 @@ def _prepare(work: Work, stage: Stage) -> None:
         train=directory.train_rows,
         held_out=directory.held_out_rows,
         seed=config.seed,
+        pairs=config.generation.engine == "given",
         watch=lambda rows: work.progress.report(stage.name, 0, 1, f"{rows} rows"),
     )
+    if renderer.depends_on_date:
+        summary["template_date"] = str(config.template_date)
     bare = summary["train"] + summary["held_out"] - summary["given"]
     if config.generation.engine == "given" and bare:
         raise UserError(
             f"generation.engine: given, but {bare} rows of {config.data.path} have no other "
             "response (generated, rejected)"
         )
-    write_json(directory.data_summary, {**summary, "stop_id": renderer.stop_id})
+    ends = [
+        renderer.stop_id,
+        *(end for end in ends if end != renderer.stop_id and end < vocabulary),
+    ]
+    write_json(directory.data_summary, {**summary, "stop_id": renderer.stop_id, "stop_ids": ends})
 
 
 def prepare_rows(
@@ -106,38 +96,43 @@ def prepare_rows(
     train: Path,
     held_out: Path,
     seed: int,
+    pairs: bool = False,
     watch: Callable[[int], None] = lambda rows: None,
 ) -> dict[str, Any]:
     """Render all rows, write the records to train on and those held out, and return counts.
 
-    Each record holds its real response, and the given one if its row has one. Raises `UserError`
-    if a row is malformed or beyond a limit, there are too few rows, or tokenizer and model do
-    not belong together.
+    Each record holds its real response, and the given one if its row has one. With `pairs`, rows
+    with labels are put together by prompt: a wanted response and an unwanted one. Raises
+    `UserError` if a row is malformed or beyond a limit, there are too few rows, or tokenizer and
+    model do not belong together.
     """
     if limits.max_new_tokens >= limits.context:
         raise UserError(
             f"generation.max_new_tokens={limits.max_new_tokens} leaves no room for a prompt in the "
             f"model's context of {limits.context} tokens; lower it"
         )
-    pass_ = _Pass(data, renderer, limits, watch)
+    pass_ = _Pass(data, renderer, limits, pairs, watch)
     # Named as what a killed writer leaves, which is removed when the run goes on.
-    rendered = train.with_name("rendered.partial")
+    rendered = train.with_name(f"rendered{PARTIAL}")
     try:
         write_records(rendered, pass_.records())
         if len(set(pass_.prompts)) < 2:
             count = len(pass_.prompts)
             raise UserError(f"{data.path} has {count} usable rows; it needs 2 distinct prompts")
-        sides = split_prompts(pass_.prompts, held_out=data.held_out, rows=data.rows, seed=seed)
-        masks = [np.array([prompt in side for prompt in pass_.prompts]) for side in sides]
+        masks = pass_.split(seed)
         share_out(rendered, dict(zip((train, held_out), masks, strict=True)))
     finally:
         rendered.unlink(missing_ok=True)
-    return {"source": source_of(data), **pass_.summary(*masks)}
+    summary = pass_.summary(*masks)
+    return {"source": source_of(data), **summary, "notes": notes_on(data, summary)}
 
 
 _COUNTS = (
     "rows",
     "dropped_malformed",
+    "dropped_weight_zero",
+    "dropped_unwanted",
+    "dropped_unpaired",
     "dropped_too_long",
     "truncated_prompts",
     "truncated_responses",
@@ -145,6 +140,9 @@ _COUNTS = (
     "dropped_repeated",
     "ignored_tool_turns",
     "dropped_turns_after_response",
+    "rows_with_unknown_tokens",
+    "dropped_shared_responses",
+    "held_out_responses_in_training",
 )
 
 
@@ -155,9 +153,14 @@ class _Pass:
     data: DataConfig
     renderer: Renderer
     limits: Limits
+    pairs: bool
     watch: Callable[[int], None]
     counts: Counter[str] = field(default_factory=Counter)
+    unused: Counter[str] = field(default_factory=Counter)
     prompts: list[bytes] = field(default_factory=list)
+    responses: list[bytes] = field(default_factory=list)
+    weights: "array[float]" = field(default_factory=lambda: array("d"))
+    conversations: Conversations = field(default_factory=Conversations)
     lengths: "array[int]" = field(default_factory=lambda: array("q"))
     texts: Any = field(default_factory=hashlib.sha256)
 
@@ -165,12 +168,11 @@ class _Pass:
         """Make records of the rows that are kept, in their order."""
         counts = self.counts
         seen: set[bytes] = set()
-        for row in read_rows(self.data, counts):
-            if counts["rows"] % 1000 == 0:
-                self.watch(counts["rows"])
-            prompt_text = json.dumps(row.messages)
-            prompt = _digest(prompt_text)
-            whole = _digest(json.dumps([prompt_text, row.response, row.given]))
+        rows = self._rows()
+        for row in labelled_pairs(rows, counts) if self.pairs else rows:
+            text = prompt_text(row)
+            prompt = digest(text)
+            whole = digest(json.dumps([text, row.response, row.given]))
             counts["repeated_rows"] += whole in seen
             if {"none": None, "prompt": prompt, "row": whole}[self.data.deduplicate] in seen:
                 counts["dropped_repeated"] += 1
@@ -186,17 +188,62 @@ class _Pass:
             seen |= {prompt, whole}
             counts["ignored_tool_turns"] += row.ignored_turns
             counts["dropped_turns_after_response"] += row.dropped_turns
-            self.texts.update((b"\n" if self.prompts else b"") + prompt_text.encode())
+            self.texts.update((b"\n" if self.prompts else b"") + text.encode())
             self.prompts.append(prompt)
+            self.responses.append(digest(row.response.strip()))
+            self.weights.append(row.weight)
+            self.conversations.add(row, prompt)
             lengths = {response.role: len(response.ids) for response in record.responses}
             self.lengths += array(
                 "q", [len(record.prompt_ids), lengths["real"], lengths.get("given", -1)]
             )
             yield record
-        if counts["ignored_tool_turns"]:
-            _LOG.warning(
-                "%s: %d tool turns were left out", self.data.path, counts["ignored_tool_turns"]
-            )
+
+    def _rows(self) -> Iterator[SftRow]:
+        """Read the rows that are to be learnt, with what the template renders of each."""
+        counts = self.counts
+        for row in read_rows(self.data, counts):
+            if counts["rows"] % 1000 == 0:
+                self.watch(counts["rows"])
+            try:
+                fitted, names = self.renderer.fitted(row)
+            except RowError as error:
+                drop_or_raise(error, self.data, counts)
+                continue
+            self.unused.update({*row.unused, *names} - set(self.data.ignore))
+            if not row.weight:
+                counts["dropped_weight_zero"] += 1
+            elif row.label is False and not self.pairs:
+                counts["dropped_unwanted"] += 1
+            else:
+                yield fitted
+
+    def split(self, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Choose the rows to train on and those held out, (R,) each."""
+        self.conversations.join()
+        sides = split_prompts(
+            self.prompts,
+            held_out=self.data.held_out,
+            rows=self.data.rows,
+            seed=seed,
+            conversation_of=self.conversations.of,
+        )
+        train, held_out = (np.array([p in side for p in self.prompts]) for side in sides)
+        learnt, kept = (
+            {text for text, chosen in zip(self.responses, mask, strict=True) if chosen}
+            for mask in (train, held_out)
+        )
+        shared = np.array([text in learnt and text in kept for text in self.responses])
+        self.counts["held_out_responses_in_training"] = int((shared & held_out).sum())
+        if self.data.shared_responses == "drop":
+            self.counts["dropped_shared_responses"] = int((shared & train).sum())
+            train = train & ~shared
+            if not train.any():
+                raise UserError(
+                    "data.shared_responses=drop leaves nothing to train on: every response is also "
+                    "held out; set it to keep"
+                )
+        return train, held_out
 
     def summary(self, train: NDArray[np.bool_], held_out: NDArray[np.bool_]) -> dict[str, Any]:
         """Count rows, and measure those on either side."""
@@ -204,7 +251,8 @@ class _Pass:
         prompt, response, given = np.array(self.lengths).reshape(-1, 3)[used].T
         summary = {
             **{name: self.counts[name] for name in _COUNTS},
-            "left_out": int((~used).sum()),
+            "unused_fields": dict(sorted(self.unused.items())),
+            "left_out": int((~used).sum()) - self.counts["dropped_shared_responses"],
             "train": int(train.sum()),
             "held_out": int(held_out.sum()),
             "given": int((given >= 0).sum()),
@@ -213,6 +261,9 @@ class _Pass:
             "response_tokens": _statistics(response),
             "prompts_sha256": self.texts.hexdigest(),
         }
+        weights = np.array(self.weights)[used]
+        if (weights != 1).any():
+            summary["weights"] = _statistics(weights)
         if (given >= 0).any():
             summary["given_tokens"] = _statistics(given[given >= 0])
         return summary
@@ -228,6 +279,7 @@ class _Pass:
                 f"the tokenizer produces token id {largest}, but the model has only "
                 f"{self.limits.vocabulary} ids: they do not belong together"
             )
+        self._look_for_unknown(row, prompt_ids, real_ids)
         longest = max(map(len, responses.values()))
         problem = self._too_long(len(prompt_ids), longest)
         if problem and self.data.too_long == "error":
@@ -241,13 +293,23 @@ class _Pass:
         self.counts["truncated_prompts"] += len(kept_prompt) < len(prompt_ids)
         self.counts["truncated_responses"] += sum(len(ids) > most for ids in responses.values())
         return Record(
-            self.counts["rows"] - 1,
+            row.number,
             kept_prompt,
             [
                 Response(role, ids[:most], "stop" if len(ids) <= most else "length")
                 for role, ids in responses.items()
             ],
+            row.weight,
         )
+
+    def _look_for_unknown(self, row: SftRow, prompt_ids: list[int], real_ids: list[int]) -> None:
+        """Count rows with characters that the tokenizer does not know; refuse those of no other."""
+        unknown = self.renderer.unknown_id
+        if unknown is None or unknown not in (*prompt_ids, *real_ids):
+            return
+        if set(real_ids[:-1]) == {unknown}:
+            raise RowError(f"{row.where}: the tokenizer knows no character of the response")
+        self.counts["rows_with_unknown_tokens"] += 1
 
     def _too_long(self, prompt: int, response: int) -> str:
         longest = prompt + max(response, self.limits.max_new_tokens)
@@ -269,11 +331,7 @@ class _Pass:
         return kept, min(self.data.max_response_tokens, self.limits.context - len(kept))
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _statistics(lengths: NDArray[np.int64]) -> dict[str, float]:
+def _statistics(lengths: NDArray[Any]) -> dict[str, float]:
     return {
         "mean": round(float(lengths.mean()), 2),
         "median": float(np.median(lengths)),

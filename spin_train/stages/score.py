@@ -99,10 +99,7 @@ def _with_samples(work: Work, shard: Shard, iteration: int) -> list[Record]:
     if work.config.algorithm != "spin":
         for row, samples in zip(responses, _samples(work, 0, shard), strict=True):
             row += [replace(sample, role="proto") for sample in samples]
-    return [
-        Record(record.prompt_id, record.prompt_ids, row)
-        for record, row in zip(records, responses, strict=True)
-    ]
+    return [replace(record, responses=row) for record, row in zip(records, responses, strict=True)]
 
 
 def _samples(work: Work, iteration: int, shard: Shard) -> list[list[Response]]:

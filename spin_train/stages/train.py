@@ -20,8 +20,9 @@ from spin_train.config.schema import Config
 from spin_train.data.records import Record, count_records, read_records
 from spin_train.errors import StoppedError, UserError
 from spin_train.model.adapters import attach, is_adapter, write_learnt
-from spin_train.model.loading import load_policy, load_tokenizer, save_policy
+from spin_train.model.loading import load_policy, load_tokenizer, save_policy, teach_ends
 from spin_train.run.graph import Stage
+from spin_train.sampling.play import stop_ids_of
 from spin_train.seeds import seed_of
 from spin_train.stages.work import Work
 from spin_train.system.ranks import Ranks
@@ -151,8 +152,10 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
     )
     events = work.run.directory.logs / "tensorboard" / stage.folder
     writers = _event_writers(arguments, ranks, events, resume)
+    ends = stop_ids_of(work.run.directory)
+    policy = folder / "policy"
     with released_afterwards():
-        _fit(task, config, ranks, arguments, batches, callback, writers, resume, folder / "policy")
+        _fit(task, config, ranks, arguments, batches, callback, writers, resume, policy, ends)
 
 
 def _fit(
@@ -165,6 +168,7 @@ def _fit(
     writers: list[TrainerCallback],
     resume: Path | None,
     policy: Path,
+    ends: Sequence[int],
 ) -> None:
     """Train and save; on return nothing here holds the engine any more."""
     model = load_policy(task.start, config)
@@ -193,6 +197,7 @@ def _fit(
             state_dict = model.state_dict()
         else:
             model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        teach_ends(model, ends)
         save_policy(model, state_dict, load_tokenizer(config), policy)
     ranks.barrier()
     destroy_engine(trainer.model_wrapped)

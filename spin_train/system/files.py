@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "PARTIAL",
     "or_null",
     "read_json",
     "sha256_of_file",
@@ -21,14 +22,15 @@ __all__ = [
 ]
 
 
-_PARTIAL = ".partial"
+PARTIAL = ".spin-partial"
+"""End of the name of what is half-written; nobody else uses it, so it may be deleted."""
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Give a name next to `path` to write to; it becomes `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{_PARTIAL}")
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         yield partial
         with partial.open("rb") as written:
@@ -41,7 +43,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 @contextmanager
 def write_directory(path: Path) -> Iterator[Path]:
     """Give an empty directory to fill; it replaces `path` when the block ends well."""
-    partial = path.with_name(path.name + _PARTIAL)
+    partial = path.with_name(path.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -24,6 +24,8 @@ class Example:
     """The opponent's log-probs from disk, one for each role; nan where none are needed."""
     reference_logps: list[float] | None = None
     """What the loss subtracts, where that is not the opponent's (T-SPIN_ref)."""
+    weight: float = 1.0
+    """Factor on its loss."""
 
 
 def examples_of(records: Sequence[Record], objective: Objective) -> Sequence[Example]:
@@ -59,6 +61,7 @@ def _of_record(record: Record, objective: Objective) -> list[Example]:
                 [_nan_if_none(response.reference_logps) for response in responses]
                 if objective.reference == "reference"
                 else None,
+                record.weight,
             )
         )
     return examples

@@ -1,6 +1,7 @@
 """`SpinTrainer`: the loss and its metrics on transformers' Trainer, nothing else."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,9 +99,11 @@ class SpinTrainer(Trainer):
             model, [example.reference_logps or example.opponent_logps for example in batch.examples]
         )
 
+        weights = _on_device(model, [example.weight for example in batch.examples])
+
         def weighted(policy_logps: Tensor, block: slice) -> Tensor:
             losses = self.objective(self._by_role(policy_logps), reference_logps[block])
-            return batch.weight * losses.sum()
+            return batch.weight * (weights[block] * losses).sum()
 
         loss, logps = response_loss(model, _groups(batch), weighted)
         values = self._metrics(self._by_role(logps), reference_logps)
@@ -172,8 +175,8 @@ def _groups(batch: MicroBatch) -> list[Group]:
     return [example.group for example in batch.examples]
 
 
-def _on_device(model: Any, logps: list[list[float]]) -> Tensor:
-    """Move stored log-probs to the model's device, in the type of its own sums."""
+def _on_device(model: Any, logps: Sequence[Any]) -> Tensor:
+    """Move stored numbers to the model's device, in the type of its own sums."""
     parameter = next(model.parameters())
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     # Without waiting for a forward pass that still runs on the GPU.

@@ -9,6 +9,7 @@ from spin_train.config.changes import (
 )
 from spin_train.config.files import known_keys, load_config, override, parse_config
 from spin_train.config.keys import FirstRead
+from spin_train.config.yaml12 import yaml_text
 from spin_train.errors import UserError
 from spin_train.model.loading import load_tokenizer, model_limits
 
@@ -306,3 +307,26 @@ def test_a_branch_may_change_the_control_and_before_iteration_0_all_of_self_play
     assert refused_on_branching(old, new, at=0) == []
     refused = [line.partition(":")[0] for line in refused_on_branching(old, new, at=1)]
     assert refused == ["beta", "mixing"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"template_arguments": {"tools": []}}, "template_arguments: tools is set by the run"),
+        ({"template_arguments": {"a": 1}, "template": "tspin"}, "belong to a chat template"),
+        ({"template_date": "soon"}, "template_date"),
+    ],
+)
+def test_arguments_that_no_template_could_take_are_refused(given, says):
+    content = {"model": "m", "data": {"path": "d"}, "output_dir": "o"}
+    with pytest.raises(UserError, match=says):
+        parse_config(content | given)
+
+
+def test_arguments_of_the_template_are_recorded_and_may_not_change(tmp_path):
+    content = {"model": "m", "data": {"path": "d"}, "output_dir": "o"}
+    config = parse_config(content | {"template_arguments": {"enable_thinking": False}})
+    (tmp_path / "config.yaml").write_text(yaml_text(config.model_dump()))
+    assert load_config(tmp_path / "config.yaml") == config
+    (change,) = refused_on_resuming(config, parse_config(content), has_trained=False)
+    assert change.startswith("template_arguments.enable_thinking: False -> None")

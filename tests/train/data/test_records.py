@@ -24,7 +24,14 @@ RESPONSES = st.builds(
     opponent_logps=st.none() | st.floats(allow_nan=False),
 )
 RECORDS = st.lists(
-    st.builds(Record, st.integers(0, 2**40), IDS, st.lists(RESPONSES, max_size=4)), max_size=4
+    st.builds(
+        Record,
+        st.integers(0, 2**40),
+        IDS,
+        st.lists(RESPONSES, max_size=4),
+        weight=st.floats(0, 100),
+    ),
+    max_size=4,
 )
 
 
@@ -34,6 +41,15 @@ def test_records_are_read_as_they_were_written(tmp_path, records):
     path = tmp_path / "records.parquet"
     write_records(path, records)
     assert list(read_records(path)) == records
+
+
+def test_files_of_earlier_versions_have_weight_1_next_to_those_of_today(tmp_path):
+    paths = [tmp_path / "today", tmp_path / "earlier"]
+    for path in paths:
+        write_records(path, [Record(0, [1], [Response("real", [2], "stop")], weight=0.5)])
+    pq.write_table(pq.read_table(paths[1]).drop_columns("weight"), paths[1])
+    assert [record.weight for record in read_records(*paths)] == [0.5, 1.0]
+    assert [record.weight for record in read_records(*paths[::-1])] == [1.0, 0.5]
 
 
 def numbered(count):

@@ -1,3 +1,5 @@
+from datetime import date
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -124,6 +126,42 @@ def test_a_chat_template_without_an_end_gets_the_end_of_text():
 def test_a_given_template_ends_with_the_end_of_text_whatever_the_chat_template():
     tokenizer = byte_level(eos="<|endoftext|>", chat_template=CHATML)
     assert Renderer(tokenizer, "{prompt}").stop_id == tokenizer.eos_token_id
+
+
+# A template of GLM's kind: the token that begins a turn ends the one before.
+BEGINS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_turn_ends_with_the_beginning_of_the_next_where_the_model_says_so():
+    tokenizer = byte_level(eos="<|endoftext|>", chat_template=BEGINS)
+    begins = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    ends = (tokenizer.eos_token_id, begins)
+    assert Renderer(tokenizer, None, ends=ends).stop_id == begins
+    assert Renderer(tokenizer, None, ends=ends[:1]).stop_id == tokenizer.eos_token_id
+    assert Renderer(tokenizer, None).stop_id == tokenizer.eos_token_id
+
+
+def test_a_template_has_the_day_of_the_configuration_not_that_of_the_run():
+    dated = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }} {% endif %}" + CHATML
+    tokenizer = byte_level(chat_template=dated)
+    renderer = Renderer(tokenizer, None)
+    prompt_ids, _ = renderer.render(pair_row("a", "b"))
+    assert tokenizer.decode(prompt_ids).startswith("26 Jul 2024 <|im_start|>user")
+    renderer = Renderer(tokenizer, None, today=date(1999, 12, 31))
+    prompt_ids, _ = renderer.render(pair_row("a", "b"))
+    assert tokenizer.decode(prompt_ids).startswith("31 Dec 1999 <|im_start|>user")
+    assert renderer.depends_on_date
+    assert not Renderer(byte_level(chat_template=CHATML), None).depends_on_date
+
+
+def test_arguments_reach_the_template():
+    tokenizer = byte_level(chat_template="{{ mood }}" + CHATML)
+    renderer = Renderer(tokenizer, None, arguments={"mood": "glad"})
+    prompt_ids, _ = renderer.render(pair_row("a", "b"))
+    assert tokenizer.decode(prompt_ids).startswith("glad<|im_start|>user")
 
 
 def test_only_the_last_assistant_turn_of_a_chat_is_the_response():

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spin_train.config.sections import ROW_FORMATS, DataConfig
-from spin_train.data.formats import FORMATS, row_of
+from spin_train.data.formats import FORMATS, row_of, without_tools
 from spin_train.data.sources import read_rows, source_of
 from spin_train.errors import UserError
 
@@ -113,12 +113,25 @@ def test_the_last_assistant_turn_is_the_response_and_what_follows_is_dropped():
     assert (row.messages, row.response, row.dropped_turns) == (MANY[:-1], "ba", 2)
 
 
-def test_tool_turns_are_left_out_and_counted():
+def test_turns_of_tools_have_one_form():
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "sort"}]}
-    shared = [{"from": role, "value": "{}"} for role in ("function_call", "observation")]
-    messages = [USER, call, turn("tool", "a"), turn("function", ""), *shared, ANSWER]
+    older = {"role": "assistant", "function_call": {"name": "sort", "arguments": '{"a": 1}'}}
+    shared = [
+        {"from": "function_call", "value": '{"name": "sort", "arguments": {"a": 1}}'},
+        {"from": "observation", "value": "{}"},
+    ]
+    messages = [USER, call, turn("tool", "a"), older, turn("function", ""), *shared, ANSWER]
     row = row_of({"messages": messages}, "line 1")
-    assert (row.messages, row.response, row.ignored_turns) == ([USER], "ba", 5)
+
+    def calls(arguments):
+        function = {"name": "sort", "arguments": arguments}
+        return turn("assistant", "") | {"tool_calls": [{"type": "function", "function": function}]}
+
+    tools = [turn("tool", "a"), turn("tool", ""), turn("tool", "{}")]
+    both = zip(map(calls, ({}, {"a": 1}, {"a": 1})), tools, strict=True)
+    assert row.messages == [USER, *(message for pair in both for message in pair)]
+    assert without_tools(row).messages == [USER]
+    assert without_tools(row).ignored_turns == 6
 
 
 def test_an_empty_system_turn_stays():

@@ -1,7 +1,12 @@
-import pytest
+import json
 
-from spin_train.model.loading import load_model
+import pytest
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from spin_train.config.files import parse_config
+from spin_train.model.loading import ends_of_text, load_model, save_policy, teach_ends
 from tests.train.models import tiny_model
+from tests.train.tokenizers import byte_level
 
 
 @pytest.mark.parametrize(("architecture", "attention"), [("gemma2", "eager"), ("llama", "sdpa")])
@@ -11,3 +16,42 @@ def test_a_model_whose_attention_is_capped_is_loaded_with_one_that_has_the_cap(
     tiny_model(architecture).save_pretrained(tmp_path)
     model = load_model(tmp_path, dtype="float32")
     assert model.config._attn_implementation == attention
+
+
+def saved(folder, *, named, ends, **changes):
+    """A model whose tokenizer and settings name their own ends of text."""
+    model = tiny_model("llama")
+    model.config.eos_token_id = named
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=0)
+    model.save_pretrained(folder)
+    tokenizer = byte_level(eos="</s>")  # id 2
+    tokenizer.save_pretrained(folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("named", "ends", "all_ends"),
+    [(2, 2, [2]), (3, [4, 5], [2, 3, 4, 5]), ([3, 4], None, [2, 3, 4]), (None, 3, [2, 3])],
+)
+def test_every_end_of_text_that_a_model_names_counts(tmp_path, named, ends, all_ends):
+    saved(tmp_path, named=named, ends=ends)
+    content = {"model": str(tmp_path), "data": {"path": "d"}, "output_dir": "o"}
+    assert ends_of_text(parse_config(content)) == all_ends
+    if ends is not None and named is not None:
+        (tmp_path / "generation_config.json").unlink()
+        found = ends_of_text(parse_config(content))
+        assert found == sorted({2, *(named if isinstance(named, list) else [named])})
+
+
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.6, "do_sample": False}])
+def test_a_policy_stops_where_it_was_taught_to(tmp_path, changes):
+    """In anyone's server, which reads generation_config.json."""
+    tokenizer = saved(tmp_path / "start", named=3, ends=3, **changes)
+    model = load_model(tmp_path / "start", dtype="float32")
+    teach_ends(model, (5, 3))
+    save_policy(model, model.state_dict(), tokenizer, tmp_path / "policy")
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert policy.generation_config.eos_token_id == [5, 3]
+    assert policy.generation_config.temperature == changes.get("temperature")

@@ -9,7 +9,7 @@ import pytest
 from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
 from spin_train.run.manifest import Manifest
-from spin_train.system.files import write_atomically, write_directory, write_json
+from spin_train.system.files import PARTIAL, write_atomically, write_directory, write_json
 
 
 def names(folder):
@@ -69,7 +69,7 @@ def test_a_failed_directory_leaves_the_old_one_and_nothing_else(tmp_path):
 
 def test_what_a_killed_writer_left_does_not_get_into_the_directory(tmp_path):
     path = tmp_path / "policy"
-    leftover = tmp_path / "policy.partial"
+    leftover = tmp_path / f"policy{PARTIAL}"
     leftover.mkdir()
     (leftover / "half").touch()
     with write_directory(path) as partial:

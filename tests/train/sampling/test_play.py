@@ -16,7 +16,7 @@ from spin_train.seeds import sample_seed, seed_of
 from spin_train.stages.score import PARITY_TOLERANCE, parity_problem
 from spin_train.system.files import write_json
 
-SETTINGS = SamplingSettings(stop_id=2, max_new_tokens=6, temperature=1.0, batch_size=4)
+SETTINGS = SamplingSettings(stop_ids=(2,), max_new_tokens=6, temperature=1.0, batch_size=4)
 
 
 def test_a_seed_depends_on_every_part():

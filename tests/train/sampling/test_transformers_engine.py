@@ -33,7 +33,7 @@ WAYS = list(transformers_engine._WAYS.values())
 
 
 def settings(**changes):
-    given = {"stop_id": STOP, "max_new_tokens": 6, "temperature": 1.0, "batch_size": 8}
+    given = {"stop_ids": (STOP,), "max_new_tokens": 6, "temperature": 1.0, "batch_size": 8}
     return SamplingSettings(**(given | changes))
 
 
@@ -46,6 +46,17 @@ def stopping(probability):
     probs = [0.0] * 8
     probs[STOP], probs[4] = probability, 1 - probability
     return constant_model(probs)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_sample_stops_at_each_of_several_ends(way):
+    """Chat models list several, such as the end of text and the end of a turn."""
+    model = constant_model([0.0, 0.0, 0.2, 0.2, 0.6])
+    tasks = [Task(number, [1], number, 40) for number in range(40)]
+    found = [s for _, s in way(model, tasks, settings(stop_ids=(3, STOP)), lambda: None)]
+    assert {sampled.ids[-1] for sampled in found} == {STOP, 3}
+    assert all(set(sampled.ids[:-1]) <= {4} for sampled in found)
+    assert {sampled.finish_reason for sampled in found} == {"stop"}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -235,12 +246,12 @@ def test_responses_may_reach_the_end_of_the_context_beside_others_that_go_on(way
     model = tiny_model("gpt2", torch.float32)
     monkeypatch.setitem(transformers_engine._chosen, model, way)
     tasks = [[5] * 50, *([4] * 10 for _ in range(9))]
-    samples = sample(model, tasks, range(10), settings(stop_id=VOCABULARY, max_new_tokens=14))
+    samples = sample(model, tasks, range(10), settings(stop_ids=(VOCABULARY,), max_new_tokens=14))
     assert [len(ids) for ids in ids_of(samples)] == [14] * 10
     batch = Batch(model)
     batch.add([Task(0, [5] * 60, 0, 4), *(Task(n, [4] * 10, n, 14) for n in range(1, 10))])
     for _ in range(14):
-        batch.step(settings(stop_id=VOCABULARY))
+        batch.step(settings(stop_ids=(VOCABULARY,)))
     assert [len(row.ids) for row in batch.rows] == [4, *([14] * 9)]
 
 
@@ -249,7 +260,7 @@ def test_rows_that_have_ended_leave_and_the_cache_is_as_wide_as_the_longest_that
     batch = Batch(model)
     batch.add([Task(0, [3] * 30, 0, 2), Task(1, [4] * 5, 1, 9), Task(2, [5] * 7, 2, 9)])
     for _ in range(2):
-        batch.step(settings(stop_id=VOCABULARY))
+        batch.step(settings(stop_ids=(VOCABULARY,)))
     batch.drop_ended()
     assert [row.task.number for row in batch.rows] == [1, 2]
     assert batch._cache.layers[0].keys.shape[0] == 2

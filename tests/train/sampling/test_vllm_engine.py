@@ -34,7 +34,7 @@ def installed(monkeypatch):
 
 
 def settings(**changes):
-    given = {"stop_id": STOP, "max_new_tokens": 30, "temperature": 1.0, "batch_size": 4}
+    given = {"stop_ids": (STOP,), "max_new_tokens": 30, "temperature": 1.0, "batch_size": 4}
     return SamplingSettings(**(given | changes))
 
 
@@ -60,6 +60,14 @@ def test_ids_reasons_and_log_probs_come_through_exactly(installed, tmp_path, tem
         expected = response_logps(model, [Group(prompt, [sampled.ids])]).item()
         assert sampled.logps == pytest.approx(expected, abs=1e-4)
     assert len({tuple(sampled.ids) for sampled in samples[::3]}) > 1  # one prompt, many seeds
+
+
+def test_a_sample_stops_at_each_of_several_ends(installed, tmp_path):
+    _, llm = saved_model(tmp_path)
+    ends = (3, STOP, 4, 5, 6)
+    samples = sample(llm, PROMPTS, range(15), settings(stop_ids=ends))
+    assert len({sampled.ids[-1] for sampled in samples if sampled.finish_reason == "stop"}) > 1
+    assert not any(set(ends) & set(sampled.ids[:-1]) for sampled in samples)
 
 
 @pytest.mark.parametrize(

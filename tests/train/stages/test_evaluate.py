@@ -5,7 +5,8 @@ import torch
 
 from spin_theory.meter import convergence_meter
 from spin_train.data.records import Record, Response
-from spin_train.stages.evaluate import held_out_sums, summarise
+from spin_train.run.tables import results_table
+from spin_train.stages.evaluate import FEWEST_FOR_ERRORS, held_out_sums, summarise
 from spin_train.training.objective import Objective, sft_objective
 from tests.train.models import VOCABULARY, tiny_model, uniform_model
 
@@ -95,27 +96,47 @@ def held_out(margins, **changes):
 
 
 def test_summary_by_hand():
-    # Margins -1, 1, 3: mean 1, variance ((-2)^2 + 0 + 2^2) / 2 = 4, standard error 2 / sqrt(3);
-    # two of three are positive. Real responses: 12 nats on 2 + 1 + 3 = 6 tokens.
-    # KL(p_t||p_{t+1}): minus the mean of log-ratios -3, 0, 1.5 is 0.5; their variance
-    # ((-2.5)^2 + 0.5^2 + 2^2) / 2 = 5.25.
+    # Margins -1, 1, 3 four times: mean 1; the squares of the deviations sum to 4 * 8 = 32, so the
+    # variance is 32 / 11 and the standard error sqrt(32 / 11 / 12). Two of three are positive.
+    # Real responses: 12 nats on 2 + 1 + 3 = 6 tokens. KL(p_t||p_{t+1}): minus the mean of the
+    # log-ratios -3, 0, 1.5 is 0.5; squares of deviations 4 * (2.5^2 + 0.5^2 + 2^2) = 42.
     summary = summarise(
         held_out(
-            [-1.0, 1.0, 3.0],
-            real_logps=[-5.0, -3.0, -4.0],
-            real_tokens=[2.0, 1.0, 3.0],
-            generated_log_ratio=[-3.0, 0.0, 1.5],
+            [-1.0, 1.0, 3.0] * 4,
+            real_logps=[-5.0, -3.0, -4.0] * 4,
+            real_tokens=[2.0, 1.0, 3.0] * 4,
+            generated_log_ratio=[-3.0, 0.0, 1.5] * 4,
         )
     )
-    assert summary["examples"] == 3
+    assert summary["examples"] == 12
     assert summary["margin"] == 1.0
-    assert summary["margin_standard_error"] == pytest.approx(2 / math.sqrt(3))
+    assert summary["margin_standard_error"] == pytest.approx(math.sqrt(32 / 11 / 12))
     assert summary["accuracy"] == pytest.approx(2 / 3)
     assert summary["real_nll_per_token"] == 2.0
     assert summary["opponent_kl"] == 0.5
-    assert summary["opponent_kl_standard_error"] == pytest.approx(math.sqrt(5.25 / 3))
+    assert summary["opponent_kl_standard_error"] == pytest.approx(math.sqrt(42 / 11 / 12))
     assert summary["notes"] == []
-    assert "meter" not in summary  # three prompts are too few
+
+
+@pytest.mark.parametrize("count", [1, 4, FEWEST_FOR_ERRORS - 1])
+def test_too_few_prompts_say_so_and_give_no_standard_error(count):
+    """Four equal margins gave a meter with an error of 0.0."""
+    summary = summarise(held_out([1.0] * count))
+    errors = [value for name, value in summary.items() if name.endswith("_standard_error")]
+    assert errors
+    assert all(map(math.isnan, errors))
+    assert f"{count} held-out prompts are too few for standard errors" in summary["notes"][-1]
+    # The bound holds for any number of prompts.
+    assert summary.get("meter_lower_bound", 0.0) == 0.0
+    table = results_table("spin", {"p_1": summary})
+    assert list(table.columns[2].cells) == ["1.000"]
+    assert "too few" in table.caption
+
+
+def test_many_rows_of_few_prompts_are_few():
+    summary = summarise(held_out([1.0] * 60, prompt=[number % 3 for number in range(60)]))
+    assert math.isnan(summary["margin_standard_error"])
+    assert "meter" not in summary
 
 
 def test_the_meter_in_a_summary_is_that_of_the_margins():
@@ -150,7 +171,7 @@ def test_samples_of_another_temperature_give_no_kl_and_say_so():
 
 def test_cut_samples_are_named_with_what_they_mean():
     summary = summarise(held_out([1.0, 2.0], generated_stopped=[1.0, 0.0]))
-    (note,) = summary["notes"]
+    note, _ = summary["notes"]
     assert note.startswith("50.0% of the opponent's samples were cut")
 
 
@@ -163,12 +184,6 @@ def test_equal_prompts_have_one_number_and_other_prompts_another():
     assert first == fourth
     assert len({first, second, third}) == 3
     assert all(isinstance(number, int) for number in (first, second, third))  # no rounding
-
-
-def test_one_value_has_no_standard_error():
-    summary = summarise({"loss": [1.0], "real_logps": [-1.0], "real_tokens": [1.0]})
-    assert math.isnan(summary["loss_standard_error"])
-    assert "accuracy" not in summary
 
 
 def test_a_margin_of_zero_is_no_hit():

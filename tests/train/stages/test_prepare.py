@@ -1,7 +1,6 @@
 import hashlib
 import itertools
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,11 @@ from hypothesis import strategies as st
 from spin_train.config.sections import DataConfig
 from spin_train.data.records import read_records
 from spin_train.data.rendering import Renderer
+from spin_train.data.splitting import split_prompts
 from spin_train.errors import UserError
 from spin_train.run.directory import remove_partial
 from spin_train.stages import prepare as data_module
-from spin_train.stages.prepare import Limits, prepare_rows, split_prompts
+from spin_train.stages.prepare import Limits, prepare_rows
 from tests.train.tokenizers import CHATML, byte_level
 
 PAIR = {"prompt": "a b", "response": "ba"}
@@ -267,16 +267,17 @@ def test_a_row_that_was_dropped_hides_no_other(tmp_path):
     assert sorted(numbers(train + held_out)) == [1, 2, 3]
 
 
-def test_tool_turns_are_left_out_with_one_warning_that_counts_them(tmp_path, caplog):
+def test_turns_of_tools_and_after_the_response_are_counted_and_named(tmp_path):
     rows = [
         {"messages": [turn("user", text), turn("tool", "7"), turn("assistant", "b"), *rest]}
         for text, rest in (("a", []), ("b", [turn("user", "a")]), ("ab", []))
     ]
-    with caplog.at_level(logging.WARNING):
-        _, _, summary = prepared(write(tmp_path, rows))
+    _, _, summary = prepared(write(tmp_path, rows))
     assert (summary["ignored_tool_turns"], summary["dropped_turns_after_response"]) == (3, 1)
-    (line,) = caplog.messages
-    assert line == f"{tmp_path}/rows.jsonl: 3 tool turns were left out"
+    assert summary["notes"][:2] == [
+        "3 turns of tools were left out: the template cannot render them",
+        "1 turns that follow the response were left out",
+    ]
 
 
 def test_malformed_rows_are_counted(tmp_path):

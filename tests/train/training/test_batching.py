@@ -213,6 +213,11 @@ def test_mixed_in_samples_give_a_pair_each_with_the_same_real_response():
     ]
 
 
+def test_every_pair_of_a_row_has_its_weight():
+    record = Record(0, [1], [REAL, NEW, OLD], weight=0.5)
+    assert [e.weight for e in examples_of([record], Objective("spin"))] == [0.5, 0.5]
+
+
 def test_several_samples_of_an_opponent_meet_the_proto_responses_of_their_own_numbers():
     new, old, proto = (
         [Response(role, [10 * k + n, 2], "stop", k, opponent_logps=0.0) for n in range(2)]
@@ -267,8 +272,11 @@ def responses(role, most, *, least=0):
 
 SCORED = st.lists(
     st.builds(
-        lambda prompt, *parts: Record(0, prompt, [r for part in parts for r in part]),
+        lambda prompt, weight, *parts: Record(
+            0, prompt, [r for part in parts for r in part], weight
+        ),
         st.lists(st.integers(0, 9), min_size=1, max_size=4),
+        st.floats(0, 4),
         responses("given", 1),
         responses("real", 1, least=1),
         responses("generated", 3),

@@ -22,6 +22,7 @@ GROUPS = {
 }
 # Five: the last batch of four is one example next to a filler or nothing.
 COUNT = 5
+WEIGHTS = [0.25, 3.0, 1.0, 0.5, 2.0]
 
 
 class OneRank:
@@ -31,7 +32,7 @@ class OneRank:
         return values
 
 
-def scored_examples(model, algorithm, *, off_by=0.0):
+def scored_examples(model, algorithm, *, off_by=0.0, weighted=False):
     groups = (GROUPS[algorithm] * COUNT)[:COUNT]
     examples = []
     for group in groups:
@@ -44,14 +45,24 @@ def scored_examples(model, algorithm, *, off_by=0.0):
                 group,
                 [logps[0] + off_by, *logps[1:]],
                 reference if algorithm == "tspin_ref" else None,
+                weight=WEIGHTS[len(examples)] if weighted else 1.0,
             )
         )
     return examples
 
 
-def make_trainer(folder, model, objective, *, micro_batch_size=2, off_by=0.0, dtype="float32"):
+def make_trainer(
+    folder,
+    model,
+    objective,
+    *,
+    micro_batch_size=2,
+    off_by=0.0,
+    dtype="float32",
+    weighted=False,
+):
     batches = MicroBatches(
-        scored_examples(model, objective.algorithm, off_by=off_by),
+        scored_examples(model, objective.algorithm, off_by=off_by, weighted=weighted),
         batch_size=4,
         micro_batch_tokens=1000,
         micro_batch_size=micro_batch_size,
@@ -100,7 +111,8 @@ def dense_training(model, objective, batches):
         policy = torch.stack([response_logps(model, [example.group]) for example in examples])
         opponent = torch.tensor([e.opponent_logps for e in examples], dtype=policy.dtype)
         stored = [e.reference_logps or e.opponent_logps for e in examples]
-        loss = objective(policy, torch.tensor(stored, dtype=policy.dtype)).mean()
+        weights = torch.tensor([example.weight for example in examples], dtype=policy.dtype)
+        loss = (weights * objective(policy, torch.tensor(stored, dtype=policy.dtype))).mean()
         model.zero_grad()
         loss.backward()
         with torch.no_grad():
@@ -124,9 +136,12 @@ OBJECTIVES = [
 def test_weights_and_losses_are_those_of_dense_gradient_steps(
     tmp_path, objective, micro_batch_size
 ):
+    """The weights of rows are in both: each multiplies the loss of its example."""
     model = tiny_model("gpt2")
     dense = copy.deepcopy(model)
-    trainer = make_trainer(tmp_path, model, objective, micro_batch_size=micro_batch_size)
+    trainer = make_trainer(
+        tmp_path, model, objective, micro_batch_size=micro_batch_size, weighted=True
+    )
     trainer.train()
     expected = dense_training(dense, objective, trainer.train_dataset)
     logged = [line["loss"] for line in trainer.state.log_history if "loss" in line]

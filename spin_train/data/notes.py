@@ -1,0 +1,42 @@
+"""What a person should know of the rows that were prepared, in words."""
+
+from typing import Any
+
+from spin_train.config.sections import DataConfig
+
+__all__ = ["notes_on"]
+
+_COUNTED = {
+    "dropped_malformed": "malformed rows were left out (data.malformed=drop)",
+    "dropped_too_long": "rows beyond the limits were left out (data.too_long=drop)",
+    "dropped_weight_zero": "rows were left out: their weight is 0, or they are not to be learnt",
+    "dropped_unwanted": "rows were left out: their label says that the response is unwanted "
+    "(generation.engine=given makes pairs of both labels)",
+    "dropped_unpaired": "rows were left out: no row of the same prompt has the other label",
+    "ignored_tool_turns": "turns of tools were left out: the template cannot render them",
+    "dropped_turns_after_response": "turns that follow the response were left out",
+    "truncated_prompts": "prompts were cut (data.too_long=truncate)",
+    "truncated_responses": "responses were cut (data.too_long=truncate)",
+    "rows_with_unknown_tokens": "rows hold characters that the tokenizer does not know",
+    "dropped_shared_responses": "training rows were left out: their response is also held out",
+}
+
+
+def notes_on(data: DataConfig, summary: dict[str, Any]) -> list[str]:
+    """Name what was left out or is not used, from the counts of ``data/summary.json``."""
+    notes = [f"{summary[name]} {text}" for name, text in _COUNTED.items() if summary[name]]
+    if unused := summary["unused_fields"]:
+        named = ", ".join(f"{name or '(no name)'} ({count} rows)" for name, count in unused.items())
+        notes.append(f"fields of rows that nothing uses: {named}; data.ignore silences them")
+    shared = summary["held_out_responses_in_training"]
+    if shared and data.shared_responses == "keep":
+        notes.append(
+            f"{shared} of {summary['held_out']} held-out responses stand word for word in training "
+            "rows, so held-out numbers flatter; data.shared_responses=drop leaves those rows out"
+        )
+    if "weights" in summary:
+        notes.append(
+            f"rows have weights (mean {summary['weights']['mean']:g}): each multiplies the loss of "
+            "its pairs; held-out numbers count every row once"
+        )
+    return notes

@@ -1,0 +1,399 @@
+"""Every field of a row is used, or the row is refused or left out, or the field is named."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from spin_train.config.sections import DataConfig
+from spin_train.data.records import read_records
+from spin_train.data.rendering import Renderer
+from spin_train.errors import UserError
+from spin_train.stages.prepare import Limits, prepare_rows
+from tests.train.tokenizers import CHATML, byte_level
+
+REASONING = CHATML.replace(
+    "{{ m.content }}", "{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}"
+).replace("m.thinking", "m.reasoning_content")
+TOOLS = ("{% if tools %}{{ tools | tojson }}\n{% endif %}" + CHATML).replace(
+    "{{ m.content }}", "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls }}{% endif %}"
+)
+TOKENIZERS = {
+    template: byte_level(chat_template=template) for template in (CHATML, REASONING, TOOLS)
+}
+
+
+def user(text="q"):
+    return {"role": "user", "content": text}
+
+
+def answer(text="ANSWER", **fields):
+    return {"role": "assistant", "content": text, **fields}
+
+
+def chat(*turns, **fields):
+    return {"messages": [*turns], **fields}
+
+
+OTHER = chat(user("another"), answer("and another"))
+
+
+def prepared(folder, rows, *, template=CHATML, pairs=False, **changes):
+    """Texts of prompt and responses of the rows but `OTHER`, and the summary."""
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, OTHER, OTHER]))
+    tokenizer = TOKENIZERS.get(template) or byte_level(chat_template=template)
+    files = [folder / "data" / f"{name}.parquet" for name in ("train", "held_out")]
+    summary = prepare_rows(
+        DataConfig(path=str(path), held_out=1, **changes),
+        Renderer(tokenizer, template if "{prompt}" in template else None),
+        Limits(4096, 4, 300),
+        train=files[0],
+        held_out=files[1],
+        seed=0,
+        pairs=pairs,
+    )
+    texts = [
+        (tokenizer.decode(r.prompt_ids), *(tokenizer.decode(p.ids) for p in r.responses), r.weight)
+        for r in read_records(*files)
+    ]
+    return [text for text in texts if "another" not in text[0]], summary
+
+
+USED = {
+    "system": (chat(user(), answer(), system="SEEN"), CHATML),
+    "system_prompt": (chat(user(), answer(), system_prompt="SEEN"), CHATML),
+    "alpaca_system": ({"instruction": "q", "output": "ANSWER", "system": "SEEN"}, CHATML),
+    "sharegpt_system": (
+        {
+            "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "ANSWER"}],
+            "system": "SEEN",
+        },
+        CHATML,
+    ),
+    "same_system": (
+        chat({"role": "system", "content": "SEEN"}, user(), answer(), system="SEEN "),
+        CHATML,
+    ),
+    "history": ({"instruction": "q", "output": "ANSWER", "history": [["SEEN", "a"]]}, CHATML),
+    "history_as_json": (
+        {"prompt": "q", "response": "ANSWER", "history": '[["a", "SEEN"]]'},
+        CHATML,
+    ),
+    "history_as_turns": ({"prompt": "q", "response": "ANSWER", "history": [user("SEEN")]}, CHATML),
+    "reasoning_content": (chat(user(), answer(reasoning_content="SEEN")), REASONING),
+    "tools": (chat(user(), answer(), tools=[{"name": "SEEN"}]), TOOLS),
+    "tools_as_json": (chat(user(), answer(), tools='[{"name": "SEEN"}]'), TOOLS),
+    "tool_calls": (
+        chat(
+            user(),
+            answer("", tool_calls=[{"name": "f", "arguments": '{"a": "SEEN"}'}]),
+            {"role": "tool", "content": "3"},
+            answer(),
+        ),
+        TOOLS,
+    ),
+    "orca_pair": ({"system": "SEEN", "question": "q", "chosen": "ANSWER", "rejected": "b"}, CHATML),
+    "alpaca_pair": (
+        {"instruction": "q", "input": "SEEN", "chosen": "ANSWER", "rejected": "b"},
+        CHATML,
+    ),
+    "text_in_parts": (chat(user([{"type": "text", "text": "SEEN"}]), answer()), CHATML),
+    "name_of_a_turn": (
+        chat({**user(), "name": "SEEN"}, answer()),
+        CHATML.replace("{{ m.content }}", "{{ m.name or '' }}{{ m.content }}"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", USED)
+def test_what_a_template_can_render_is_used(tmp_path, name):
+    row, template = USED[name]
+    ((prompt, response, *_, weight),), summary = prepared(tmp_path, [row], template=template)
+    assert "SEEN" in prompt + response
+    assert "ANSWER" in response
+    assert weight == 1
+    assert summary["unused_fields"] == {}
+
+
+NAMED = {
+    "source": (chat(user(), answer(), source="web"), CHATML, ["source"]),
+    "reasoning": (
+        chat(user(), answer(reasoning_content="because")),
+        CHATML,
+        ["messages[].reasoning_content"],
+    ),
+    "reasoning_of_a_text": (
+        chat(user(), answer(reasoning_content="because")),
+        "{prompt} ",
+        ["messages[].reasoning_content"],
+    ),
+    "a_mark": (chat({**user(), "is_first": True}, answer()), CHATML, ["messages[].is_first"]),
+    "tools": (chat(user(), answer(), tools=[{"name": "f"}]), CHATML, ["tools"]),
+    "id_of_a_call": (
+        chat(user(), answer("", tool_calls=[{"id": "x", "function": {"name": "f"}}]), answer()),
+        TOOLS.replace("{{ m.tool_calls }}", "{{ m.tool_calls[0].function }}"),
+        ["messages[].tool_calls[].id"],
+    ),
+    "scores": (
+        {"prompt": "q", "chosen": "ANSWER", "rejected": "b", "score_chosen": 1.5, "margin": 0.0},
+        CHATML,
+        ["margin", "score_chosen"],
+    ),
+    "a_label_in_words": (chat(user(), answer(), label="politics"), CHATML, ["label"]),
+    "a_measured_loss": (chat(user(), answer(), loss=2.31), CHATML, ["loss"]),
+    "history_of_a_chat": (
+        chat(user(), answer("a"), user("b"), answer(), history=[["c", "d"]]),
+        CHATML,
+        ["history"],
+    ),
+    "part_of_an_answer": (
+        chat(user(), answer("<think>why</think>ANSWER")),
+        CHATML.replace("m.content", "(m.content.split('</think>') | last)"),
+        ["messages[].content (a part of the assistant's)"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_nothing_uses_is_counted_and_named(tmp_path, name):
+    row, template, names = NAMED[name]
+    ((*texts, _),), summary = prepared(tmp_path, [row], template=template)
+    assert "ANSWER" in texts[1]
+    assert summary["unused_fields"] == dict.fromkeys(names, 1)
+    assert any(f"{names[0]} (1 rows)" in note for note in summary["notes"])
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_name_can_be_silenced(tmp_path, name):
+    row, template, names = NAMED[name]
+    _, summary = prepared(tmp_path, [row], template=template, ignore=names)
+    assert (summary["unused_fields"], summary["notes"]) == ({}, [])
+
+
+REFUSED = {
+    "images": (chat(user("<image> q"), answer(), images=["a.png"]), "images: only text"),
+    "images_of_a_turn": (
+        chat({**user("<image> q"), "images": ["a.png"]}, answer()),
+        r"messages\[\].images: only text .*data.ignore=\['messages\[\].images'\]",
+    ),
+    "audio": (chat(user(), answer(), audio={"path": "a.wav"}), "audio: only text"),
+    "image_part": (
+        chat(user([{"type": "image", "image": "a.png"}]), answer()),
+        r"a part that is not text \(image\)",
+    ),
+    "two_systems": (
+        chat({"role": "system", "content": "a"}, user(), answer(), system="b"),
+        "not that of its system turn",
+    ),
+    "weight_in_words": (chat(user(), answer(), weight="heavy"), "weight must be a number >= 0"),
+    "weight_below_0": (chat(user(), answer(weight=-1)), "weight of turn 2 .* >= 0"),
+    "history_in_words": ({"prompt": "q", "response": "a", "history": "before"}, "history must be"),
+    "triples": ({"prompt": "q", "response": "a", "history": [["b"]]}, "pairs of texts"),
+    "tools_in_words": (chat(user(), answer(), tools="hammer"), "tools must be a list"),
+    "ultrafeedback": ({"instruction": "q", "completions": [{"response": "a"}]}, "needs one of"),
+    "nectar": ({"prompt": "q", "answers": [{"answer": "a", "rank": 1.0}]}, "needs one of"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_used_right_is_refused_by_line(tmp_path, name):
+    row, says = REFUSED[name]
+    with pytest.raises(UserError, match=rf"rows.jsonl, line 1: .*{says}"):
+        prepared(tmp_path, [row])
+
+
+def test_a_refused_key_can_be_ignored(tmp_path):
+    rows, _ = prepared(tmp_path, [REFUSED["images"][0]], ignore=["images"])
+    assert "<image> q" in rows[0][0]
+
+
+@pytest.mark.parametrize(
+    ("template", "turns"),
+    [
+        # A template for content in parts, and one that takes a system turn at the start alone.
+        ("{% for m in messages %}{{ m.role }}{% for p in m.content %}{% if p.type == 'text' %}"
+         "{{ p.text }}{% endif %}{% endfor %}{% endfor %}", [user(), answer()]),
+        ("{% for m in messages %}{% if m.role != 'system' or loop.first %}{{ m.content }}"
+         "{% endif %}{% endfor %}", [user(), {"role": "system", "content": "q"}, answer()]),
+    ],
+)  # fmt: skip
+def test_a_turn_that_a_template_swallows_is_refused(tmp_path, template, turns):
+    """The second has the text of another turn, so looking for texts alone would not do."""
+    with pytest.raises(UserError, match="line 1: the chat template leaves out the text of turn"):
+        prepared(tmp_path, [chat(*turns)], template=template)
+
+
+def test_turns_of_tools_that_a_template_cannot_render_are_left_out_and_counted(tmp_path):
+    call = answer("", tool_calls=[{"name": "f", "arguments": {"a": "b"}}])
+    row = chat(user(), call, {"role": "tool", "content": "3"}, answer())
+    for template in (CHATML, "{prompt} "):
+        ((prompt, response, _),), summary = prepared(tmp_path, [row], template=template)
+        assert (prompt.count("q"), "3" in prompt) == (1, False)
+        assert response.startswith("ANSWER")
+        assert summary["ignored_tool_turns"] == 2
+
+
+def test_arguments_are_text_where_a_template_takes_no_objects(tmp_path):
+    template = TOOLS.replace("{{ m.tool_calls }}", "{{ m.tool_calls[0].function.arguments + '!' }}")
+    call = answer("", tool_calls=[{"name": "f", "arguments": {"a": "b"}}])
+    rows, summary = prepared(tmp_path, [chat(user(), call, answer())], template=template)
+    assert summary["ignored_tool_turns"] == 2 - 1  # the name is not rendered, so it is left out
+    template = template.replace(" + '!'", " + m.tool_calls[0].function.name")
+    rows, summary = prepared(tmp_path, [chat(user(), call, answer())], template=template)
+    assert '{"a": "b"}f' in rows[0][0]
+    assert summary["ignored_tool_turns"] == 0
+
+
+def test_a_call_of_a_tool_can_be_the_response(tmp_path):
+    call = answer("", tool_calls=[{"name": "f", "arguments": {"a": "ANSWER"}}])
+    rows, _ = prepared(tmp_path, [chat(user(), call)], template=TOOLS)
+    assert "ANSWER" in rows[0][1]
+
+
+NOT_LEARNT = [
+    chat(user(), answer(weight=0)),
+    chat(user(), answer(train=False)),
+    chat(user(), answer(loss=False)),
+    chat(user(), answer(loss_weight=0.0)),
+    chat(user(), answer(), weight=0),
+    chat(user(), answer(), weight="0"),
+    chat(user(), answer(), train=False),
+    {
+        "conversations": [
+            {"from": "human", "value": "q"},
+            {"from": "gpt", "value": "a", "weight": 0},
+        ]
+    },
+]
+
+
+@pytest.mark.parametrize("row", NOT_LEARNT, ids=json.dumps)
+def test_a_response_that_is_not_to_be_learnt_is_left_out_and_counted(tmp_path, row):
+    rows, summary = prepared(tmp_path, [row, chat(user("b"), answer())])
+    assert [text[0].count("b") for text in rows] == [1]
+    assert (summary["dropped_weight_zero"], summary["unused_fields"]) == (1, {})
+    assert any(note.startswith("1 rows were left out: their weight") for note in summary["notes"])
+
+
+@pytest.mark.parametrize("label", [False, 0, "False", "0", -1])
+@pytest.mark.parametrize("key", ["label", "kto_tag"])
+def test_an_unwanted_response_is_not_learnt_as_human(tmp_path, key, label):
+    wanted = {"prompt": "q", "completion": "ANSWER", key: True}
+    rows, summary = prepared(tmp_path, [wanted, wanted | {key: label, "completion": "UNWANTED"}])
+    assert [text[1] for text in rows] == ["ANSWER<|im_end|>"]
+    assert (summary["dropped_unwanted"], summary["unused_fields"]) == (1, {})
+
+
+@pytest.mark.parametrize("weight", [0.25, 2, "0.25"])
+def test_the_weight_of_a_row_or_of_its_answer_is_its_records(tmp_path, weight):
+    rows, summary = prepared(
+        tmp_path,
+        [
+            chat(user("a"), answer(), weight=weight),
+            chat(user("b"), answer(weight=weight)),
+            chat(user("c"), answer(weight=weight), weight=2),
+            chat(user("d"), answer("e", weight=0), {**user("f"), "weight": 0}, answer()),
+        ],
+    )
+    found = {text[0].split("\n")[1][0]: text[-1] for text in rows}
+    assert found == {"a": float(weight), "b": float(weight), "c": 2 * float(weight), "d": 1.0}
+    assert summary["weights"]["max"] == max(2 * float(weight), 1)
+
+
+def test_both_labels_of_a_prompt_make_pairs(tmp_path):
+    rows = [
+        {"prompt": prompt, "completion": text, "label": label, "weight": weight}
+        for prompt, text, label, weight in [
+            ("a", "no", False, 1.0),
+            ("b", "alone", True, 1.0),
+            ("a", "yes", True, 0.5),
+            ("a", "nope", False, 0.5),
+        ]
+    ]
+    pair = {"prompt": "c", "chosen": "yes", "rejected": "no"}
+    other = {"prompt": "another", "chosen": "b", "rejected": "c"}
+    path = tmp_path / "pairs"
+    path.mkdir()
+    found, summary = prepared(path, [*rows, pair, other], pairs=True)
+    assert sorted(text[1:] for text in found) == [
+        ("yes<|im_end|>", "no<|im_end|>", 0.5),
+        ("yes<|im_end|>", "no<|im_end|>", 1.0),
+        ("yes<|im_end|>", "nope<|im_end|>", 0.25),
+    ]
+    assert (summary["dropped_unpaired"], summary["dropped_unwanted"]) == (1, 0)
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("r.csv", "prompt,response,response\na,b,c\n", "the column 'response' stands twice"),
+        ("r.jsonl", '{"prompt": "a", "response": "b", "response": "c"}', "line 1: the key 'respon"),
+        ("r.jsonl", '{"messages": [{"role": "user", "role": "x"}]}', "the key 'role' stands twice"),
+        ("r.json", '[{"prompt": "a", "prompt": "b"}]', "the key 'prompt' stands twice"),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=says):
+        prepare_rows(
+            DataConfig(path=str(tmp_path / name)),
+            Renderer(TOKENIZERS[CHATML], None),
+            Limits(64, 4, 300),
+            train=tmp_path / "a",
+            held_out=tmp_path / "b",
+            seed=0,
+        )
+
+
+def test_the_nulls_of_parquet_are_not_there(tmp_path):
+    """Parquet gives every row the keys of all, and every call the arguments of all."""
+    rows = [
+        chat(user("a"), answer("", tool_calls=[{"name": "f", "arguments": {"x": "1"}}]), answer()),
+        chat(user("b"), answer("", tool_calls=[{"name": "f", "arguments": {"y": "2"}}]), answer()),
+        chat(user("c"), answer(reasoning_content="why"), system="s", weight=2.0),
+    ]
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert "None" in str(pq.read_table(path).to_pylist())
+    files = [tmp_path / name for name in ("train", "held_out")]
+    summary = prepare_rows(
+        DataConfig(path=str(path), held_out=1),
+        Renderer(TOKENIZERS[TOOLS], None),
+        Limits(4096, 4, 300),
+        train=files[0],
+        held_out=files[1],
+        seed=0,
+    )
+    texts = [TOKENIZERS[TOOLS].decode(r.prompt_ids) for r in read_records(*map(Path, files))]
+    assert not any("None" in text or ("'x'" in text and "'y'" in text) for text in texts)
+    assert summary["unused_fields"] == {"messages[].reasoning_content": 1}
+
+
+def test_a_response_of_unknown_characters_alone_is_refused(tmp_path):
+    from tests.train.tokenizers import sentence_piece
+
+    tokenizer = sentence_piece(chat_template=CHATML)
+    path = tmp_path / "rows.jsonl"
+    lines = [{"prompt": "a", "response": "b"}, {"prompt": "b", "response": "a ☃"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def prepare():
+        return prepare_rows(
+            DataConfig(path=str(path), held_out=1),
+            Renderer(tokenizer, "{prompt}>"),
+            Limits(64, 4, 100),
+            train=tmp_path / "train",
+            held_out=tmp_path / "held_out",
+            seed=0,
+        )
+
+    assert prepare()["rows_with_unknown_tokens"] == 1
+    path.write_text(path.read_text() + json.dumps({"prompt": "ab", "response": "☃☃"}) + "\n")
+    with pytest.raises(UserError, match="line 3: the tokenizer knows no character"):
+        prepare()
