@@ -93,7 +93,7 @@ def test_the_demo_and_a_grid_overwrite_nothing_either(tmp_path):
         build(tmp_path, ranks=1)
     write(tmp_path, {"grid.json": "mine"})
     with pytest.raises(UserError, match=r"grid\.json is not of a grid"):
-        play_grid(Path("config.yaml"), tmp_path, learning_rates=[0.1], seeds=[0])
+        play_grid(Path("config.yaml"), tmp_path, axes={"learning_rate": ["0.1"]}, seeds=[0])
     assert contents(tmp_path) == {**MINE, "grid.json": "mine"}
 
 
