@@ -57,8 +57,9 @@ def _short_notes(numbers: Mapping[str, Any], first: Mapping[str, Any]) -> list[s
     if numbers.get("generated_stopped", 1) < 1:
         notes.append(f"{1 - numbers['generated_stopped']:.0%} cut")
     if "real_logps" in numbers and "real_logps" in first and numbers is not first:
-        error = max(numbers["real_logps_standard_error"], first["real_logps_standard_error"])
-        if numbers["real_logps"] < first["real_logps"] - 2 * error:
+        errors = [found["real_logps_standard_error"] for found in (numbers, first)]
+        known = None not in errors  # of too few prompts there is none
+        if known and numbers["real_logps"] < first["real_logps"] - 2 * max(errors):
             notes.append("log p(y) fell")
     return notes
 

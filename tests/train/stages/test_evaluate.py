@@ -128,7 +128,7 @@ def test_too_few_prompts_say_so_and_give_no_standard_error(count):
     assert f"{count} held-out prompts are too few for standard errors" in summary["notes"][-1]
     # The bound holds for any number of prompts.
     assert summary.get("meter_lower_bound", 0.0) == 0.0
-    table = results_table("spin", {"p_1": summary})
+    table = results_table("spin", {"p_1": summary}, metric="real_nll_per_token")
     assert list(table.columns[2].cells) == ["1.000"]
     assert "too few" in table.caption
 
