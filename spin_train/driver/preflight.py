@@ -11,6 +11,7 @@ from spin_train.config.sections import TrainingConfig
 from spin_train.driver.versions import require_versions
 from spin_train.errors import UserError
 from spin_train.model.adapters import require_adapters
+from spin_train.model.checkpoint import refuse_checkpoint
 from spin_train.stages.leaderboards import require_benchmarks
 from spin_train.system.surroundings import refuse_other_launchers, require_temporary_files
 
@@ -23,6 +24,7 @@ def refuse_early(config: Config) -> None:
     require_temporary_files()
     _require_deepspeed()
     require_versions({"train", "vllm"} if config.generation.engine == "vllm" else {"train"})
+    refuse_checkpoint(config.model)
     _refuse_unknown_arguments(config)
     if config.adapter:
         require_adapters(config.adapter)

@@ -1,18 +1,34 @@
 """Loading and saving models and tokenizers: safetensors only, no remote code unless asked for."""
 
+import logging
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+)
 
 from spin_train.config.schema import Config
 from spin_train.errors import DivergedError, UserError, disk_full, one_line
 from spin_train.model.adapters import is_adapter, quantisation, with_adapter
+from spin_train.model.checkpoint import (
+    refuse_checkpoint,
+    refuse_other_weights,
+    refuse_quantised,
+)
+from spin_train.model.frequencies import longest_with_fixed_frequencies
+from spin_train.model.trials import context_of
+from spin_train.model.written import compare_with_disk
 from spin_train.system.files import write_directory
 
 __all__ = [
@@ -25,7 +41,9 @@ __all__ = [
     "teach_ends",
 ]
 
-_DROPOUT_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate")
+_LOG = logging.getLogger(__name__)
+
+_NOISE_ENDINGS = ("dropout", "pdrop", "dropout_prob", "drop_rate", "layerdrop")
 
 
 def _source(config: Config) -> dict[str, Any]:
@@ -41,31 +59,85 @@ def load_tokenizer(config: Config) -> Any:
         raise UserError(_not_at("tokenizer", config.model, error)) from None
 
 
-def load_model(path: str | Path, *, dtype: str, **source: Any) -> Any:
-    """Causal language model from a directory or the hub, on the CPU, every dropout at zero.
+def load_model(
+    path: str | Path, *, dtype: str, quantised: dict[str, Any] | None = None, **source: Any
+) -> Any:
+    """Causal language model from a directory or the hub, on the CPU, without noise in training.
 
-    `dtype` is ``float32`` or ``bfloat16``; `source` comes from the configuration. UserError if no
-    such model can be loaded.
+    `dtype` is ``float32`` or ``bfloat16``; `source` comes from the configuration, and `quantised`
+    holds the arguments that load its weights in 4 bits. UserError if no such model can be loaded,
+    or the checkpoint lacks weights, holds others or is quantised itself.
     """
+    refuse_checkpoint(path)
     try:
         settings = AutoConfig.from_pretrained(path, **source)
-        dropouts = {
-            name: 0.0
-            for name, value in settings.to_dict().items()
-            if name.endswith(_DROPOUT_ENDINGS) and isinstance(value, float)
-        }
+        refuse_quantised(path, settings.to_dict())
+        _without_noise(settings)
         # Before transformers 5.21 Gemma 2 takes torch's own attention, which leaves its cap out.
         capped = getattr(settings.get_text_config(), "attn_logit_softcapping", None)
-        return AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             path,
+            config=settings,
             dtype=getattr(torch, dtype),
             attn_implementation="eager" if capped else None,
             use_safetensors=True,
-            **dropouts,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+            **(quantised or {}),
             **source,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(_not_at("causal language model", path, error)) from None
+    refuse_other_weights(
+        path,
+        missing=report["missing_keys"],
+        unexpected=report["unexpected_keys"],
+        mismatched=report["mismatched_keys"],
+    )
+    if getattr(model, "_hf_peft_config_loaded", False):  # a hub name; from_pretrained adds the base
+        raise UserError(f"model: {path} is an adapter: merge it into its base first")
+    _tell_whether_tied(model)
+    return without_noise_in_training(model)
+
+
+def _without_noise(settings: Any) -> None:
+    """Set every dropout of a configuration to zero, in its parts too."""
+    for name, value in list(vars(settings).items()):
+        if name.endswith(_NOISE_ENDINGS) and isinstance(value, float):
+            setattr(settings, name, 0.0)
+        elif isinstance(value, PreTrainedConfig):
+            _without_noise(value)
+
+
+def _tell_whether_tied(model: Any) -> None:
+    """Correct a configuration that ties a head which the checkpoint holds apart.
+
+    transformers loads such a head as it is; other readers of the saved policy would tie it.
+    """
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    config = model.config.get_text_config()
+    if getattr(config, "tie_word_embeddings", False) and head is not None and words is not None:
+        tied = getattr(head, "weight", None) is getattr(words, "weight", None)
+        if not tied and not getattr(model, "all_tied_weights_keys", None):
+            model.config.tie_word_embeddings = config.tie_word_embeddings = False
+
+
+def without_noise_in_training(model: Any) -> Any:
+    """Let `model.train()` change nothing that is computed; returns the model.
+
+    Dropout is one noise of many: router jitter, sampled experts, skipped layers. What they have in
+    common is that they ask for `module.training`. So training mode reaches only the model itself
+    and layers under activation checkpointing, which ask it whether to keep activations.
+    """
+    model.train = MethodType(_train, model)
+    return model
+
+
+def _train(model: Any, mode: bool = True) -> Any:
+    for module in model.modules():
+        module.training = mode and bool(getattr(module, "gradient_checkpointing", False))
+    model.training = mode
+    return model
 
 
 def load_policy(path: str | Path, config: Config) -> Any:
@@ -77,22 +149,35 @@ def load_policy(path: str | Path, config: Config) -> Any:
     """
     dtype, quantised = config.training.dtype, quantisation(config.adapter)
     if path == config.model:
-        return load_model(path, dtype=dtype, **_source(config), **quantised)
+        return load_model(path, dtype=dtype, quantised=quantised, **_source(config))
     if is_adapter(path):
-        base = load_model(config.model, dtype=dtype, **_source(config), **quantised)
+        base = load_model(config.model, dtype=dtype, quantised=quantised, **_source(config))
         return with_adapter(base, path, merge=not quantised)
     return load_model(path, dtype=dtype, trust_remote_code=config.trust_remote_code)
 
 
 def model_limits(config: Config) -> tuple[int, int]:
-    """Longest sequence of `config.model` in tokens, and its number of token ids."""
+    """Longest sequence of `config.model` in tokens, and its number of token ids.
+
+    Where frequencies follow the length of a row, a sequence ends before they do: what a token's
+    log-prob is must not depend on what comes after it.
+    """
     try:
         settings = AutoConfig.from_pretrained(config.model, **_source(config))
     except (OSError, ValueError) as error:
         raise UserError(_not_at("model", config.model, error)) from None
     text = settings.get_text_config()
-    context = getattr(text, "max_position_embeddings", None)
-    return int(context or 1_000_000), int(text.vocab_size)
+    context = context_of(text) or 1_000_000
+    fixed = longest_with_fixed_frequencies(text)
+    if fixed is not None and fixed < context:
+        _LOG.warning(
+            "model: the rotary frequencies of %s depend on the length of a row beyond %d tokens, "
+            "and with them the log-probs of its first tokens; rows may have so many tokens at most",
+            config.model,
+            fixed,
+        )
+        context = fixed
+    return context, int(text.vocab_size)
 
 
 def ends_of_text(config: Config) -> list[int]:
@@ -140,8 +225,9 @@ def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Pa
         )
     try:
         with write_directory(path) as partial:
-            model.save_pretrained(partial, state_dict=state_dict)
+            model.save_pretrained(partial, state_dict=dict(state_dict))
             tokenizer.save_pretrained(partial)
+            compare_with_disk(partial, model, state_dict)
     except Exception as error:
         if disk_full(error):
             raise UserError(_disk_message(path)) from error

@@ -4,6 +4,7 @@ Prompts are shared (`model.packing`) and logits never exist as a whole (`model.h
 is exact: the first call with a model compares it with the plain forward pass.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +17,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spin_train.model.attention import ATTENTION
-from spin_train.model.exactness import exact_tolerance, first_exact
+from spin_train.model.exactness import is_sharded
+from spin_train.model.frequencies import frequencies_by_row
 from spin_train.model.head import chunked_loss, chunked_token_logps, replaced_forward
 from spin_train.model.packing import Group, PackedRow
+from spin_train.model.trials import Trial, context_of, length_to_try
 
-__all__ = ["Group", "response_logps", "response_loss"]
-
-# Nats by which other responses may change a log-prob, in any type. Seen: 0; 3e-3 through a state.
-_BLIND_TOLERANCE = 1e-6
+__all__ = ["Group", "expect_rows_up_to", "response_logps", "response_loss"]
 
 Loss = Callable[[Tensor, slice], Tensor]
 """Maps the log-probs of a block of groups, and its slice, to the sum of losses, a scalar."""
@@ -37,7 +37,9 @@ class _Way:
     chunked: bool
 
 
-_chosen: "WeakKeyDictionary[nn.Module, _Way]" = WeakKeyDictionary()
+# The way of each model for rows up to so many tokens, and the longest rows it was told of.
+_chosen: "WeakKeyDictionary[nn.Module, dict[int, _Way]]" = WeakKeyDictionary()
+_expected: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
 _own_attention: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
 
 
@@ -65,8 +67,9 @@ def response_logps(model: Any, groups: Sequence[Group]) -> Tensor:
     Notes
     -----
     All groups go through the model at once, in one row without padding that holds each prompt once.
-    At the first call with a model this is compared with the plain forward pass on random groups;
-    where it is not exact, a warning says so and rows of prompt and one response take its place.
+    At the first call with a model, and when rows are longer than any before, this is compared with
+    the plain forward pass on random groups with rows as long; where it is not exact, a warning says
+    so and rows of prompt and one response take its place.
 
     The end-of-text token counts where the response has one. Masks follow lengths, never a pad id,
     so a model whose pad token is its end of text is scored right.
@@ -127,26 +130,52 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
     return total, torch.cat(seen)
 
 
+def expect_rows_up_to(model: Any, tokens: int) -> None:
+    """Announce the longest row to come, so that ways are tried once and on all ranks alike.
+
+    Parameters
+    ----------
+    model : callable
+        As of `response_logps`.
+    tokens : int
+        Bound on the length of a prompt with its response; the model's context bounds it too.
+    """
+    module = _unwrapped(model)
+    _expected[module] = min(tokens, context_of(module.config.get_text_config()) or tokens)
+
+
 def _way(model: Any, groups: Sequence[Group]) -> _Way:
-    """Take the model's way, once there is something to score."""
+    """Take the model's way for rows of this length, once there is something to score."""
     responses = [response for group in groups for response in group.responses]
     if not responses or not all(group.prompt_ids for group in groups) or not all(responses):
         raise ValueError("every prompt and every response needs at least one token")
     module = _unwrapped(model)
-    if module not in _chosen:
-        _chosen[module] = _exact_way(model, module)
-    return _chosen[module]
+    longest = max(len(group.prompt_ids) + max(map(len, group.responses)) for group in groups)
+    expected = _expected.get(module, 0)
+    # Under ZeRO-3 all ranks must try at the same calls, so only what all of them know counts.
+    if longest <= expected or is_sharded(module):
+        longest = expected
+    length = length_to_try(module.config.get_text_config(), longest)
+    ways = _chosen.setdefault(module, {})
+    if length not in ways:
+        ways[length] = _exact_way(model, module, length)
+    return ways[length]
 
 
 def _response_logps(model: Any, groups: Sequence[Group], way: _Way) -> Tensor:
+    token_logps, owners = _token_logps(model, groups, way)
+    return _summed(token_logps, owners, sum(len(group.responses) for group in groups))
+
+
+def _token_logps(model: Any, groups: Sequence[Group], way: _Way) -> tuple[Tensor, Tensor]:
+    """Log-probs (T,) of the tokens of all responses, and the number (T,) of each one's response."""
     module = _unwrapped(model)
     batch = _batch(module, groups, way)
 
     def head(hidden: Tensor) -> Tensor:
         return chunked_token_logps(module, hidden, batch.targets)
 
-    token_logps = _forward(model, batch, way, head if way.chunked else None)
-    return _summed(token_logps, batch.owners, sum(len(group.responses) for group in groups))
+    return _forward(model, batch, way, head if way.chunked else None), batch.owners
 
 
 @dataclass(frozen=True)
@@ -160,6 +189,8 @@ class _Batch:
     """Token ids (T,), response after response."""
     owners: Tensor
     """Number (T,) of the response of each."""
+    lengths: Sequence[int] = ()
+    """Tokens of each padded row; none where all share one row."""
 
 
 def _batch(module: Any, groups: Sequence[Group], way: _Way) -> _Batch:
@@ -189,9 +220,8 @@ def _padded(groups: Sequence[Group], device: torch.device) -> _Batch:
     ]
     targets = [token for _, response in pairs for token in response]
     owners = [number for number, (_, response) in enumerate(pairs) for _ in response]
-    return _Batch(
-        inputs, *(torch.tensor(values, device=device) for values in (predictors, targets, owners))
-    )
+    places = (torch.tensor(values, device=device) for values in (predictors, targets, owners))
+    return _Batch(inputs, *places, lengths=list(map(len, rows)))
 
 
 def _forward(
@@ -204,16 +234,30 @@ def _forward(
         hidden = module.base_model(**inputs).last_hidden_state.flatten(0, 1)  # (rows * N, W)
         return head(hidden.index_select(0, batch.predictors))  # type: ignore[misc]
 
-    with _attention(module, packed=way.packed):
+    with _attention(module, packed=way.packed), frequencies_by_row(module, batch.lengths):
         if head is not None:
             # In the model's own place, so that an engine around it works as usual.
             with replaced_forward(module, forward):
                 out: Tensor = model(**batch.inputs, use_cache=False)
             return out
-        logits: Tensor = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
-        logits = logits.index_select(0, batch.predictors)  # (T, V)
+        last, places = _last_columns(module, batch)
+        logits: Tensor = model(**batch.inputs, **last, use_cache=False).logits.flatten(0, 1)
+        logits = logits.index_select(0, places)  # (T, V)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits.log_softmax(-1).gather(-1, batch.targets[:, None]).squeeze(-1)
+
+
+def _last_columns(module: Any, batch: _Batch) -> tuple[dict[str, int], Tensor]:
+    """Ask for logits from the first predictor on, where a model can be asked, and find them there.
+
+    Returns arguments of the model, and the places (T,) of the predictors in what comes back.
+    """
+    if "logits_to_keep" not in inspect.signature(module.forward).parameters:
+        return {}, batch.predictors
+    columns = batch.inputs["input_ids"].shape[1]
+    row, column = batch.predictors // columns, batch.predictors % columns
+    kept = columns - int(column.min())
+    return {"logits_to_keep": kept}, row * kept + column - (columns - kept)
 
 
 def _summed(token_logps: Tensor, owners: Tensor, responses: int) -> Tensor:
@@ -224,10 +268,14 @@ def _summed(token_logps: Tensor, owners: Tensor, responses: int) -> Tensor:
 
 def _one_by_one(model: Any, groups: Sequence[Group]) -> Tensor:
     """Compute what all ways are compared with: one forward pass per response, full logits."""
-    pairs = [(group.prompt_ids, response) for group in groups for response in group.responses]
-    alone = [Group(prompt, [response]) for prompt, response in pairs]
+    return torch.stack([logps.double().sum().to(logps.dtype) for logps in _alone(model, groups)])
+
+
+def _alone(model: Any, groups: Sequence[Group]) -> list[Tensor]:
+    """Log-probs (T,) of the tokens of each response, in a forward pass of its own."""
     plain = _Way(packed=False, chunked=False)
-    return torch.cat([_response_logps(model, [group], plain) for group in alone])
+    pairs = [(group.prompt_ids, response) for group in groups for response in group.responses]
+    return [_token_logps(model, [Group(prompt, [ids])], plain)[0] for prompt, ids in pairs]
 
 
 _WAYS = {
@@ -239,52 +287,21 @@ _WAYS = {
 
 
 @torch.no_grad()
-def _exact_way(model: Any, module: Any) -> _Way:
-    """Pick the first way that is exact on the loaded model."""
+def _exact_way(model: Any, module: Any, length: int) -> _Way:
+    """Pick the first way that is exact on the loaded model, for rows of up to so many tokens."""
+
+    def by(way: _Way, groups: Sequence[Group]) -> list[Tensor]:
+        token_logps, _ = _token_logps(model, groups, way)
+        lengths = [len(response) for group in groups for response in group.responses]
+        return list(torch.split(token_logps, lengths))
+
     training = module.training
     module.eval()
     try:
-        groups = _random_groups(module.config.get_text_config())
-        lengths = [len(response) for group in groups for response in group.responses]
-        expected = _one_by_one(model, groups)
-        tolerance = exact_tolerance(module)
-
-        def flaw(way: _Way) -> str:
-            logps = _response_logps(model, groups, way)
-            others = _response_logps(model, _neighbours_changed(groups), way)
-            seen = (others - logps)[_LAST].abs().max().item()
-            error = ((logps - expected).abs() / expected.new_tensor(lengths)).max().item()
-            if error <= tolerance and seen <= _BLIND_TOLERANCE:
-                return ""
-            return f"off by {error:.2g} nats per token; other responses change it by {seen:.2g}"
-
-        return first_exact(module, _WAYS, flaw, "no two forward passes agree on a log-prob")
+        trial = Trial(module, length, lambda groups: _alone(model, groups), by)
+        return trial.first_exact(_WAYS, "no two forward passes agree on a log-prob")
     finally:
         module.train(training)
-
-
-def _random_groups(config: Any) -> list[Group]:
-    """Make a long group and a short one, within the model's context."""
-    context = getattr(config, "max_position_embeddings", None) or 128
-    prompt, longer = min(60, context // 2), min(30, context // 3)
-    generator = torch.Generator().manual_seed(0)
-
-    def ids(count: int) -> list[int]:
-        return torch.randint(config.vocab_size, (count,), generator=generator).tolist()
-
-    short = Group(ids(min(5, prompt)), [ids(1), ids(min(4, longer))])
-    return [Group(ids(prompt), [ids(longer), ids(longer // 2 + 1)]), short]
-
-
-def _neighbours_changed(groups: Sequence[Group]) -> list[Group]:
-    """Give the last response of each random group other neighbours of the same length."""
-    return [
-        Group(group.prompt_ids, [group.responses[0][::-1], group.responses[1]]) for group in groups
-    ]
-
-
-# Of the four responses of the random groups, the last of each.
-_LAST = [1, 3]
 
 
 @contextmanager

@@ -15,17 +15,13 @@ from spin_train.model.logps import Group, response_logps
 from spin_train.model.packing import token_blocks
 from spin_train.run.graph import Stage
 from spin_train.run.shards import Shard, claimed, shards_of
+from spin_train.stages.parity import PARITY_TOLERANCE
 from spin_train.stages.work import Work
 
 __all__ = ["PARITY_TOLERANCE", "parity_problem", "score", "score_by_reference"]
 
 _LOG = logging.getLogger(__name__)
 
-# Nats between an engine's log-prob of its own sample and the trainer's: a constant, and a part per
-# token. Seen with the hf engine, at most, on models of 5 and 12 layers: float32 5e-5 for 56 tokens
-# and 2e-4 for 200; bfloat16 1.0 for 55 and 2.7 for 200, as rounding of either sign adds up. Samples
-# of other weights, another template or a cut-off vocabulary are 0.05 to 8 off a token.
-PARITY_TOLERANCE = {"float32": (1e-3, 2e-5), "bfloat16": (1.5, 0.02)}
 _PARITY_HELP = {
     "vllm": "use generation.engine=hf in a new output_dir",
     "hf": (

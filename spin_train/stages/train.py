@@ -21,9 +21,11 @@ from spin_train.data.records import Record, count_records, read_records
 from spin_train.errors import StoppedError, UserError
 from spin_train.model.adapters import attach, is_adapter, write_learnt
 from spin_train.model.loading import load_policy, load_tokenizer, save_policy, teach_ends
+from spin_train.model.logps import expect_rows_up_to
 from spin_train.run.graph import Stage
 from spin_train.sampling.play import stop_ids_of
 from spin_train.seeds import seed_of
+from spin_train.stages.parity import note_path, noted_logps, write_note
 from spin_train.stages.work import Work
 from spin_train.system.ranks import Ranks
 from spin_train.training.batching import MicroBatches
@@ -74,7 +76,7 @@ def train(work: Work, stage: Stage) -> list[Path]:
     folder = work.run.folder(stage)
     fit(training_task(work, stage), work=work, stage=stage)
     policy = [path for path in (folder / "policy").iterdir() if path.is_file()]
-    return [*policy, folder / "metrics.jsonl"]
+    return [*policy, note_path(folder / "policy"), folder / "metrics.jsonl"]
 
 
 def training_task(work: Work, stage: Stage) -> TrainingTask:
@@ -155,13 +157,12 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
     ends = stop_ids_of(work.run.directory)
     policy = folder / "policy"
     with released_afterwards():
-        _fit(task, config, ranks, arguments, batches, callback, writers, resume, policy, ends)
+        _fit(task, work, arguments, batches, callback, writers, resume, policy, ends)
 
 
 def _fit(
     task: TrainingTask,
-    config: Config,
-    ranks: Ranks,
+    work: Work,
     arguments: TrainingArguments,
     batches: MicroBatches,
     callback: RunCallback,
@@ -171,7 +172,9 @@ def _fit(
     ends: Sequence[int],
 ) -> None:
     """Train and save; on return nothing here holds the engine any more."""
+    config, ranks = work.config, work.ranks
     model = load_policy(task.start, config)
+    expect_rows_up_to(model, work.longest_row)
     set_seed(task.seed % 2**32)
     if config.adapter:
         attach(model, config.adapter)
@@ -189,6 +192,7 @@ def _fit(
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if callback.stopped:
         raise StoppedError
+    note = noted_logps(trainer.model_wrapped, batches[0].examples[0].group)
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     unset_hf_deepspeed_config()  # under ZeRO-3 every rank would load what the first one loads
     if ranks.is_first:
@@ -199,6 +203,7 @@ def _fit(
             model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         teach_ends(model, ends)
         save_policy(model, state_dict, load_tokenizer(config), policy)
+        write_note(policy, note)
     ranks.barrier()
     destroy_engine(trainer.model_wrapped)
     trainer.accelerator.free_memory()

@@ -6,10 +6,13 @@ from typing import Any
 
 from spin_train.config.schema import Config
 from spin_train.model.loading import load_policy
+from spin_train.model.logps import expect_rows_up_to
 from spin_train.run.graph import Stage
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
 from spin_train.run.shards import forget_claims
+from spin_train.stages.parity import compare_with_note
+from spin_train.system.files import read_json
 from spin_train.system.progress import Progress
 from spin_train.system.ranks import Ranks
 
@@ -43,9 +46,21 @@ class Work:
         self.progress.report(stage.name, done, total)
 
     def load(self, policy: Policy) -> Any:
-        """Load a policy onto this rank's device, in evaluation mode."""
-        model = load_policy(policy.source, self.config)
-        return model.to(self.ranks.device).eval()
+        """Load a policy onto this rank's device, in evaluation mode, unless it has changed."""
+        model = load_policy(policy.source, self.config).to(self.ranks.device).eval()
+        expect_rows_up_to(model, self.longest_row)
+        if isinstance(policy.source, Path):
+            compare_with_note(model, policy.source, self.config)
+        return model
+
+    @property
+    def longest_row(self) -> int:
+        """Bound on the tokens of a prompt with its response, once the data are prepared."""
+        summary = read_json(self.run.directory.data_summary)
+        names = ("response_tokens", "given_tokens")
+        responses = [summary[name]["max"] for name in names if name in summary]
+        new = self.config.generation.max_new_tokens
+        return int(summary["prompt_tokens"]["max"] + max(*responses, new))
 
     def finished_shards(self, folder: Path) -> list[Path]:
         """Wait until every rank's shards are there, forget who claimed them, and list them."""

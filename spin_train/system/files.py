@@ -48,8 +48,11 @@ def write_directory(path: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        # As the umask allows a directory, it allows a file: some writers make theirs private.
+        mode = partial.stat().st_mode & 0o666
         for written in partial.rglob("*"):
             if written.is_file():
+                written.chmod(mode)
                 with written.open("rb") as file:
                     os.fsync(file.fileno())
         shutil.rmtree(path, ignore_errors=True)

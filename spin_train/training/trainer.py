@@ -81,8 +81,8 @@ class SpinTrainer(Trainer):
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """One micro-batch; before the first update, the step-0 check on it as well."""
-        if self.state.global_step == 0 and self.objective.algorithm != "sft":
+        """One micro-batch; before the first update, the step-0 checks on it as well."""
+        if self.state.global_step == 0:
             self._check_step_zero(model, inputs["batch"])
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -136,15 +136,28 @@ class SpinTrainer(Trainer):
         return logps.view(-1, len(self.objective.roles))
 
     def _check_step_zero(self, model: Any, batch: MicroBatch) -> None:
-        model.eval()  # dropout off, as in scoring
+        """Refuse scores that are not the policy's, and noise that only training has."""
+        groups = _groups(batch)
+        model.eval()
         with torch.no_grad():
-            policy_logps = self._by_role(response_logps(model, _groups(batch)))
-        opponent_logps = _on_device(model, [example.opponent_logps for example in batch.examples])
+            policy_logps = self._by_role(response_logps(model, groups))
+            model.train()
+            in_training = self._by_role(response_logps(model, groups))
         lengths = torch.tensor(
-            [[len(ids) for ids in example.group.responses] for example in batch.examples],
-            device=policy_logps.device,
+            [[len(ids) for ids in group.responses] for group in groups], device=policy_logps.device
         )
         constant, per_token = STEP_ZERO_TOLERANCE[self._dtype]
+        noise = (in_training - policy_logps).abs()
+        if bool((noise > constant + per_token * lengths).any()):  # nan is told below
+            raise UserError(
+                "step-0 check: in training mode the model's log-probs differ from those in "
+                f"evaluation by {noise.max().item():.3g} nats: it has dropout, or draws random "
+                "numbers, that cannot be switched off; without training.gradient_checkpointing "
+                "layers stay in evaluation mode"
+            )
+        if self.objective.algorithm == "sft":
+            return
+        opponent_logps = _on_device(model, [example.opponent_logps for example in batch.examples])
         log_ratio = (policy_logps - opponent_logps).abs()
         if not bool((log_ratio <= constant + per_token * lengths).all()):
             worst = log_ratio.max().item()

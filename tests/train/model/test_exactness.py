@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from spin_train.errors import StoppedError, UserError
 from spin_train.model.exactness import exact_tolerance, first_exact
 
 MODEL = nn.Linear(1, 1)
@@ -17,7 +18,7 @@ def test_the_first_way_without_a_flaw_is_taken_and_those_before_it_are_named(cap
 
 
 @pytest.mark.parametrize(
-    "error", [AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError]
+    "error", [AttributeError, IndexError, LookupError, NotImplementedError, RuntimeError, TypeError]
 )
 def test_a_way_that_raises_does_not_fit(error, caplog):
     def flaw(way):
@@ -29,16 +30,19 @@ def test_a_way_that_raises_does_not_fit(error, caplog):
     assert caplog.messages == [f"Linear: one not used: {error.__name__}: no such cache"]
 
 
-def test_other_errors_are_not_swallowed():
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, StoppedError, UserError, torch.OutOfMemoryError]
+)
+def test_errors_that_say_nothing_about_a_way_are_not_swallowed(error):
     def flaw(way):
-        raise KeyboardInterrupt
+        raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         first_exact(MODEL, {"one": 1}, flaw, "none")
 
 
 def test_without_an_exact_way_the_model_is_refused():
-    with pytest.raises(RuntimeError, match=r"^Linear: nothing agrees$"):
+    with pytest.raises(UserError, match=r"^model: Linear: nothing agrees \(the last one: off\)$"):
         first_exact(MODEL, {"one": 1}, lambda way: "off", "nothing agrees")
 
 

@@ -1,12 +1,41 @@
 import json
 
 import pytest
-from transformers import AutoModelForCausalLM, GenerationConfig
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    MixtralConfig,
+    OPTConfig,
+    PhimoeConfig,
+)
 
 from spin_train.config.files import parse_config
 from spin_train.model.loading import ends_of_text, load_model, save_policy, teach_ends
 from tests.train.models import tiny_model
 from tests.train.tokenizers import byte_level
+
+SIZES = {
+    "vocab_size": 31,
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+MOE = {
+    "intermediate_size": 24,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "initializer_range": 0.3,
+}
+NOISY = {
+    "sampled experts": lambda: PhimoeConfig(**SIZES, **MOE, router_jitter_noise=0.01),
+    "router jitter": lambda: MixtralConfig(**SIZES, **MOE, router_jitter_noise=0.1),
+    "layers left out": lambda: OPTConfig(
+        **SIZES, ffn_dim=24, word_embed_proj_dim=16, layerdrop=0.5, dropout=0.2, init_std=0.3
+    ),
+}
 
 
 @pytest.mark.parametrize(("architecture", "attention"), [("gemma2", "eager"), ("llama", "sdpa")])
@@ -55,3 +84,26 @@ def test_a_policy_stops_where_it_was_taught_to(tmp_path, changes):
     policy = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert policy.generation_config.eos_token_id == [5, 3]
     assert policy.generation_config.temperature == changes.get("temperature")
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", NOISY)
+def test_training_computes_what_evaluation_computes(kind, checkpointing, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(NOISY[kind]()).save_pretrained(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    model = load_model(tmp_path, dtype="float32").eval()
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        expected = model(ids).logits
+        assert not torch.equal(plain.train()(ids).logits, expected)  # there is noise to switch off
+        assert torch.equal(plain.eval()(ids).logits, expected)  # and nothing else changes
+    if checkpointing:
+        old_name = model.gradient_checkpointing_enable  # the only one before transformers 5.23
+        getattr(model, "activation_checkpointing_enable", old_name)()
+    assert model.train().training
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, expected)
+    layers = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
+    assert all(layer.training == checkpointing for layer in layers if layer is not model)

@@ -1,8 +1,15 @@
 import hashlib
+import os
 
 import pytest
 
-from spin_train.system.files import read_json, sha256_of_file, sha256_of_text, write_json
+from spin_train.system.files import (
+    read_json,
+    sha256_of_file,
+    sha256_of_text,
+    write_directory,
+    write_json,
+)
 
 
 def test_json_is_read_as_it_was_written(tmp_path):
@@ -24,3 +31,19 @@ def test_a_file_has_the_hash_of_its_text(tmp_path, text):
     (tmp_path / "a").write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert sha256_of_file(tmp_path / "a") == sha256_of_text(text) == digest
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_of_a_directory_may_be_read_by_those_whom_the_umask_lets(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with write_directory(tmp_path / "policy") as partial:
+            (partial / "deep").mkdir()
+            for name in ("private", "deep/private", "config.json"):
+                (partial / name).write_text("")
+            for name in ("private", "deep/private"):  # as the writer of safetensors does it
+                (partial / name).chmod(0o600)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "policy").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}

@@ -238,3 +238,15 @@ def test_one_model_goes_forward_once_a_micro_batch(tmp_path):
     for number in range(len(trainer.train_dataset)):
         trainer.compute_loss(model, {"batch": trainer.train_dataset[number]})
     assert len(calls) == len(trainer.train_dataset)
+
+
+@pytest.mark.parametrize("algorithm", ["spin", "sft"])
+def test_noise_that_only_training_has_is_refused_whatever_it_is_called(tmp_path, algorithm):
+    model = tiny_model("gpt2", torch.float32)
+
+    def jitter(module, inputs, output):
+        return output + 0.1 * torch.randn_like(output) if module.training else output
+
+    model.transformer.ln_f.register_forward_hook(jitter)
+    with pytest.raises(UserError, match="in training mode the model's log-probs differ"):
+        make_trainer(tmp_path, model, Objective(algorithm)).train()

@@ -1,0 +1,107 @@
+"""Which checkpoints a run can start from: said of the files alone, before any weight is read."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spin_train.errors import UserError
+
+__all__ = ["refuse_checkpoint", "refuse_other_weights", "refuse_quantised"]
+
+_NAMED = 3  # tensors of a kind that a message names
+
+
+def refuse_checkpoint(path: str | Path) -> None:
+    """Raise UserError if a local `path` holds what no run can start from; a hub name passes.
+
+    That is a GGUF file, an adapter without its base, or quantised weights.
+    """
+    place = Path(path)
+    if place.suffix == ".gguf":
+        raise UserError(_gguf_message(place))
+    if not place.is_dir():
+        return
+    config = place / "config.json"
+    if (place / "adapter_config.json").is_file():
+        raise UserError(
+            f"model: {path} is an adapter, not a whole model; merge it first: python -c "
+            f"\"from peft import AutoPeftModelForCausalLM as M; M.from_pretrained('{path}')"
+            ".merge_and_unload().save_pretrained('MERGED')\", and copy the tokenizer"
+        )
+    files = sorted(place.glob("*.gguf"))
+    if files and not any(place.glob("*.safetensors")):
+        raise UserError(_gguf_message(files[0]))
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # loading says what is wrong with it
+        return
+    if isinstance(settings, dict):
+        refuse_quantised(path, settings)
+
+
+def refuse_quantised(path: str | Path, settings: Mapping[str, Any]) -> None:
+    """Raise UserError if a model's configuration, or a part of it, says that it is quantised."""
+    for key in ("quantization_config", "compression_config"):
+        if settings.get(key):
+            method = settings[key].get("quant_method", "") if _is_mapping(settings[key]) else ""
+            raise UserError(
+                f"model: {path} is quantised ({method or key}): its weights cannot be trained and "
+                "saved as they are; start from the checkpoint that it was quantised from, or from "
+                "a copy in bfloat16 (for LoRA on 4 bits: adapter.quantised=true on such a one)"
+            )
+    for part in settings.values():
+        if _is_mapping(part):
+            refuse_quantised(path, part)
+
+
+def refuse_other_weights(
+    path: str | Path,
+    *,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    mismatched: Iterable[tuple[str, Any, Any]],
+) -> None:
+    """Raise UserError unless a checkpoint holds a model's weights, no more and no fewer.
+
+    The names are those that `from_pretrained` reports: tied weights and buffers that are computed
+    do not count. `mismatched` holds name, shape in the checkpoint and shape in the model.
+    """
+    shapes = [
+        f"{name} is {tuple(there)} and the model needs {tuple(wanted)}"
+        for name, there, wanted in sorted(mismatched, key=str)
+    ]
+    problems = [
+        f"{what} {_named(names)}"
+        for what, names in (
+            ("it lacks", sorted(missing)),
+            ("it holds, and the model does not use,", sorted(unexpected)),
+            ("of another shape:", shapes),
+        )
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"model: the weights at {path} are not those of its config.json: {'; '.join(problems)}."
+            " Training would start from random numbers or leave weights out; give a whole causal "
+            "language model with its own config.json"
+        )
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _gguf_message(file: Path) -> str:
+    return (
+        f"model: {file} is a GGUF file, which cannot be trained; convert it first (this needs "
+        'pip install gguf): python -c "from transformers import AutoModelForCausalLM as M, '
+        f"AutoTokenizer as T; where = dict(pretrained_model_name_or_path='{file.parent}', "
+        f"gguf_file='{file.name}'); M.from_pretrained(**where).save_pretrained('MODEL'); "
+        "T.from_pretrained(**where).save_pretrained('MODEL')\", then model=MODEL"
+    )

@@ -1,0 +1,156 @@
+"""Ways to compute log-probs, tried on random groups as long as the rows to come."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from spin_train.errors import UserError
+from spin_train.model.exactness import (
+    exact_tolerance,
+    first_exact,
+    is_narrow,
+    measured_tolerance,
+    widened,
+)
+from spin_train.model.packing import Group
+
+__all__ = ["Trial", "context_of", "length_to_try", "random_groups"]
+
+# Nats by which other responses may change a log-prob, in any type. Seen: 0; 3e-3 through a state.
+_BLIND_TOLERANCE = 1e-6
+# In a narrow type a way may be off by so many times what the plain forward pass is off.
+_OWN_ROUNDING = 4
+# Nats per token, root mean square, that are rounding in a narrow type whatever was measured.
+_LEAST_ROUNDING = 0.01
+_SHORTEST = 90  # tokens; some faults need a few blocks of a mask or a chunk to show
+_LONGEST_RESPONSE = 512  # tokens; whole rows of logits are computed for each of them
+_CONTEXTS = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "n_positions")
+# Of the responses of the random groups, the last of each.
+_LAST = [1, 3, 5]
+
+Way = TypeVar("Way")
+_Logps = list[Tensor]
+
+
+def context_of(settings: Any) -> int | None:
+    """Longest row that a text configuration allows, tokens; None if it names none."""
+    found = (getattr(settings, name, None) for name in _CONTEXTS)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
+def length_to_try(settings: Any, longest: int) -> int:
+    """Tokens of the longest row to try, at least `longest`; few lengths, so few trials."""
+    length = _SHORTEST
+    while length < longest:
+        length *= 2
+    return max(longest, min(length, context_of(settings) or length))
+
+
+def random_groups(settings: Any, length: int) -> list[Group]:
+    """Make three groups: one row as long as that, a short neighbour, and a long response."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(settings.vocab_size, (max(1, count),), generator=generator).tolist()
+
+    longer, own = min(30, length // 3), min(length // 2, _LONGEST_RESPONSE)
+    return [
+        Group(ids(length - longer), [ids(longer), ids(longer // 2 + 1)]),
+        Group(ids(min(5, length // 2)), [ids(1), ids(min(4, longer))]),
+        Group(ids(length // 4), [ids(own), ids(own // 2)]),
+    ]
+
+
+class Trial(Generic[Way]):
+    """Compares ways to compute log-probs with forward passes of one response each.
+
+    `module` is in evaluation mode. `alone` and `by` give the log-probs (T,) of the tokens of each
+    response of some groups, `alone` in a forward pass of its own, `by` all at once.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        length: int,
+        alone: Callable[[Sequence[Group]], _Logps],
+        by: Callable[[Way, Sequence[Group]], _Logps],
+    ) -> None:
+        self._module = module
+        self._groups = random_groups(module.config.get_text_config(), length)
+        self._alone = alone
+        self._by = by
+
+    def first_exact(self, ways: Mapping[str, Way], nothing: str) -> Way:
+        """Pick the first way that is exact; UserError with the message `nothing` without one."""
+        if is_narrow(self._module):
+            with widened(self._module) as wide:
+                truth = None if wide is None else self._alone(self._groups)
+            if truth is not None:
+                flaw = self._against_wider(truth)
+                return first_exact(self._module, ways, flaw, nothing)
+        expected = self._alone(self._groups)
+        tolerance = exact_tolerance(self._module)
+        try:
+            return first_exact(self._module, ways, self._against(expected, tolerance), nothing)
+        except UserError:
+            wider = measured_tolerance(self._module, lambda: self._alone(self._groups))
+            if wider <= tolerance:
+                raise
+            return first_exact(self._module, ways, self._against(expected, wider), nothing)
+
+    def _against(self, expected: _Logps, tolerance: float) -> Callable[[Way], str]:
+        """Give what is wrong with a way, in the type that the model has now."""
+
+        def flaw(way: Way) -> str:
+            logps = self._by(way, self._groups)
+            others = self._by(way, _neighbours_changed(self._groups))
+            seen = max((others[i].sum() - logps[i].sum()).abs().item() for i in _LAST)
+            pairs = zip(logps, expected, strict=True)
+            error = max(
+                (ours.sum() - theirs.sum()).abs().item() / len(ours) for ours, theirs in pairs
+            )
+            if error <= tolerance and seen <= _BLIND_TOLERANCE:
+                return ""
+            return f"off by {error:.2g} nats per token; other responses change it by {seen:.2g}"
+
+        return flaw
+
+    def _against_wider(self, truth: _Logps) -> Callable[[Way], str]:
+        """Do the same for a narrow type, against the log-probs of the same weights in a wide one.
+
+        In the wide type a way is as exact as that type allows. In the model's own it is not much
+        further from the truth than the plain forward pass.
+        """
+        plain = self._alone(self._groups)
+        rounding = _rms(plain, truth)
+        allowed = max(_LEAST_ROUNDING, _OWN_ROUNDING * rounding)
+
+        def flaw(way: Way) -> str:
+            error = _rms(self._by(way, self._groups), truth)
+            if not error <= allowed:
+                return f"off by {error:.2g} nats per token, where rounding explains {rounding:.2g}"
+            own = self._against(plain, exact_tolerance(self._module))(way)
+            if own:
+                return own
+            with widened(self._module):
+                try:
+                    return self._against(truth, exact_tolerance(self._module))(way)
+                except (NotImplementedError, RuntimeError):  # a kernel that has no wide type
+                    return ""
+
+        return flaw
+
+
+def _rms(logps: _Logps, truth: _Logps) -> float:
+    """Root mean square difference of two lists of log-probs, nats per token."""
+    difference = torch.cat(logps).double() - torch.cat(truth).double()
+    return difference.square().mean().sqrt().item()
+
+
+def _neighbours_changed(groups: Sequence[Group]) -> list[Group]:
+    """Give the last response of each group other neighbours of the same length."""
+    return [
+        Group(group.prompt_ids, [group.responses[0][::-1], group.responses[1]]) for group in groups
+    ]
