@@ -18,7 +18,7 @@ EVERY_CHANGE := not slow and not cluster and not browser and not vllm
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
 .PHONY: help setup demo check test test-theory test-train test-long test-slow left-out \
-	lint types verify lab figures mutants faults processors gpu lowest wheel-check clean
+	lint types verify lab figures mutants faults processors architectures gpu lowest wheel-check clean
 
 help:
 	@echo "make demo          play SPIN on a small known language (no download after set-up)"
@@ -28,10 +28,11 @@ help:
 	@echo "make test-theory   tests of spin_theory"
 	@echo "make test-train    tests of spin_train and whole runs"
 	@echo "make test-slow     10 minutes: the slow tests alone (kills, compilers)"
-	@echo "make test-long     the longest: slow tests, processors, wheel-check, mutants, faults"
+	@echo "make test-long     the longest: slow tests, processors, wheel-check, mutants, faults, architectures"
 	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
 	@echo "make faults        put wrong functions into spin_theory; name the claim that notices"
 	@echo "make processors    tests of numbers as older processors compute them"
+	@echo "make architectures every type of model that transformers has, tiny, through one iteration"
 	@echo "make wheel-check   build the wheel and run it in an empty environment"
 	@echo "make lowest        quick tests with the lowest versions that pyproject.toml allows"
 	@echo "make verify        check the theorems on 1000 random instances"
@@ -80,10 +81,11 @@ test-train: setup
 test-slow: setup
 	$(PYTEST) $(BY_FILE) -m slow
 
-test-long: test-slow processors wheel-check mutants faults
+test-long: test-slow processors wheel-check mutants faults architectures
 
 left-out:
-	@echo "Left out here, but part of make test-long: make processors, make wheel-check, make mutants, make faults."
+	@echo "Left out here, but part of make test-long: make processors, make wheel-check, make mutants, make faults,"
+	@echo "make architectures."
 	@echo "Left out here, for other machines: make gpu; tests marked cluster, browser or vllm."
 
 lint: setup
@@ -112,6 +114,9 @@ faults: setup
 
 processors: setup
 	$(BIN)/python -m tests.processors
+
+architectures: setup
+	$(BIN)/python -m benchmarks.architectures
 
 # TRL's and the other kernels' rows need: pip install '.[bench]' liger-kernel cut-cross-entropy
 gpu: setup
