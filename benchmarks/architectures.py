@@ -185,7 +185,9 @@ def _played(kind: str, folder: Path) -> Outcome:
         if not abs(sample.logps - score) <= constant + per_token * len(sample.ids):
             return Outcome(kind, verdict=f"parity: {abs(sample.logps - score):.2g} nats off")
     optimiser = torch.optim.SGD(model.train().parameters(), lr=1e-3)
-    loss, _ = response_loss(model, groups, lambda logps, _: (logps[1::2] - logps[::2]).exp().sum())
+    loss, _ = response_loss(
+        model, groups, lambda logps, _: -(logps[::2] - logps[1::2]).sigmoid().sum()
+    )
     loss.backward()
     optimiser.step()
     with torch.no_grad():

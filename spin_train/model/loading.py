@@ -75,7 +75,7 @@ def load_model(
         _without_noise(settings)
         # Before transformers 5.21 Gemma 2 takes torch's own attention, which leaves its cap out.
         capped = getattr(settings.get_text_config(), "attn_logit_softcapping", None)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=settings,
             dtype=getattr(torch, dtype),
@@ -88,6 +88,7 @@ def load_model(
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(_not_at("causal language model", path, error)) from None
+    model, report = loaded
     refuse_other_weights(
         path,
         missing=report["missing_keys"],

@@ -220,8 +220,10 @@ def _padded(groups: Sequence[Group], device: torch.device) -> _Batch:
     ]
     targets = [token for _, response in pairs for token in response]
     owners = [number for number, (_, response) in enumerate(pairs) for _ in response]
-    places = (torch.tensor(values, device=device) for values in (predictors, targets, owners))
-    return _Batch(inputs, *places, lengths=list(map(len, rows)))
+    places, wanted, of = (
+        torch.tensor(values, device=device) for values in (predictors, targets, owners)
+    )
+    return _Batch(inputs, places, wanted, of, lengths=list(map(len, rows)))
 
 
 def _forward(

@@ -23,7 +23,7 @@ def compare_with_disk(folder: Path, model: Any, state_dict: dict[str, Tensor]) -
     wanted = _as_written(model, state_dict)
     seen = set()
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:  # type: ignore[no-untyped-call]
+        with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
                 if name not in wanted or not _same(wanted[name], tensors.get_tensor(name)):
                     raise UserError(
