@@ -7,7 +7,6 @@ from benchmarks.architectures import Outcome, one_iteration, table
 # States, hybrids of states and attention, experts, windows in the mask alone, heads of their own.
 KINDS = [
     "bamba",
-    "deepseek_v3",
     "doge",
     "falcon_h1",
     "gpt_oss",
@@ -15,12 +14,13 @@ KINDS = [
     "jamba",
     "lfm2",
     "mamba2",
+    "mixtral",
     "modernbert-decoder",
     "opt",
     "phimoe",
     "qwen3_5_text",
     "qwen3_next",
-    "rwkv",
+    "zamba2",
 ]
 
 
