@@ -175,7 +175,7 @@ def _played(kind: str, folder: Path) -> Outcome:
         return torch.randint(3, VOCABULARY, (count,), generator=generator).tolist()
 
     prompts = [ids(count) for count in _PROMPT_TOKENS]
-    settings = SamplingSettings(2, max_new_tokens=_NEW_TOKENS, temperature=1.0, batch_size=3)
+    settings = SamplingSettings((2,), max_new_tokens=_NEW_TOKENS, temperature=1.0, batch_size=3)
     samples = sampling.sample(model, prompts, range(len(prompts)), settings)
     groups = [Group(p, [ids(6), s.ids]) for p, s in zip(prompts, samples, strict=True)]
     with torch.no_grad():
