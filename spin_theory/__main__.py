@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from spin_theory.claims.rows import as_markdown, as_text, statement_rows, statements, verdict_rows
 from spin_theory.claims.table import CLAIMS
 from spin_theory.claims.verification import verify
@@ -290,6 +292,8 @@ def _phase(options: argparse.Namespace) -> int:
     else:
         print("log10 of the last over the first TV from the data, mean over games")
         print(_phase_table(diagram))
+        if bool(_stall(diagram).any()):
+            print("* a quarter of the games or more had been as near or nearer before")
     if options.plot is not None:
         draw_phase(diagram).savefig(options.plot)
     return 0
@@ -302,19 +306,25 @@ def _phase_cells(diagram: PhaseDiagram) -> list[dict[str, float | None]]:
             "inner_steps": steps,
             "change": float(diagram.change[row, column]),
             "diverged": float(diagram.diverged[row, column]),
+            "stalled": float(diagram.stalled[row, column]),
         }
         for row, beta in enumerate(diagram.betas)
         for column, steps in enumerate(diagram.inner_steps)
     ]
 
 
+def _stall(diagram: PhaseDiagram) -> Tensor:
+    """Cells whose games ended nearer to the data, and do not count as approaching them."""
+    return (diagram.change < 0) & ~diagram.approaches
+
+
 def _phase_table(diagram: PhaseDiagram) -> str:
     names = ["exact" if steps is None else str(steps) for steps in diagram.inner_steps]
+    marks = _stall(diagram)
     rows = [("beta \\ inner steps", *names)]
-    rows += [
-        (f"{beta:.4g}", *(f"{value:+.2f}" for value in diagram.change[row].tolist()))
-        for row, beta in enumerate(diagram.betas)
-    ]
+    for row, beta in enumerate(diagram.betas):
+        values = zip(diagram.change[row].tolist(), marks[row].tolist(), strict=True)
+        rows.append((f"{beta:.4g}", *(f"{value:+.2f}{'*' * mark}" for value, mark in values)))
     return as_text(rows)
 
 

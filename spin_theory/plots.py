@@ -74,9 +74,10 @@ def draw_phase(diagram: PhaseDiagram) -> "Figure":
     Returns
     -------
     Figure
-        Change of the total variation distance in decades: blue towards the data, red away; the
-        share of games that ended further away stands in each cell where it is not 0. A line goes
-        round the cells where theory says that most games settle at the data from near enough.
+        Change of the total variation distance in decades: blue towards the data, red away, grey
+        where games ended nearer but a quarter of them or more stalled. The share of games that
+        ended further away stands in each cell where it is not 0. A line goes round the cells where
+        theory says that most games settle at the data from near enough.
     """
     from matplotlib.figure import Figure
 
@@ -84,8 +85,10 @@ def draw_phase(diagram: PhaseDiagram) -> "Figure":
     figure = Figure(figsize=(1.6 + 0.55 * columns, 1.2 + 0.35 * rows), layout="constrained")
     axes = figure.add_subplot()
     reach = max(1.0, min(4.0, float(diagram.change.abs().max())))
+    axes.set_facecolor("0.8")
+    shown = diagram.approaches | (diagram.change >= 0)
     image = axes.imshow(
-        diagram.change.numpy(),
+        diagram.change.masked_fill(~shown, math.nan).numpy(),
         cmap="RdBu_r",
         vmin=-reach,
         vmax=reach,

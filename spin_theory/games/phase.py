@@ -1,4 +1,4 @@
-"""Beta against inner steps: where self-play approaches the data, and where it leaves them."""
+"""Beta against inner steps: where self-play approaches the data, stalls, or leaves them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +26,9 @@ __all__ = ["PhaseDiagram", "phase_diagram"]
 BATCH = 2560
 """Games that are played at once, at several betas: five groups of 8 responses."""
 
+MOST_STALLED = 0.25
+"""Share of a cell's games from which on it does not count as approaching the data."""
+
 
 @dataclass(frozen=True)
 class PhaseDiagram:
@@ -39,7 +42,7 @@ class PhaseDiagram:
         Columns; None is the exact solution.
     change : Tensor, shape (B, K)
         Mean over games of log10 of the final over the first total variation distance from the
-        data: negative where games approach the data.
+        data: negative where games ended nearer to the data than they began.
     diverged : Tensor, shape (B, K)
         Share of the games that end further from the data than they began, by more than rounding,
         or whose log-probs outgrew float64.
@@ -47,6 +50,9 @@ class PhaseDiagram:
         Share of the games that theory says settle at the data from near enough, by
         :func:`inexact_multiplier`; None where it has no law: for another opponent than SPIN's, a
         history term, or an optimiser that adapts.
+    stalled : Tensor, shape (B, K), or None
+        Share of the games that are not at the data at the end, and were as near or nearer in an
+        earlier iterate: they may have come to rest elsewhere, or go round.
     """
 
     betas: tuple[float, ...]
@@ -54,6 +60,13 @@ class PhaseDiagram:
     change: Tensor
     diverged: Tensor
     stable: Tensor | None = None
+    stalled: Tensor | None = None
+
+    @property
+    def approaches(self) -> Tensor:
+        """Whether games ended nearer and fewer than a quarter of them stalled, (B, K)."""
+        stalled = torch.zeros_like(self.change) if self.stalled is None else self.stalled
+        return (self.change < 0) & (stalled < MOST_STALLED)
 
 
 def phase_diagram(
@@ -135,8 +148,8 @@ def phase_diagram(
         else GradientSteps(steps=steps, learning_rate=learning_rate, optimiser=optimiser)
         for steps in columns
     ]
-    last_distance = partial(
-        _last_distance,
+    late_distances = partial(
+        _late_distances,
         start,
         data,
         loss_type=loss_type,
@@ -146,7 +159,7 @@ def phase_diagram(
     for beta in betas:  # so that bad values are refused before the work
         require_beta(beta)
         if exact in solvers:
-            last_distance(beta=beta, iterations=min(1, iterations), solver=exact)
+            late_distances(beta=beta, iterations=min(1, iterations), solver=exact)
     rules: dict[str, Any] = {
         "loss_type": loss_type,
         "opponent": opponent,
@@ -155,18 +168,21 @@ def phase_diagram(
     cells = []
     for some in _batches(track(betas), size=max(1, BATCH // games)):
         rows = [
-            _last_distances(start, data, betas=some, iterations=iterations, solver=solver, **rules)
+            _all_late_distances(
+                start, data, betas=some, iterations=iterations, solver=solver, **rules
+            )
             for solver in solvers
         ]
-        cells.append(torch.stack(rows, dim=1))  # (betas, K, X)
-    last, first = torch.cat(cells), tv(data, start)
+        cells.append(torch.stack(rows, dim=2))  # (2, betas, K, X)
+    (nearest, last), first = torch.cat(cells, dim=1), tv(data, start)
     floor = torch.finfo(torch.float64).eps  # a game that has reached the data has no logarithm
     change = (last.clamp(min=floor) / first.clamp(min=floor)).log10().mean(dim=-1)
     diverged = (last > first + ROUNDING).double().mean(dim=-1)
+    stalled = ((last > ROUNDING) & (last >= nearest - ROUNDING)).double().mean(dim=-1)
     stable = None
     if opponent is last_iterate and history_weight == 0 and optimiser in ("gd", "momentum"):
         stable = _stable_shares(data, betas, solvers, loss_type)
-    return PhaseDiagram(betas, columns, change, diverged, stable)
+    return PhaseDiagram(betas, columns, change, diverged, stable, stalled)
 
 
 def _batches(betas: Iterable[float], *, size: int) -> Iterator[list[float]]:
@@ -175,7 +191,7 @@ def _batches(betas: Iterable[float], *, size: int) -> Iterator[list[float]]:
         yield batch
 
 
-def _last_distances(
+def _all_late_distances(
     start: TabularPolicy,
     data: TabularPolicy,
     *,
@@ -185,7 +201,7 @@ def _last_distances(
     opponent: OpponentRule,
     **rules: Any,
 ) -> Tensor:
-    """Distance (B, X) of the last iterates from the data, for B betas."""
+    """Distances (2, B, X) from the data as of :func:`_late_distances`, for B betas."""
     games, responses = data.log_probs.shape
     if isinstance(solver, GradientSteps) and responses <= MOST_PAIRED:
         every = TabularPolicy(data.log_probs.repeat(len(betas), 1))
@@ -203,11 +219,13 @@ def _last_distances(
                     **rules,
                 )
                 policies.append(solver.many(problem, start=policies[-1], betas=own))
-            return tv(every, policies[-1]).view(len(betas), games)
+            distances = torch.stack([tv(every, policy) for policy in policies])
+            return _nearest_and_last(distances).view(2, len(betas), games)
         except NotFiniteError:  # one game does not stop the others
             pass
-    one_by_one = partial(_last_distance, start, data, iterations=iterations, solver=solver)
-    return torch.stack([one_by_one(beta=beta, opponent=opponent, **rules) for beta in betas])
+    one_by_one = partial(_late_distances, start, data, iterations=iterations, solver=solver)
+    found = [one_by_one(beta=beta, opponent=opponent, **rules) for beta in betas]
+    return torch.stack(found, dim=1)
 
 
 def _stable_shares(
@@ -231,13 +249,22 @@ def _stable_shares(
     return shares
 
 
-def _last_distance(start: TabularPolicy, data: TabularPolicy, **rules: object) -> Tensor:
-    """Distance (X,) of the last iterate from the data; 1 where log-probs outgrew float64."""
+def _late_distances(start: TabularPolicy, data: TabularPolicy, **rules: object) -> Tensor:
+    """Least distance from the data before the end, and that at the end: (2, X).
+
+    Both are 1 where log-probs outgrew float64.
+    """
     game = play(start, data, **rules)  # type: ignore[arg-type]  # passed on as they came
     if game.stopped is None:
-        return tv(data, game.policies[-1])
+        return _nearest_and_last(game.by_prompt(tv))
     if len(data.log_probs) == 1:
-        return torch.ones(1, dtype=torch.float64)
+        return torch.ones(2, 1, dtype=torch.float64)
     rows = zip(start.log_probs, data.log_probs, strict=True)  # one game does not stop the others
     alone = [(TabularPolicy(one[None]), TabularPolicy(other[None])) for one, other in rows]
-    return torch.cat([_last_distance(one, other, **rules) for one, other in alone])
+    return torch.cat([_late_distances(one, other, **rules) for one, other in alone], dim=-1)
+
+
+def _nearest_and_last(distances: Tensor) -> Tensor:
+    """Least of all distances (T + 1, X) but the last, and the last: (2, X)."""
+    earlier = distances[:-1] if len(distances) > 1 else distances
+    return torch.stack([earlier.amin(dim=0), distances[-1]])

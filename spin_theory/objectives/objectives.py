@@ -5,8 +5,8 @@ from torch import Tensor
 from spin_theory.losses import penalty_named, require_beta, require_weight
 from spin_theory.objectives.pair_sums import (
     FACTORISED,
-    dense_expected_penalty,
     expected_penalty,
+    small_expected_penalty,
 )
 from spin_theory.policies import TabularPolicy, prompt_average, require_same_shape
 
@@ -166,5 +166,5 @@ def average_penalty(
     prompts, responses = scores.shape
     small = prompts * responses**2 <= DENSE_PAIRS
     dense = small and loss_type not in FACTORISED
-    average = dense_expected_penalty if dense else expected_penalty
+    average = small_expected_penalty if dense else expected_penalty
     return average(scores, log_real, log_generated, loss_type=loss_type)

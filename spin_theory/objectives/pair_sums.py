@@ -5,12 +5,13 @@ For SPIN the score of a response is beta times its log-ratio, for T-SPIN beta ti
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from spin_theory.losses import penalty_named
+from spin_theory.objectives.derivatives import PairSum
 from spin_theory.objectives.logistic_sums import logistic_pair_sum
 from spin_theory.objectives.window_sums import (
     running_sums,
@@ -19,7 +20,7 @@ from spin_theory.objectives.window_sums import (
 )
 from spin_theory.policies import pair_log_probs, pairwise_differences
 
-__all__ = ["dense_expected_penalty", "expected_penalty"]
+__all__ = ["dense_expected_penalty", "expected_penalty", "small_expected_penalty"]
 
 CHUNK = 2**16
 """Responses worked on together, so that what is used again is still in the cache."""
@@ -43,8 +44,8 @@ def expected_penalty(
     Returns
     -------
     Tensor, shape (X,)
-        :math:`\sum_{y, y'} p(y) q(y') \ell(f_y - f_{y'})` per prompt, differentiable once in
-        the scores.
+        :math:`\sum_{y, y'} p(y) q(y') \ell(f_y - f_{y'})` per prompt, differentiable twice in
+        the scores; the second derivative takes O(Y^2) time.
 
     Raises
     ------
@@ -84,8 +85,35 @@ def expected_penalty(
         raise ValueError("log_real and log_generated must be constants, got one with a gradient")
     if loss_type not in _SUMS:
         return dense_expected_penalty(scores, log_real, log_generated, loss_type=loss_type)
-    values: Tensor = _PairSum.apply(scores, log_real, log_generated, loss_type)  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+    values: Tensor = PairSum.apply(scores, log_real, log_generated, loss_type, _SUMS[loss_type])  # type: ignore[no-untyped-call]  # torch leaves apply untyped
     return values
+
+
+def small_expected_penalty(
+    scores: Tensor, log_real: Tensor, log_generated: Tensor, *, loss_type: str
+) -> Tensor:
+    """Average the penalty pair by pair, with the derivatives of :func:`expected_penalty`.
+
+    Parameters
+    ----------
+    scores, log_real, log_generated : Tensor, shape (X, Y)
+        As for :func:`expected_penalty`.
+    loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}
+        The penalty.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        The expected penalty of each prompt, differentiable twice in the scores.
+    """
+    constant = not (log_real.requires_grad or log_generated.requires_grad)
+    if constant and scores.requires_grad:
+        _require_tables(scores, log_real, log_generated)
+        values: Tensor = PairSum.apply(
+            scores, log_real, log_generated, loss_type, partial(_dense_sum, loss_type=loss_type)
+        )  # type: ignore[no-untyped-call]
+        return values
+    return dense_expected_penalty(scores, log_real, log_generated, loss_type=loss_type)
 
 
 def dense_expected_penalty(
@@ -141,43 +169,15 @@ def _require_tables(scores: Tensor, log_real: Tensor, log_generated: Tensor) -> 
             raise ValueError(f"{name} must be float64, got {table.dtype}")
 
 
-class _PairSum(torch.autograd.Function):
-    """Expected penalty (X,); forward computes the gradient in the scores too, in closed form."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, scores: Tensor, log_real: Tensor, log_generated: Tensor, loss_type: str
-    ) -> Tensor:
-        values, gradient = _SUMS[loss_type](scores, log_real, log_generated)
-        ctx.save_for_backward(scores, gradient)
-        return values
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, outer: Tensor) -> tuple[Tensor | None, ...]:
-        scores, gradient = ctx.saved_tensors  # type: ignore[attr-defined]
-        gradient = _LastDerivative.apply(scores, gradient)  # type: ignore[no-untyped-call]
-        # A prompt of outer gradient 0 must not make 0 * inf where its sum overflows.
-        chained = (outer[:, None] * gradient).masked_fill_(outer[:, None] == 0, 0.0)
-        return chained, None, None, None
-
-
-class _LastDerivative(torch.autograd.Function):
-    """The gradient as a function of the scores; differentiating it raises an error.
-
-    `once_differentiable` does not do: where the chain before the scores is curved, as a softmax
-    is, it would leave this part out of the second derivative and say nothing.
-    """
-
-    @staticmethod
-    def forward(_: FunctionCtx, scores: Tensor, gradient: Tensor) -> Tensor:
-        return gradient.view_as(scores)
-
-    @staticmethod
-    def backward(_: FunctionCtx, outer: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "expected_penalty can be differentiated once; "
-            "dense_expected_penalty has second derivatives"
-        )
+def _dense_sum(
+    scores: Tensor, log_real: Tensor, log_generated: Tensor, *, loss_type: str
+) -> tuple[Tensor, Tensor]:
+    """Values (X,) and gradient (X, Y) by automatic differentiation of the dense sum."""
+    with torch.enable_grad():
+        at = scores.detach().requires_grad_()
+        values = dense_expected_penalty(at, log_real, log_generated, loss_type=loss_type)
+        (gradient,) = torch.autograd.grad(values.sum(), at)
+    return values.detach(), gradient
 
 
 def _logistic_sum(scores: Tensor, log_real: Tensor, log_generated: Tensor) -> tuple[Tensor, Tensor]:

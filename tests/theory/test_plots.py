@@ -36,7 +36,8 @@ def test_a_game_that_is_at_the_data_all_along_is_drawn(policy, tmp_path):
 def test_a_diagram_is_drawn_cell_by_cell_with_the_share_that_diverged():
     change = torch.tensor([[-3.0, 0.5], [0.2, -1.0]], dtype=torch.float64)
     diverged = torch.tensor([[0.0, 0.25], [1.0, 0.0]], dtype=torch.float64)
-    figure = draw_phase(PhaseDiagram((0.1, 2.0), (1, None), change, diverged))
+    none = torch.zeros_like(change)
+    figure = draw_phase(PhaseDiagram((0.1, 2.0), (1, None), change, diverged, None, none))
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), change.numpy())
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "exact"]
@@ -59,8 +60,18 @@ def test_a_line_goes_round_the_cells_that_theory_calls_stable():
 @pytest.mark.parametrize(("largest", "reach"), [(0.1, 1.0), (2.5, 2.5), (15.0, 4.0)])
 def test_the_colours_of_a_diagram_reach_as_far_on_either_side(largest, reach):
     change = torch.tensor([[-largest, 0.0]], dtype=torch.float64)
-    figure = draw_phase(PhaseDiagram((1.0,), (1, 2), change, torch.zeros_like(change)))
+    none = torch.zeros_like(change)
+    figure = draw_phase(PhaseDiagram((1.0,), (1, 2), change, none, None, none))
     assert figure.axes[0].images[0].get_clim() == (-reach, reach)
+
+
+def test_games_that_stopped_off_the_data_are_not_coloured_as_approaching():
+    change = torch.tensor([[-1.0, -1.0, 1.0]], dtype=torch.float64)
+    stalled = torch.tensor([[0.0, 0.3, 0.9]], dtype=torch.float64)
+    none = torch.zeros_like(change)
+    drawn = draw_phase(PhaseDiagram((1.0,), (1, 2, 3), change, none, None, stalled))
+    found = np.ma.filled(drawn.axes[0].images[0].get_array(), np.nan)
+    np.testing.assert_array_equal(found, [[-1.0, np.nan, 1.0]])
 
 
 def test_the_diagram_of_one_game_is_written(tmp_path):

@@ -108,10 +108,11 @@ def test_a_game_that_comes_back_to_its_start_has_not_diverged():
 
 @pytest.mark.parametrize(("further", "diverged"), [(0.0, 0), (1e-9, 1)])
 def test_a_distance_that_rises_by_its_last_bit_is_no_divergence(monkeypatch, further, diverged):
-    def last_distance(start, data, **rules):
-        return torch.nextafter(tv(data, start), torch.ones(3, dtype=torch.float64)) + further
+    def late_distances(start, data, **rules):
+        last = torch.nextafter(tv(data, start), torch.ones(3, dtype=torch.float64)) + further
+        return torch.stack([last, last])
 
-    monkeypatch.setattr("spin_theory.games.phase._last_distance", last_distance)
+    monkeypatch.setattr("spin_theory.games.phase._late_distances", late_distances)
     assert phase_diagram(betas=[1.0], inner_steps=[None], games=3).diverged.item() == diverged
 
 
@@ -190,6 +191,21 @@ def test_every_change_is_a_number(responses, smallest):
         betas=[0.3, 1.0], inner_steps=[1, None], games=2, responses=responses, smallest=smallest
     )
     assert diagram.change.isfinite().all()
+
+
+def test_games_that_stopped_off_the_data_do_not_count_as_approaching():
+    # rate times curvature, 5^2 mu / 2, is above 2 for most tables: descent is unstable at rate 1,
+    # and stable at 0.1, where the slow exact multiplier 0.8 is all that is left
+    unstable, stable = (
+        phase_diagram(betas=[5.0], inner_steps=[30, None], learning_rate=rate, games=16)
+        for rate in (1.0, 0.1)
+    )
+    assert (unstable.change < 0).all()
+    assert unstable.approaches.tolist() == [[False, True]]
+    assert unstable.stalled[0, 0] > 0.25 > unstable.stalled[0, 1]
+    assert stable.approaches.tolist() == [[True, True]]
+    slow = phase_diagram(betas=[0.1], inner_steps=[1], learning_rate=0.01, games=16)
+    assert slow.approaches.item()  # slowly, but every game comes closer
 
 
 def test_the_tracker_sees_each_beta_once():
