@@ -13,7 +13,29 @@ __all__ = ["deviations", "excess", "near", "next_iterate"]
 
 
 def near(data: TabularPolicy, count: int, seed: int, size: float) -> list[TabularPolicy]:
-    """Draw policies so near the data that everything is linear: log-ratios of about `size`."""
+    """Draw policies so near the data that everything is linear.
+
+    Parameters
+    ----------
+    data : TabularPolicy, shape (X, Y)
+        p_data, Y >= 2.
+    count : int
+        How many policies.
+    seed : int
+        Of the draws.
+    size : float
+        Their log-ratios to the data, about, in nats.
+
+    Returns
+    -------
+    list of TabularPolicy
+        The policies.
+
+    Raises
+    ------
+    ValueError
+        If there is only one response.
+    """
     if data.log_probs.shape[-1] < 2:
         raise ValueError("data must have at least 2 responses: one alone has no deviation")
     source = generator(seed)
@@ -28,7 +50,26 @@ def next_iterate(
     loss_type: str,
     rule: OpponentRule,
 ) -> TabularPolicy:
-    """Play one more iteration after some that ended with `history`."""
+    """Play one more iteration after some that ended with `history`.
+
+    Parameters
+    ----------
+    history : sequence of TabularPolicy, shape (X, Y)
+        The iterates so far; at least one.
+    data : TabularPolicy, shape (X, Y)
+        p_data.
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+    loss_type : {'logistic', 'exponential'}
+        The penalty.
+    rule : OpponentRule
+        Who generates, and the denominator.
+
+    Returns
+    -------
+    TabularPolicy
+        The next iterate, solved exactly.
+    """
     past = history[:-1]
     game = play(
         history[-1],
@@ -42,12 +83,38 @@ def next_iterate(
 
 
 def excess(found: torch.Tensor, terms: Sequence[torch.Tensor]) -> float:
-    """How far a deviation is from the sum of some terms, relative to the largest of them."""
+    """Tell how far a deviation is from the sum of some terms.
+
+    Parameters
+    ----------
+    found : Tensor, shape (X, Y)
+        The deviation, in nats.
+    terms : sequence of Tensor, shape (X, Y)
+        What it should be the sum of.
+
+    Returns
+    -------
+    float
+        The largest error, relative to the largest term.
+    """
     size = max(float(term.abs().max()) for term in terms)
     return float((found - sum(terms)).abs().max()) / size
 
 
 def deviations(policies: Sequence[TabularPolicy], data: TabularPolicy) -> torch.Tensor:
-    """Log-ratios to the data, centred for each prompt: (T, X, Y)."""
+    """Take log-ratios to the data, centred for each prompt.
+
+    Parameters
+    ----------
+    policies : sequence of TabularPolicy, shape (X, Y)
+        T of them.
+    data : TabularPolicy, shape (X, Y)
+        p_data.
+
+    Returns
+    -------
+    Tensor, shape (T, X, Y)
+        In nats.
+    """
     deviations = torch.stack([policy.log_probs for policy in policies]) - data.log_probs
     return deviations - deviations.mean(dim=-1, keepdim=True)

@@ -80,7 +80,7 @@ class _LastDerivative(torch.autograd.Function):
 
     @staticmethod
     def backward(_: FunctionCtx, outer: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError("an expected penalty can be differentiated twice, and no more")
+        raise RuntimeError("an expected penalty can be differentiated only twice")
 
 
 def _hessian_product(
