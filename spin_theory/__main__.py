@@ -306,7 +306,7 @@ def _phase_cells(diagram: PhaseDiagram) -> list[dict[str, float | None]]:
             "inner_steps": steps,
             "change": float(diagram.change[row, column]),
             "diverged": float(diagram.diverged[row, column]),
-            "stalled": float(diagram.stalled[row, column]),
+            "stalled": 0.0 if diagram.stalled is None else float(diagram.stalled[row, column]),
         }
         for row, beta in enumerate(diagram.betas)
         for column, steps in enumerate(diagram.inner_steps)
