@@ -1,6 +1,6 @@
 """Sums over all pairs of responses, and games: each target with what this run measured.
 
-``python -m benchmarks.theory`` takes about a minute and 1 GB. It refuses a machine that is busy
+``python -m benchmarks.theory`` takes a few minutes and 1 GB. It refuses a machine that is busy
 with something else, unless told ``--busy-ok``. Times that are compared are taken in turns, on at
 most two cores, and the best of each counts; the exit code is 0 whether or not the targets are met.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from benchmarks import games
+from benchmarks import games, inexact
 from spin_theory import TabularPolicy, spin_objective
 from spin_theory.losses import PENALTIES, penalty_named
 from spin_theory.objectives.pair_sums import dense_expected_penalty, expected_penalty
@@ -268,7 +268,7 @@ def main() -> None:
     report_errors()
     report_times()
     report_against_dense()
-    for line in games.measure():
+    for line in [*games.measure(), *inexact.measure()]:
         report(*line)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # from KiB
     report("most memory in use", "4 GiB", f"{memory:.1f} GiB", memory <= 4)

@@ -23,12 +23,14 @@ only from those above it.
 from spin_theory.claims.theorem_5_2 import check_theorem_5_2
 from spin_theory.claims.theorem_5_4 import check_theorem_5_4
 from spin_theory.divergences import bhattacharyya, chi_square, entropy, js, kl, renyi, tv
+from spin_theory.games.inexact import descent_limit, fisher_eigenvalues, inexact_multiplier
 from spin_theory.games.iterates import cycle_length
 from spin_theory.games.opponents import (
     average_of_iterates,
     geometric_mixture,
     last_iterate,
     mixed_samples,
+    tempered_samples,
     without_reference,
 )
 from spin_theory.games.phase import phase_diagram
@@ -37,6 +39,7 @@ from spin_theory.games.rates import effective_beta, multiplier, predicted_policy
 from spin_theory.games.sampling import SampledMinimiser, sample_complexity, samples_for
 from spin_theory.games.solvers import GradientSteps
 from spin_theory.games.stability import fixed_point, linearise
+from spin_theory.games.temperature import tempered_limit, tempered_multiplier
 from spin_theory.languages import NoisySort
 from spin_theory.losses import PENALTIES, Penalty, sft_loss, spin_loss, tspin_loss
 from spin_theory.meter import convergence_meter, power
@@ -65,11 +68,14 @@ __all__ = [
     "closed_form_update",
     "convergence_meter",
     "cycle_length",
+    "descent_limit",
     "effective_beta",
     "entropy",
     "exact",
+    "fisher_eigenvalues",
     "fixed_point",
     "geometric_mixture",
+    "inexact_multiplier",
     "js",
     "kl",
     "last_iterate",
@@ -91,6 +97,9 @@ __all__ = [
     "sft_loss",
     "spin_loss",
     "spin_objective",
+    "tempered_limit",
+    "tempered_multiplier",
+    "tempered_samples",
     "tspin_loss",
     "tspin_objective",
     "tv",
