@@ -22,7 +22,7 @@ only from those above it.
 
 from spin_theory.claims.theorem_5_2 import check_theorem_5_2
 from spin_theory.claims.theorem_5_4 import check_theorem_5_4
-from spin_theory.divergences import bhattacharyya, chi_square, entropy, js, kl, renyi, tv
+from spin_theory.divergences import bhattacharyya, chi_square, entropy, hilbert, js, kl, renyi, tv
 from spin_theory.games.inexact import descent_limit, fisher_eigenvalues, inexact_multiplier
 from spin_theory.games.iterates import cycle_length
 from spin_theory.games.opponents import (
@@ -75,6 +75,7 @@ __all__ = [
     "fisher_eigenvalues",
     "fixed_point",
     "geometric_mixture",
+    "hilbert",
     "inexact_multiplier",
     "js",
     "kl",

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from spin_theory.claims.rows import as_markdown, as_text, statement_rows, statements, verdict_rows
-from spin_theory.claims.table import CLAIMS
+from spin_theory.claims.table import CASES, CLAIMS, named
 from spin_theory.claims.verification import verify
 from spin_theory.divergences import tv
 from spin_theory.flags import BAD_FLAGS, build_parser
@@ -77,10 +77,11 @@ def _verify(options: argparse.Namespace) -> int:
     if options.list:
         _list_claims(options)
         return 0
+    names = None if options.claims is None else named(options.claims)
     jobs = min(options.jobs, options.instances)
     with _progress("instances") as track:
         seeds = track(range(options.seed, options.seed + options.instances))
-        verdicts = verify(seeds=seeds, jobs=jobs)
+        verdicts = verify(seeds=seeds, jobs=jobs, names=names)
     if options.json:
         found = [asdict(verdict) | {"holds": verdict.holds} for verdict in verdicts]
         print(json.dumps(found, indent=2))
@@ -91,10 +92,12 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _list_claims(options: argparse.Namespace) -> None:
+    names = set(CASES) if options.claims is None else set(named(options.claims))
+    listed = [claim for claim in CLAIMS if names & set(claim.cases)]
     if options.json:
-        print(json.dumps([claim.facts for claim in CLAIMS], indent=2))
+        print(json.dumps([claim.facts for claim in listed], indent=2))
     else:
-        print(as_markdown(statement_rows(CLAIMS)) if options.markdown else statements(CLAIMS))
+        print(as_markdown(statement_rows(listed)) if options.markdown else statements(listed))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from spin_theory.inputs import number
 from spin_theory.policies import TabularPolicy, require_same_shape
 
-__all__ = ["bhattacharyya", "chi_square", "entropy", "js", "kl", "renyi", "tv"]
+__all__ = ["bhattacharyya", "chi_square", "entropy", "hilbert", "js", "kl", "renyi", "tv"]
 
 
 def kl(p: TabularPolicy, q: TabularPolicy) -> Tensor:
@@ -204,6 +204,40 @@ def renyi(p: TabularPolicy, q: TabularPolicy, *, order: float) -> Tensor:
     excess = q.probs * (torch.expm1(order * near) - order * torch.expm1(near))
     is_near = log_ratios.abs().amax(dim=-1) <= limit
     return torch.where(is_near, torch.log1p(excess.sum(dim=-1)), far) / (order - 1)
+
+
+def hilbert(p: TabularPolicy, q: TabularPolicy) -> Tensor:
+    r"""Hilbert's projective metric: the range of the log-ratio.
+
+    Parameters
+    ----------
+    p, q : TabularPolicy, shape (X, Y)
+        The two policies.
+
+    Returns
+    -------
+    Tensor, shape (X,)
+        :math:`\max_y \log [p(y)/q(y)] - \min_y \log [p(y)/q(y)]` per prompt, in nats.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Notes
+    -----
+    Total variation is at most :math:`\tanh(d/4)`. An exact iteration of SPIN multiplies this
+    distance from the data by :math:`|1 - 1/\beta|`, however far away it is.
+
+    Examples
+    --------
+    >>> half = TabularPolicy.from_probs([[0.5, 0.5]])
+    >>> hilbert(TabularPolicy.from_probs([[0.75, 0.25]]), half)  # log 3
+    tensor([1.0986], dtype=torch.float64)
+    """
+    require_same_shape(p=p, q=q)
+    log_ratios = p.log_probs - q.log_probs
+    return log_ratios.amax(dim=-1) - log_ratios.amin(dim=-1)
 
 
 def entropy(p: TabularPolicy) -> Tensor:

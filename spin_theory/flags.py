@@ -91,6 +91,12 @@ def _add_verify_flags(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=_positive, default=os.cpu_count() or 1, help="worker processes"
     )
     parser.add_argument("--list", action="store_true", help="list the claims without checking them")
+    parser.add_argument(
+        "--claims",
+        nargs="+",
+        metavar="PATTERN",
+        help="check only claims whose names match, such as '5.2 *' or '*, hinge'",
+    )
     layout = parser.add_mutually_exclusive_group()
     layout.add_argument("--json", action="store_true", help="print JSON instead of a table")
     layout.add_argument("--markdown", action="store_true", help="print the table as Markdown")

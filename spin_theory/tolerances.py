@@ -9,6 +9,7 @@ __all__ = [
     "CYCLE_TV",
     "EPSILON",
     "EQUAL_TV",
+    "EXACT",
     "FIXED_POINT",
     "FIXED_POINT_STEP",
     "LIMIT",
@@ -61,6 +62,9 @@ NEWTON_STALL = 1e-3
 TRUST_GRADIENT = 1e-13
 """Norm of the gradient at which scipy's trust-exact may stop; Newton steps follow it."""
 
+EXACT = Tolerance(0.0, "the residual counts failures; none is allowed")
+"""Of a count."""
+
 STATIONARY = Tolerance(
     1e-10, "relative: Newton's method brings the gradient only near zero; seen: 5e-15"
 )
@@ -83,7 +87,7 @@ LINEAR_RATE = Tolerance(
 """Of observed against predicted rates: the map is linear only up to the deviation."""
 
 LIMIT = Tolerance(
-    1e-6, "relative: near the end the two objectives differ by rounding alone; seen: 2e-9"
+    1e-7, "relative: near the end the two objectives differ by rounding alone; seen: 2e-9"
 )
 """Relative, of an end found by bracketing: near it the drop vanishes within rounding."""
 

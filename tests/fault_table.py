@@ -1,14 +1,146 @@
 """Mistakes that a person would make in one function of spin_theory: see `tests/faults.py`.
 
-Each is a function of the right function and gives the wrong one. The names are those that
-`tests.faults.public_functions` gives, without `spin_theory.`.
+Each is a function that takes the right function and gives the wrong one, with the beginning of the
+name of the claims that must reject it. The functions' names are those of
+`tests.faults.public_functions`.
 """
 
+import math
+from dataclasses import replace
+
+
+def _swapped(right):
+    """Swap the first two arguments."""
+    return lambda one, other, *tables, **rules: right(other, one, *tables, **rules)
+
+
+def _at_another_beta(right):
+    """Double beta."""
+    return lambda *tables, beta, **rules: right(*tables, beta=2 * beta, **rules)
+
+
+def _always(value):
+    """Give the same number whatever comes in."""
+    return lambda right: lambda *tables, **rules: value
+
+
 FAULTS = {
-    "divergences:kl": {"the other way round": lambda right: lambda p, q: right(q, p)},
+    "claims.existence:update_exists": {"always": (_always(True), "where the update exists")},
+    "claims.witnesses:witness_limit": {
+        "a number just above 2": (_always(2.0000001), "5.2 witness interval"),
+        "too small by a millionth": (
+            lambda right: lambda *tables, **rules: right(*tables, **rules) * (1 - 1e-6),
+            "5.2 witness interval, hinge",
+        ),
+    },
+    "divergences:kl": {"the other way round": (_swapped, "divergences")},
+    "divergences:chi_square": {"the other way round": (_swapped, "divergences")},
     "divergences:renyi": {
-        "the other way round": lambda right: lambda p, q, *, order: right(q, p, order=order),
-        "of the inverse order": lambda right: lambda p, q, *, order: right(p, q, order=1 / order),
+        "the other way round": (_swapped, "divergences"),
+        "of the inverse order": (
+            lambda right: lambda p, q, *, order: right(p, q, order=1 / order),
+            "divergences",
+        ),
+    },
+    "games.iterates:cycle_length": {
+        "always a fixed point": (_always(1), "length of a cycle"),
+        "never a cycle": (_always(None), "length of a cycle"),
+        "twice the period": (
+            lambda right: lambda *tables, **rules: 2 * (right(*tables, **rules) or 0) or None,
+            "length of a cycle",
+        ),
+    },
+    "games.iterates:observed_multipliers": {
+        "nothing": (_always((0j, 0j)), "multipliers"),
+    },
+    "games.rates:effective_beta": {
+        "the inverse": (
+            lambda right: lambda *tables, **rules: 1 / right(*tables, **rules),
+            "multipliers",
+        )
+    },
+    "games.rates:iterations_to": {
+        "none": (_always(0), "iterations until"),
+        "one more": (
+            lambda right: lambda *tables, **rules: _one_more(right(*tables, **rules)),
+            "iterations until",
+        ),
+    },
+    "games.rates:multiplier": {"at another beta": (_at_another_beta, "multipliers")},
+    "games.sampling:predicted_tv": {"at another beta": (_at_another_beta, "predicted distance")},
+    "games.sampling:sampled_update": {
+        "at another beta": (_at_another_beta, "minimiser of a sample")
+    },
+    "meter:convergence_meter": {
+        "the bound of everyone": (
+            lambda right: (
+                lambda *tables, **rules: replace(right(*tables, **rules), lower_bound=0.0)
+            ),
+            "convergence meter, on a sample",
+        ),
+        "twice as sure": (
+            lambda right: (
+                lambda margins, *, prompts, confidence=0.95: right(
+                    margins, prompts=prompts, confidence=(1 + confidence) / 2
+                )
+            ),
+            "convergence meter, on a sample",
+        ),
+    },
+    "minima.certificates:certify": {
+        "no gap": (
+            lambda right: lambda *tables, **rules: _no_gap(right(*tables, **rules)),
+            "certificate",
+        ),
+    },
+    "minima.closed_forms:closed_form_update": {
+        "at another beta": (_at_another_beta, "Hilbert's metric"),
+        "towards the opponent": (_swapped, "Euler step"),
+        "no step": (lambda right: lambda opponent, data, **rules: opponent, "Remark 5.5"),
+    },
+    "minima.hinge:hinge_bound": {
+        "violations not taken off": (
+            lambda right: lambda data, opponent, potentials: potentials[:, -1] - potentials[:, 0],
+            "hinge, bound",
+        ),
+    },
+    "minima.minimise:minimiser": {
+        "the last iterate": (
+            lambda right: lambda problem, **rules: problem.sampler,
+            "T-SPIN has two basins",
+        ),
+        "the data": (
+            lambda right: lambda problem, **rules: problem.data,
+            "hinge does not settle",
+        ),
+    },
+    "objectives.objectives:spin_objective": {
+        "data and opponent swapped": (
+            lambda right: (
+                lambda policy, opponent, data, **rules: right(policy, data, opponent, **rules)
+            ),
+            "SPIN is DPO",
+        ),
+        "constant": (
+            lambda right: (
+                lambda policy, opponent, data, **rules: math.log(2) + 0 * policy.log_probs.sum()
+            ),
+            "5.2 necessity, logistic",
+        ),
+    },
+    "games.stability:linearise": {"at another beta": (_at_another_beta, "linearised iteration")},
+    "games.solvers:GradientSteps.__call__": {
+        "no step": (lambda right: lambda solver, problem, *, start, generator: start, "optimiser"),
+    },
+    "languages:NoisySort.log_prob": {
+        "of a uniform shuffle": (
+            lambda right: (
+                lambda language, prompt, response: right(
+                    replace(language, sharpness=0.0), prompt, response
+                )
+            ),
+            "noisy sort",
+        ),
     },
     "games.inexact:inexact_multiplier": {
         "of the exact iteration": lambda right: (
@@ -35,3 +167,11 @@ FAULTS = {
         "of temperature 1": lambda right: lambda **rules: right(**(rules | {"temperature": 1.0})),
     },
 }
+
+
+def _one_more(count):
+    return None if count is None else count + 1
+
+
+def _no_gap(proof):
+    return replace(proof, gap=0 * proof.gap)

@@ -22,11 +22,9 @@ from spin_theory.minima.log_linear import (
 )
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import EQUAL_TV, ROUNDING, Tolerance
+from spin_theory.tolerances import EQUAL_TV, EXACT, ROUNDING
 
 __all__ = ["CLAIMS", "check_log_linear_necessity", "check_quantised_necessity"]
-
-EXACT = Tolerance(0.0, "the residual counts failures; none is allowed")
 
 
 def check_log_linear_necessity(

@@ -1,6 +1,8 @@
 """Where the exact update exists: its normaliser is a Renyi divergence, which has to be finite."""
 
+import itertools
 import math
+from collections.abc import Sequence
 
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence
@@ -9,9 +11,9 @@ from spin_theory.inputs import number
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import EXACT, ROUNDING
 
-__all__ = ["CLAIMS", "check_update_normaliser", "update_exists"]
+__all__ = ["CLAIMS", "check_update_exists", "check_update_normaliser", "update_exists"]
 
 
 def check_update_normaliser(
@@ -70,6 +72,46 @@ def check_update_normaliser(
     return Evidence(float(error.max()), tolerance, {"log_normaliser": float(log_normaliser.max())})
 
 
+def check_update_exists(
+    ratios: Sequence[float], *, beta: float, tolerance: float = EXACT
+) -> Evidence:
+    r"""Check for which geometric distributions SPIN's exact update exists.
+
+    Parameters
+    ----------
+    ratios : sequence of float
+        a of distributions :math:`p(k) \propto a^k`, in (0, 1); each is the data against each.
+    beta : float
+        Pull towards the opponent, > 0, no unit.
+    tolerance : float, default 0.0
+        Largest residual at which the claim holds.
+
+    Returns
+    -------
+    Evidence
+        Residual: for how many pairs :func:`update_exists` is not whether the terms of the
+        normaliser fall. `exist` is how many have an update.
+
+    Raises
+    ------
+    ValueError
+        If a ratio is not in (0, 1) or `beta` is not > 0.
+
+    Examples
+    --------
+    >>> check_update_exists([0.5, 0.9], beta=0.5).numbers["exist"]  # not 0.9 against 0.5
+    3.0
+    """
+    wrong, exist = 0, 0
+    for data_ratio, opponent_ratio in itertools.product(ratios, repeat=2):
+        found = update_exists(data_ratio=data_ratio, opponent_ratio=opponent_ratio, beta=beta)
+        # A term p_t(k) [p_data(k) / p_t(k)]^(1/beta) is so many times the one before it.
+        growth = opponent_ratio * (data_ratio / opponent_ratio) ** (1 / beta)
+        wrong += found is not (growth < 1)
+        exist += growth < 1
+    return Evidence(float(wrong), tolerance, {"exist": float(exist)})
+
+
 def update_exists(*, data_ratio: float, opponent_ratio: float, beta: float) -> bool:
     r"""Whether SPIN's exact update exists for two geometric distributions.
 
@@ -118,5 +160,16 @@ CLAIMS = (
         function=check_update_normaliser,
         tolerance=ROUNDING,
         check=lambda draw, *_: check_update_normaliser(draw.data, draw.opponent, beta=draw.beta),
+    ),
+    Claim(
+        name="where the update exists",
+        statement="For geometric distributions the exact update exists where `b (a / b)^(1 / "
+        "beta)` is below 1, with a and b the ratios of data and opponent.",
+        source="derived",
+        function=check_update_exists,
+        tolerance=EXACT,
+        check=lambda draw, *_: check_update_exists(
+            [0.5, 0.9, 0.99, *draw.parameters.sigmoid().flatten().tolist()], beta=draw.beta
+        ),
     ),
 )

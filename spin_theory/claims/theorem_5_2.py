@@ -12,7 +12,7 @@ from spin_theory.claims.evidence import largest_error
 from spin_theory.claims.witnesses import objective_drop_at_data
 from spin_theory.divergences import tv
 from spin_theory.inputs import numbers
-from spin_theory.losses import PENALTIES, penalty_named, require_beta
+from spin_theory.losses import PENALTIES, penalty_named, penalty_slope, require_beta
 from spin_theory.minima.optimal import optimal_value
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_weights, require_same_shape
@@ -76,7 +76,8 @@ class Theorem52Evidence:
         Sufficiency: the largest, over `betas`, of the gradient's norm (divided by beta squared
         where beta > 1, as rounding grows with that) and of the objective's distance from
         `best_objective`. Necessity: how far `drop` is from the difference of the
-        two objectives, relative to their size (infinite if no witness).
+        two objectives, relative to their size (infinite if no witness), and how far the gradient
+        over beta is from q(x) l'(0) (p_data - p_t); infinite if that far is half of its size.
     tolerance : float
         Largest residual at which the theorem counts as confirmed.
     """
@@ -139,7 +140,9 @@ def check_theorem_5_2(
     Theorem 5.2 of [1]_. Sufficiency: theta_t is stationary, and its value is the least that any
     policy reaches, at every beta given. Necessity: a beta is searched, from 1/2 downwards, at
     which p_data has a lower objective than theta_t. The objective drops there by
-    :func:`objective_drop_at_data`, which must agree with the two objectives.
+    :func:`objective_drop_at_data`, which must agree with the two objectives. Where the opponent
+    is near the data that drop is rounding, so the gradient at theta_t is checked too: in a table
+    it is :math:`\beta \, \ell'(0) (p_{data} - p_t)` per prompt, which is 0 at no beta.
 
     References
     ----------
@@ -184,10 +187,10 @@ def _sufficiency(
     # The bound is taken at the data, not at the opponent: for correlation it is infinite as soon
     # as the two differ, even if only in the last digit.
     least = float(optimal_value(data, data, loss_type=loss_type, prompt_probs=prompt_probs))
-    values, norms = zip(
-        *(_at_opponent(data, opponent, beta, loss_type, prompt_probs, objective) for beta in betas),
-        strict=True,
-    )
+    found = [
+        _at_opponent(data, opponent, beta, loss_type, prompt_probs, objective) for beta in betas
+    ]
+    values, norms = zip(*((value, float(slope.norm())) for value, slope in found), strict=True)
     # The gradient is beta times a function of beta times log-ratios, which are 0 up to rounding.
     scaled = (norm / max(1.0, beta) ** 2 for norm, beta in zip(norms, betas, strict=True))
     residual = largest_error([*scaled, *(abs(value - least) for value in values)])
@@ -228,7 +231,7 @@ def _necessity(
             witness = beta
             break
     tried = betas[0] if witness is None else witness
-    value, norm = _at_opponent(data, opponent, tried, loss_type, prompt_probs, objective)
+    value, gradient = _at_opponent(data, opponent, tried, loss_type, prompt_probs, objective)
     best, residual = float("nan"), float("inf")
     if witness is not None:
         best = float(
@@ -236,7 +239,17 @@ def _necessity(
                 data, opponent, data, beta=witness, loss_type=loss_type, prompt_probs=prompt_probs
             )
         )
-        residual = abs((value - best) - drop) / (abs(value) + abs(best))
+        # log p_data - log p_t first: the difference keeps its digits where the two are close.
+        pull = opponent.probs * torch.expm1(data.log_probs - opponent.log_probs)
+        shares = prompt_weights(len(pull), prompt_probs)[:, None]
+        expected = penalty_slope(loss_type) * shares * pull
+        apart = float((gradient / witness - expected).norm())
+        residual = largest_error(
+            [
+                abs((value - best) - drop) / (abs(value) + abs(best)),
+                apart if 2 * apart < float(expected.norm()) else float("inf"),
+            ]
+        )
     return Theorem52Evidence(
         holds=residual <= tolerance,  # False for nan
         case="necessity",
@@ -245,7 +258,7 @@ def _necessity(
         betas=() if witness is None else (witness,),
         opponent_objective=value,
         best_objective=best,
-        gradient_norm=norm,
+        gradient_norm=float(gradient.norm()),
         witness=witness,
         drop=drop,
         residual=residual,
@@ -260,15 +273,17 @@ def _at_opponent(
     loss_type: str,
     prompt_probs: Tensor | None,
     objective: Objective,
-) -> tuple[float, float]:
-    """Value at theta_t of the objective, and the norm of its gradient in the logits."""
+) -> tuple[float, Tensor]:
+    """Value at theta_t of the objective, and its gradient in the logits, (X, Y)."""
     logits = opponent.log_probs.detach().clone().requires_grad_()
     policy = TabularPolicy.from_logits(logits)
     value = objective(
         policy, opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
     )
+    if not value.requires_grad:  # a constant
+        return float(value), torch.zeros_like(logits)
     (gradient,) = torch.autograd.grad(value, logits)
-    return float(value.detach()), float(gradient.norm())
+    return float(value.detach()), gradient
 
 
 CLAIMS = (

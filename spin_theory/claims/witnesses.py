@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
+from spin_theory.claims.brackets import bracket, drop_by_pairs
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error, written_out
 from spin_theory.divergences import kl, tv
@@ -263,17 +264,20 @@ def check_witness_interval(
         of KL counts.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
-    tolerance : float, default 1e-6
+    tolerance : float, default 1e-7
         Largest residual at which the claim holds.
 
     Returns
     -------
     Evidence
-        Residual: how far lambda* is from 1 (exponential), or below 2 (logistic) or e (hinge),
-        relative to it; infinite for a finite one of correlation; the asymmetry of the
-        exponential objective about beta = 1/2; the error of the derivative at beta = 0; and
-        that of the gradient at theta_t, :math:`\beta \ell'(0) (p_{data} - p_t)`, which vanishes
-        for no beta: in a tabular class theta_t is not even stationary. `limit` is lambda*.
+        Residual: the least relative distance from lambda*, of the powers of ten, at which p_data
+        is below theta_t on its left and above on its right, infinite if there is none up to 0.1;
+        how far lambda* is from 1 (exponential), or below 2 (logistic) or e (hinge), relative to
+        it; infinite for a finite one of correlation; the asymmetry of the exponential objective
+        about beta = 1/2; the error of the drop from theta_t to p_data, at three betas; that of
+        its derivative at beta = 0; and that of the gradient at theta_t, :math:`\beta \ell'(0)
+        (p_{data} - p_t)`, which vanishes for no beta: in a tabular class theta_t is not even
+        stationary. `limit` is lambda*.
 
     Raises
     ------
@@ -282,7 +286,7 @@ def check_witness_interval(
 
     Notes
     -----
-    Derived; [1]_ proves that some beta is a witness.
+    Derived; [1]_ proves that some beta is a witness. The drop is summed here pair by pair.
 
     References
     ----------
@@ -303,7 +307,11 @@ def check_witness_interval(
         errors = [0.0 if math.isinf(limit) else math.inf]
     else:
         errors = [(least[loss_type] - limit) / least[loss_type]]
+        errors.append(bracket(opponent, data, loss_type, limit))
     drop = _drop(opponent, data, loss_type, None, None)
+    for beta in (0.3, 1.0, 3.0):
+        expected_drop, size = drop_by_pairs(opponent, data, loss_type, beta)
+        errors.append(abs(drop(beta) - expected_drop) / size)
     if loss_type == "exponential":
         errors += [abs(limit - 1), abs(drop(0.3) - drop(0.7)) / (1 + abs(drop(0.3)))]
     slope = objective_slope_at_zero(data, opponent, data, loss_type=loss_type)

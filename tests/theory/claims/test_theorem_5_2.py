@@ -170,3 +170,25 @@ def test_each_claim_is_about_the_case_in_its_name(claim):
         assert f"5.2 {evidence.case}, {evidence.loss_type}" == name
         if evidence.case == "sufficiency":
             assert evidence.betas == (draw.beta,)
+
+
+def constant(policy, opponent, data, *, beta, loss_type="logistic", prompt_probs=None):
+    return math.log(2) + 0 * policy.log_probs.sum()
+
+
+@pytest.mark.parametrize("shift", [1.0, 1e-4, 1e-6, 1e-8, 1e-10, 1e-12])
+def test_a_constant_objective_is_rejected_however_near_the_opponent_is(shift):
+    half = TabularPolicy.from_probs([[0.5, 0.5]])
+    near = TabularPolicy.from_logits(torch.tensor([[0.0, shift]], dtype=torch.float64))
+    assert check_theorem_5_2(half, near).holds
+    evidence = check_theorem_5_2(half, near, objective=constant)
+    assert evidence.case == "necessity"
+    assert not evidence.holds
+
+
+def test_an_objective_without_a_gradient_is_rejected():
+    def number(*_, **__):
+        return torch.tensor(math.log(2), dtype=torch.float64)
+
+    data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    assert not check_theorem_5_2(data, opponent, objective=number).holds

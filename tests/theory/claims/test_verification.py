@@ -65,9 +65,9 @@ def test_the_verify_command_prints_a_table_and_returns_zero(capsys):
 def test_the_verify_command_returns_one_when_a_claim_fails(capsys, monkeypatch):
     monkeypatch.setattr(
         "spin_theory.__main__.verify",
-        lambda *, seeds, jobs: verify(seeds=seeds, jobs=jobs, update=wrong_update),
+        lambda **rules: verify(**rules, update=wrong_update),
     )
-    assert main(["verify", "--instances", "1", "--json"]) == 1
+    assert main(["verify", "--instances", "1", "--json", "--claims", "*"]) == 1
     claims = {claim["name"]: claim for claim in json.loads(capsys.readouterr().out)}
     assert claims["5.4 closed form, logistic"]["holds"] is False
     assert claims["5.2 necessity, hinge"]["holds"] is True
@@ -154,3 +154,24 @@ def test_a_residual_that_is_nan_fails_its_claim(monkeypatch):
 def test_verify_with_no_worker_is_refused():
     with pytest.raises(ValueError, match="jobs must be >= 1"):
         verify(seeds=range(1), jobs=0)
+
+
+def test_claims_are_checked_by_pattern(capsys):
+    assert main(["verify", "--instances", "1", "--jobs", "1", "--claims", "5.4*", "*hinge"]) == 0
+    names = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert names == [name for name in CASES if name.startswith("5.4") or name.endswith("hinge")]
+
+
+def test_claims_are_listed_by_pattern(capsys):
+    assert main(["verify", "--list", "--json", "--claims", "likelihood*"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [
+        "likelihood rises, beta >= 1"
+    ]
+
+
+@pytest.mark.parametrize("more", [[], ["--list"]])
+def test_a_pattern_that_names_no_claim_exits_with_two_and_says_what_there_is(more, capsys):
+    assert main(["verify", "--claims", "5.2*", "6.1*", *more]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no claim is named '6.1*'" in line
+    assert all(name in line for name in CASES)

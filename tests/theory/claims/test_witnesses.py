@@ -322,3 +322,13 @@ def test_bad_arguments_are_refused():
             check_witness_interval(HALF, equal)
     with pytest.raises(ValueError, match="loss_type must be"):
         check_witness_interval(HALF, TabularPolicy.random(1, 2, seed=0), loss_type="square")
+
+
+@pytest.mark.parametrize("loss_type", ["logistic", "hinge"])
+@pytest.mark.parametrize("factor", [1 - 1e-6, 1 + 1e-6, 0.5, 2.0, 1e200])
+def test_a_wrong_end_of_the_witnesses_is_rejected_on_either_side(loss_type, factor, monkeypatch):
+    data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in range(2))
+    assert check_witness_interval(data, opponent, loss_type=loss_type).holds
+    wrong = factor * witness_limit(opponent, data, loss_type=loss_type)
+    monkeypatch.setattr("spin_theory.claims.witnesses.witness_limit", lambda *_, **__: wrong)
+    assert not check_witness_interval(data, opponent, loss_type=loss_type).holds
