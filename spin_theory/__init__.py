@@ -23,7 +23,6 @@ only from those above it.
 from spin_theory.claims.theorem_5_2 import check_theorem_5_2
 from spin_theory.claims.theorem_5_4 import check_theorem_5_4
 from spin_theory.divergences import bhattacharyya, chi_square, entropy, hilbert, js, kl, renyi, tv
-from spin_theory.games.inexact import descent_limit, fisher_eigenvalues, inexact_multiplier
 from spin_theory.games.iterates import cycle_length
 from spin_theory.games.opponents import (
     average_of_iterates,
@@ -68,15 +67,12 @@ __all__ = [
     "closed_form_update",
     "convergence_meter",
     "cycle_length",
-    "descent_limit",
     "effective_beta",
     "entropy",
     "exact",
-    "fisher_eigenvalues",
     "fixed_point",
     "geometric_mixture",
     "hilbert",
-    "inexact_multiplier",
     "js",
     "kl",
     "last_iterate",

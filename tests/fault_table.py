@@ -132,7 +132,7 @@ FAULTS = {
     "games.solvers:GradientSteps.__call__": {
         "no step": (lambda right: lambda solver, problem, *, start, generator: start, "optimiser"),
     },
-    "languages:NoisySort.log_prob": {
+    "languages.noisy_sort:NoisySort.log_prob": {
         "of a uniform shuffle": (
             lambda right: (
                 lambda language, prompt, response: right(
@@ -143,28 +143,41 @@ FAULTS = {
         ),
     },
     "games.inexact:inexact_multiplier": {
-        "of the exact iteration": lambda right: (
-            lambda mu, *, steps, **rules: right(
-                mu, steps=10**6 if steps else steps, **(rules | {"learning_rate": 1e-2})
-            )
+        "of the exact iteration": (
+            lambda right: (
+                lambda mu, *, steps, **rules: right(
+                    mu, steps=10**6 if steps else steps, **(rules | {"learning_rate": 1e-2})
+                )
+            ),
+            "inexact play",
         ),
-        "one step more": lambda right: (
-            lambda mu, *, steps, **rules: right(mu, steps=steps and steps + 1, **rules)
+        "one step more": (
+            lambda right: (
+                lambda mu, *, steps, **rules: right(mu, steps=steps and steps + 1, **rules)
+            ),
+            "inexact play",
         ),
-        "without momentum": lambda right: (
-            lambda mu, **rules: right(mu, **(rules | {"momentum": 0}))
+        "without momentum": (
+            lambda right: lambda mu, **rules: right(mu, **(rules | {"momentum": 0})),
+            "inexact play",
         ),
     },
     "games.opponents:tempered_samples": {
-        "hot for cold": lambda right: (
-            lambda policies, *, temperature: right(policies, temperature=1 / temperature)
+        "hot for cold": (
+            lambda right: (
+                lambda policies, *, temperature: right(policies, temperature=1 / temperature)
+            ),
+            "samples at a temperature",
         ),
     },
     "games.temperature:tempered_limit": {
-        "the data": lambda right: lambda data, **_: data,
+        "the data": (lambda right: lambda data, **_: data, "samples at a temperature"),
     },
     "games.temperature:tempered_multiplier": {
-        "of temperature 1": lambda right: lambda **rules: right(**(rules | {"temperature": 1.0})),
+        "of temperature 1": (
+            lambda right: lambda **rules: right(**(rules | {"temperature": 1.0})),
+            "samples at a temperature",
+        ),
     },
 }
 
