@@ -120,7 +120,7 @@ def keeps_samples(old: Config, new: Config, *, at: int) -> bool:
 def _first(config: Config, iterations: int) -> Config:
     """Cut a configuration down to what its first iterations see of it."""
     count = max(1, iterations)
-    names = [name for name in SCHEDULES if config.algorithm != "spin" or name != "history_weight"]
+    names = [name for name in SCHEDULES if config.has_triplets or name != "history_weight"]
     cut = {name: [config.at(name, k) for k in range(count)] for name in names}
     return config.model_copy(update={"iterations": count, **cut})
 

@@ -12,10 +12,11 @@ def resting_note(config: Config) -> str | None:
         return None
     from spin_theory.games.temperature import tempered_sentence  # torch is slow to import
 
+    without_sft = all(config.at("sft_weight", k) == 0 for k in range(config.iterations))
     return tempered_sentence(
         generation.temperature,
         betas=[config.at("beta", k) for k in range(config.iterations)],
         loss_type=config.loss_type,
-        plain=config.algorithm == "spin",
+        plain=config.algorithm == "spin" and without_sft,
         mixed=config.mixing > 0,
     )

@@ -92,7 +92,7 @@ def _with_samples(work: Work, shard: Shard, iteration: int) -> list[Record]:
     for source in range(iteration, max(0, iteration - mixing) - 1, -1):
         for row, samples in zip(responses, _samples(work, source, shard), strict=True):
             row += samples
-    if work.config.algorithm != "spin":
+    if work.config.has_triplets:
         for row, samples in zip(responses, _samples(work, 0, shard), strict=True):
             row += [replace(sample, role="proto") for sample in samples]
     return [replace(record, responses=row) for record, row in zip(records, responses, strict=True)]

@@ -104,11 +104,24 @@ def training_task(work: Work, stage: Stage) -> TrainingTask:
     return TrainingTask(
         start=(run.control(k) if stage.control else run.policy(k)).source,
         records=records,
-        objective=(control_objective if stage.control else selfplay_objective)(config, k),
+        objective=_control(config, k, records) if stage.control else selfplay_objective(config, k),
         learning_rate=config.at("learning_rate", k),
         epochs=config.at("epochs", k),
         seed=seed,
     )
+
+
+def _control(config: Config, iteration: int, records: Sequence[Record]) -> Objective:
+    """Make the control's objective; T-SPIN's looks at the scores of all training examples."""
+    if not config.has_triplets:
+        return control_objective(config, iteration)
+    examples = examples_of(records, selfplay_objective(config, iteration))
+    scores = torch.tensor(
+        [(each.opponent_logps, each.reference_logps or each.opponent_logps) for each in examples],
+        dtype=torch.float64,
+    )  # (B, 2, roles)
+    weights = torch.tensor([each.weight for each in examples], dtype=torch.float64)
+    return control_objective(config, iteration, (scores[:, 0], scores[:, 1]), weights)
 
 
 def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:

@@ -106,7 +106,10 @@ class SpinTrainer(Trainer):
             return batch.weight * (weights[block] * losses).sum()
 
         loss, logps = response_loss(model, _groups(batch), weighted)
-        values = self._metrics(self._by_role(logps), reference_logps)
+        policy_logps = self._by_role(logps)
+        values = self._metrics(policy_logps, reference_logps)
+        if self.objective.sft_weight > 0:  # how much of `loss` it is
+            values["loss/sft"] = -self.objective.sft_weight * weights * policy_logps[:, 0]
         self._sums.add(values, loss=loss, counts=batch.weight > 0)
         return (loss, {}) if return_outputs else loss
 

@@ -64,7 +64,8 @@ def test_tspin_on_chat_rows_trains_on_triplets_whose_proto_is_the_first_opponent
 
 
 def test_tspin_ref_subtracts_p_0_and_not_the_opponent(tmp_path):
-    succeed("run", make_config(tmp_path, algorithm="tspin_ref", beta=1.0, learning_rate=1e-2))
+    rules = {"algorithm": "tspin_ref", "beta": 1.0, "learning_rate": 1e-2, "control": True}
+    succeed("run", make_config(tmp_path, **rules))
     folder = tmp_path / "run"
     records = records_of(folder / "iter1" / "scored", "train-*.parquet")
     responses = [response for record in records for response in record.responses]
@@ -79,6 +80,37 @@ def test_tspin_ref_subtracts_p_0_and_not_the_opponent(tmp_path):
     assert max(apart) > 0.1
     # No history yet, nothing learnt yet.
     assert losses(folder, "iter0")[1] == pytest.approx(math.log(2), abs=1e-4)
+    # The control is SFT times beta |l'(0)| in iteration 0, and another factor from then on.
+    lines = [json.loads(line) for line in metrics(folder / "control" / "iter0")]
+    assert lines[0]["loss"] == pytest.approx(-0.5 * lines[0]["logps/real"], rel=1e-4)
+    lines = [json.loads(line) for line in metrics(folder / "control" / "iter1")]
+    factor = lines[0]["loss"] / -lines[0]["logps/real"]
+    assert 0 < factor < 1
+    assert abs(factor - 0.5) > 1e-3
+
+
+def metrics(stage):
+    return (stage / "metrics.jsonl").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("rules", "start"),
+    [
+        ({"algorithm": "space", "space_mu": 3.0, "beta": 1.0}, math.log(4) + 3 * math.log(4 / 3)),
+        ({"algorithm": "gsil", "loss_type": "brier", "beta": 1.0, "sft_weight": 0.1}, 0.5),
+    ],
+)
+def test_space_and_gsil_are_trained_next_to_their_control(tmp_path, rules, start):
+    factor = 0.75 if rules["algorithm"] == "space" else 0.25 + 0.1
+    succeed("run", make_config(tmp_path, **SHORT, **rules, control=True))
+    folder = tmp_path / "run"
+    first, *_, last = (json.loads(line) for line in metrics(folder / "iter0"))
+    weight = rules.get("sft_weight", 0.0)
+    assert first["loss"] + weight * first["logps/real"] == pytest.approx(start, abs=1e-4)
+    assert first.get("loss/sft", 0.0) == pytest.approx(-weight * first["logps/real"], rel=1e-5)
+    assert last["rewards/margin"] != 0
+    control = json.loads(metrics(folder / "control" / "iter0")[0])
+    assert control["loss"] == pytest.approx(-factor * control["logps/real"], rel=1e-4)
 
 
 def test_given_pairs_are_trained_on_as_dpo_does(tmp_path):

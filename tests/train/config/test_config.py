@@ -119,6 +119,51 @@ def test_history_weight_belongs_to_tspin():
     assert "tspin" in refusal({"history_weight": 0.1})
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"sft_weight": -0.1}, "sft_weight must be >= 0"),
+        ({"sft_weight": float("nan")}, "sft_weight must be >= 0"),
+        ({"sft_weight": [0.1]}, "sft_weight has 1 values for 3 iterations"),
+        ({"space_mu": 2.0}, "space_mu belongs to algorithm: space; remove it for spin"),
+        ({"algorithm": "space", "space_mu": 0}, "space_mu"),
+        ({"algorithm": "space", "beta": 0.5}, "scale 1; remove beta"),
+        ({"algorithm": "space", "loss_type": "hinge"}, "space has one loss; remove loss_type"),
+        ({"algorithm": "space", "history_weight": 0.1}, "belongs to algorithm: tspin"),
+        ({"gsil_shift": 2.0}, "gsil_shift belongs to algorithm: gsil; remove it for spin"),
+        ({"algorithm": "gsil"}, "one of bernoulli, brier, hinge, kliep, lsif for algorithm: gsil"),
+        ({"loss_type": "kliep"}, "one of logistic, hinge, exponential, correlation for"),
+        (
+            {"algorithm": "gsil", "loss_type": "hinge", "gsil_shift": 2, "control": True},
+            "set gsil_shift below 1 or remove control",
+        ),
+    ],
+)
+def test_keys_of_the_loss_that_contradict_the_algorithm_are_refused(content, says):
+    assert says in refusal(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"algorithm": "space"},
+        {"algorithm": "gsil", "loss_type": "lsif", "gsil_shift": -1.0, "beta": 1.0},
+        {"algorithm": "tspin", "control": True, "sft_weight": [0.0, 0.1, 0.1]},
+        {"algorithm": "gsil", "loss_type": "hinge", "gsil_shift": 2, "sft_weight": 0.1},
+    ],
+)
+def test_every_member_of_the_family_is_configured(content):
+    config = parse_config(SMALLEST | content)
+    again = parse_config(config.model_dump())  # as a run directory holds it, every key written
+    assert again == config
+    assert config.at("beta", 0) == (1.0 if config.algorithm == "space" else config.beta)
+
+
+@pytest.mark.parametrize("key", ["sft_weight", "space_mu", "gsil_shift"])
+def test_keys_of_the_loss_may_change_until_something_is_trained(key):
+    assert first_read(key) is FirstRead.LOSS
+
+
 def test_managed_training_arguments_are_contradictions():
     assert "training.dtype" in refusal({"training": {"bf16": True}})
     assert "docs/benchmarks.md" in refusal({"training": {"torch_compile": True}})
@@ -152,10 +197,9 @@ def test_an_exponent_without_a_point_is_a_number_in_passed_through_arguments_too
     assert extra == {"adam_epsilon": 1e-8, "max_grad_norm": 0.1}
 
 
-def test_control_is_for_spin_alone():
-    assert "control exists only for algorithm: spin" in refusal(
-        {"algorithm": "tspin", "control": True}
-    )
+@pytest.mark.parametrize("schedule", ["beta", "sft_weight", "learning_rate", "epochs"])
+def test_an_infinite_schedule_is_refused(schedule):
+    assert schedule in refusal({schedule: float("inf")})
 
 
 def test_overrides_reach_nested_keys(tmp_path):

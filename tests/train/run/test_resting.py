@@ -29,6 +29,8 @@ def test_a_run_at_another_temperature_says_where_it_rests_and_with_which_multipl
     [
         ({"loss_type": "hinge"}, "p_data^0.7", "multiplies"),
         ({"mixing": 1}, "p_data^0.7", "multiplies"),
+        ({"sft_weight": 0.1}, "does not rest where it would", "p_data"),
+        ({"algorithm": "gsil", "loss_type": "kliep"}, "does not rest where it would", "p_data"),
         ({"algorithm": "tspin"}, "does not rest where it would", "p_data"),
     ],
 )

@@ -75,6 +75,8 @@ def test_tspin_ref_starts_at_one_and_the_history_weight_times_l_of_0():
         ("spin", ("real", "generated")),
         ("tspin", ("real", "generated", "proto")),
         ("tspin_ref", ("real", "generated", "proto")),
+        ("space", ("real", "generated")),
+        ("gsil", ("real", "generated")),
     ],
 )
 def test_columns_are_real_then_generated_then_proto(algorithm, roles):
@@ -154,31 +156,159 @@ def test_the_control_is_sft_times_beta_times_the_slope_at_zero(loss_type, slope)
     assert control_objective(of_run, 1) == Objective("sft", scale=3.0 * slope)
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_at_the_opponent_the_control_has_the_expected_gradient_of_spin(loss_type):
-    # One prompt, five responses; every pair (y, y') with its exact probability.
-    beta = 0.7
-    generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(5, generator=generator, dtype=torch.float64)
-    data = torch.rand(5, generator=generator, dtype=torch.float64)
-    data = data / data.sum()
-    opponent = logits.log_softmax(0)
+PAIRED = [
+    *({"loss_type": loss_type, "beta": 0.7} for loss_type in LOSS_TYPES),
+    {"loss_type": "logistic", "beta": 0.7, "sft_weight": 0.3},
+    *({"algorithm": "space", "space_mu": mu} for mu in (0.5, 1.0, 3.0)),
+    {"algorithm": "space", "space_mu": 3.0, "sft_weight": 0.3},
+    *(
+        {"algorithm": "gsil", "loss_type": loss_type, "beta": 0.7, "gsil_shift": shift}
+        for loss_type in losses.GSIL_LOSSES
+        for shift in (-0.5, 0.0, 0.8)
+    ),
+]
+FIVE = torch.randn(5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+DATA = torch.tensor([0.1, 0.4, 0.2, 0.25, 0.05], dtype=torch.float64)
 
-    def gradient(loss):
-        theta = logits.clone().requires_grad_()
-        return torch.autograd.grad(loss(theta.log_softmax(0)), theta)[0]
 
-    real, generated = torch.cartesian_prod(torch.arange(5), torch.arange(5)).unbind(1)
-    pair_probs = data[real] * opponent[generated].exp()
-    spin = Objective("spin", loss_type=loss_type, beta=beta)
-    control = control_objective(config(loss_type=loss_type, beta=beta), 0)
+def gradient_of(loss):
+    theta = FIVE.clone().requires_grad_()
+    return torch.autograd.grad(loss(theta.log_softmax(0)), theta)[0]
 
-    def spin_value(policy):
-        pairs = torch.stack([policy[real], policy[generated]], 1)
-        opponents = torch.stack([opponent[real], opponent[generated]], 1)
-        return (pair_probs * spin(pairs, opponents)).sum()
 
-    def control_value(policy):
-        return (data * control(policy[:, None], opponent[:, None])).sum()
+def expected_gradient(changes, roles, probs, opponent):
+    """Of the loss over all pairs or triplets with their exact probabilities, at the opponent."""
+    objective = selfplay_objective(config(**changes), 0)
+    columns = torch.cartesian_prod(*[torch.arange(5)] * roles)
+    weights = torch.stack([each[columns[:, k]] for k, each in enumerate(probs)]).prod(0)
 
-    torch.testing.assert_close(gradient(control_value), gradient(spin_value), atol=1e-14, rtol=0)
+    def value(policy):
+        rows = objective(policy[columns], opponent[columns])
+        return (weights * rows).sum()
+
+    return gradient_of(value)
+
+
+@pytest.mark.parametrize(
+    "changes", PAIRED, ids=lambda changes: "-".join(map(str, changes.values()))
+)
+def test_at_the_opponent_the_control_has_the_expected_gradient_of_self_play(changes):
+    opponent = FIVE.log_softmax(0)
+    expected = expected_gradient(changes, 2, (DATA, opponent.exp()), opponent)
+    control = control_objective(config(**changes), 0)
+    assert control.algorithm == "sft"
+    got = gradient_of(lambda policy: (DATA * control(policy[:, None], policy[:, None])).sum())
+    torch.testing.assert_close(got, expected, atol=1e-14, rtol=0)
+    assert got.norm() > 0.01
+
+
+def sigmoid(t):
+    return 1 / (1 + math.exp(-t))
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "factor"),
+    # a |phi'(b)| at a = 0.5, b = 0.25
+    [
+        ("bernoulli", 0.5 * sigmoid(-0.25)),
+        ("brier", 0.5 * 2 * sigmoid(0.25) * sigmoid(-0.25) ** 2),
+        ("hinge", 0.5),
+        ("kliep", 0.5),
+        ("lsif", 0.5 * math.exp(0.25)),
+    ],
+)
+def test_the_factors_of_gsil_by_hand(loss_type, factor):
+    run = config(algorithm="gsil", loss_type=loss_type, beta=0.5, gsil_shift=0.25, sft_weight=0.1)
+    assert control_objective(run, 0).scale == pytest.approx(factor + 0.1, rel=1e-14)
+
+
+def test_the_factors_of_space_and_of_an_sft_term_by_hand():
+    assert control_objective(config(algorithm="space", space_mu=3.0), 0).scale == 0.75
+    assert control_objective(config(beta=0.1, sft_weight=[0.0, 0.5, 0.5]), 1).scale == 0.55
+
+
+def test_the_factor_of_tspin_is_the_mean_slope_of_its_margins():
+    """beta |l'(beta u)| of each row, u = log p_t(y) - log p_t(y'); its history has no real part."""
+    objective = Objective("tspin", beta=0.5, history_weight=0.3, sft_weight=0.2)
+    found = objective.sft_factor(POLICY, POLICY)
+    # u = -3 + 2.5 = -0.5 and -1 + 6 = 5
+    expected = 0.5 * (sigmoid(0.25) + sigmoid(-2.5)) / 2 + 0.2
+    assert found == pytest.approx(expected, rel=1e-14)
+    weighted = objective.sft_factor(POLICY, POLICY, torch.tensor([3.0, 0.5]))
+    expected = 0.5 * (3 * sigmoid(0.25) + 0.5 * sigmoid(-2.5)) / 3.5 + 0.2
+    assert weighted == pytest.approx(expected, rel=1e-14)
+
+
+def test_tspin_ref_in_its_first_iteration_is_sft_times_the_slope_at_zero():
+    opponent = FIVE.log_softmax(0)
+    changes = {"algorithm": "tspin_ref", "beta": 0.7, "history_weight": 0.4}
+    probs = (DATA, opponent.exp(), opponent.exp())
+    expected = expected_gradient(changes, 3, probs, opponent)
+    columns = torch.cartesian_prod(*[torch.arange(5)] * 3)
+    control = control_objective(config(**changes), 0, (opponent[columns], opponent[columns]))
+    assert control.scale == pytest.approx(0.35, rel=1e-14)
+    got = gradient_of(lambda policy: (DATA * control(policy[:, None], policy[:, None])).sum())
+    torch.testing.assert_close(got, expected, atol=1e-14, rtol=0)
+
+
+def test_tspin_with_the_straight_penalty_is_sft_plus_what_its_history_pushes_down():
+    """The slope is -1 at every margin: the gradient is beta (SFT's + w that of E_{p_0} log p)."""
+    opponent, proto = FIVE.log_softmax(0), DATA.flip(0)
+    changes = {"algorithm": "tspin", "loss_type": "correlation", "beta": 0.7, "history_weight": 0.4}
+    expected = expected_gradient(changes, 3, (DATA, opponent.exp(), proto), opponent)
+    columns = torch.cartesian_prod(*[torch.arange(5)] * 3)
+    control = control_objective(config(**changes), 0, (opponent[columns], opponent[columns]))
+    assert control.scale == pytest.approx(0.7, rel=1e-14)
+    of_sft = gradient_of(lambda policy: (DATA * control(policy[:, None], policy[:, None])).sum())
+    of_proto = gradient_of(lambda policy: 0.7 * 0.4 * (proto * policy).sum())
+    torch.testing.assert_close(expected, of_sft + of_proto, atol=1e-14, rtol=0)
+
+
+def test_a_control_of_tspin_without_scores_is_refused():
+    with pytest.raises(ValueError, match="needs the scores"):
+        control_objective(config(algorithm="tspin"), 0)
+
+
+def test_space_and_gsil_are_their_losses_on_the_columns_real_and_generated():
+    logps = {
+        "policy_real_logps": POLICY[:, 0],
+        "policy_generated_logps": POLICY[:, 1],
+        "opponent_real_logps": OPPONENT[:, 0],
+        "opponent_generated_logps": OPPONENT[:, 1],
+    }
+    space = Objective("space", space_mu=3.0, sft_weight=0.1)(POLICY[:, :2], OPPONENT[:, :2])
+    assert torch.equal(space, losses.space_loss(**logps, mu=3.0, sft_weight=0.1))
+    for name in losses.GSIL_LOSSES:
+        objective = Objective("gsil", loss_type=name, beta=0.5, gsil_shift=0.2, sft_weight=0.1)
+        expected = losses.gsil_loss(**logps, beta=0.5, loss_type=name, shift=0.2, sft_weight=0.1)
+        assert torch.equal(objective(POLICY[:, :2], OPPONENT[:, :2]), expected)
+
+
+@pytest.mark.parametrize("algorithm", ["spin", "tspin", "tspin_ref", "space"])
+def test_an_sft_term_adds_minus_the_log_prob_itself_and_no_log_ratio(algorithm):
+    plain = Objective(algorithm, beta=0.5, history_weight=0.3)
+    added = Objective(algorithm, beta=0.5, history_weight=0.3, sft_weight=0.25)
+    columns = len(plain.roles)
+    rows = POLICY[:, :columns], OPPONENT[:, :columns]
+    difference = added(*rows) - plain(*rows)
+    torch.testing.assert_close(difference, -0.25 * POLICY[:, 0], atol=1e-15, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        ({"algorithm": "space", "space_mu": 3.0}, math.log(4) + 3 * math.log(4 / 3)),
+        ({"algorithm": "gsil", "loss_type": "bernoulli"}, 2 * math.log(2)),
+        ({"algorithm": "gsil", "loss_type": "brier"}, 0.5),
+        ({"algorithm": "gsil", "loss_type": "hinge"}, 2.0),
+        ({"algorithm": "gsil", "loss_type": "kliep"}, 1.0),
+        ({"algorithm": "gsil", "loss_type": "lsif"}, -0.5),
+    ],
+)
+def test_the_loss_at_step_0_by_hand(changes, start):
+    objective = selfplay_objective(config(**changes), 0)
+    expected = torch.full((2,), start, dtype=torch.float64)
+    torch.testing.assert_close(objective(POLICY[:, :2], POLICY[:, :2]), expected)
+    with_term = selfplay_objective(config(**changes, sft_weight=0.1), 0)
+    found = with_term(POLICY[:, :2], POLICY[:, :2])
+    torch.testing.assert_close(found, expected - 0.1 * POLICY[:, 0])

@@ -20,6 +20,7 @@ GROUPS = {
     "tspin_ref": [Group([3, 4], [[5, 6, 2], [7], [8, 2]]), Group([8], [[9, 2], [10, 11], [3]])],
     "sft": [Group([3, 4], [[5, 6, 2]]), Group([8], [[9, 2]])],
 }
+GROUPS |= {"space": GROUPS["spin"], "gsil": GROUPS["spin"]}
 # Five: the last batch of four is one example next to a filler or nothing.
 COUNT = 5
 WEIGHTS = [0.25, 3.0, 1.0, 0.5, 2.0]
@@ -128,6 +129,9 @@ OBJECTIVES = [
     Objective("tspin", beta=0.2, history_weight=0.3),
     Objective("tspin_ref", beta=0.2, history_weight=0.3),
     Objective("sft", scale=0.05),
+    Objective("spin", loss_type="exponential", beta=0.1, sft_weight=0.02),
+    Objective("space", space_mu=3.0),
+    Objective("gsil", loss_type="brier", beta=0.2, gsil_shift=0.3),
 ]
 
 
@@ -172,6 +176,19 @@ def test_metrics_are_means_over_the_examples_of_a_step(tmp_path):
             assert line[name] == pytest.approx(value.item(), abs=1e-9)
     # At the first step every margin is 0; after it, that of the one example left is positive.
     assert lines[1]["rewards/accuracy"] == 1.0
+
+
+def test_the_sft_term_is_logged_with_the_weights_of_its_rows(tmp_path):
+    model = tiny_model("gpt2")
+    logged = []
+    for weight in (0.0, 0.3):
+        objective = Objective("spin", beta=0.5, sft_weight=weight)
+        trainer = make_trainer(tmp_path, copy.deepcopy(model), objective, weighted=True)
+        trainer.train()
+        logged.append(next(line for line in trainer.state.log_history if "loss" in line))
+    plain, added = logged
+    assert "loss/sft" not in plain
+    assert added["loss"] - plain["loss"] == pytest.approx(added["loss/sft"], rel=1e-6)
 
 
 @pytest.mark.parametrize("algorithm", ["spin", "tspin"])
