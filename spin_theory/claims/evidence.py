@@ -56,7 +56,7 @@ class Evidence:
     @property
     def holds(self) -> bool:
         """Whether the residual is within its tolerance; nan is not."""
-        return self.residual <= self.tolerance
+        return bool(self.residual <= self.tolerance)
 
 
 def largest_error(errors: Iterable[float]) -> float:

@@ -139,8 +139,8 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> dict[str,
 
     Examples
     --------
-    >>> [key for key in known_keys() if key.startswith("sft")]
-    ['sft', 'sft.epochs', 'sft.learning_rate']
+    >>> [key for key in known_keys() if key.startswith("sft.")]
+    ['sft.epochs', 'sft.learning_rate']
     """
     keys = {}
     for name, field in section.model_fields.items():

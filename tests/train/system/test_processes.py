@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from spin_train.config.files import parse_config
 from spin_train.driver import selfplay, worker
 from spin_train.driver.launch import worker_environment
 from spin_train.errors import DivergedError, UserError
-from spin_train.run.directory import RunDirectory
+from spin_train.run.run import Run
 from spin_train.system.locks import FileLock
 from spin_train.system.processes import DRIVER_VARIABLE, build_communication_op, cpu_only
 
@@ -212,12 +213,14 @@ def test_a_compilation_that_fails_is_told_by_the_compilers_own_line(monkeypatch,
 
 def test_the_driver_tells_a_diverged_run_from_other_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "_leave", lambda code: None)
-    directory = RunDirectory(tmp_path)
+    content = {"model": "m", "data": {"path": "d"}, "output_dir": str(tmp_path)}
+    run = Run.of(parse_config(content))
+    directory = run.directory
     worker._fail(directory, 2, "the loss is nan", diverged=True)
     with pytest.raises(DivergedError, match="the loss is nan"):
-        selfplay._raise_worker_error(1, directory, tmp_path / "log")
+        selfplay._raise_worker_error(1, run, tmp_path / "log")
     shutil.rmtree(directory.worker_errors)
     worker._fail(directory, 2, "no such file")
     with pytest.raises(UserError) as caught:
-        selfplay._raise_worker_error(1, directory, tmp_path / "log")
+        selfplay._raise_worker_error(1, run, tmp_path / "log")
     assert not isinstance(caught.value, DivergedError)
