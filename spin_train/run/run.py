@@ -193,20 +193,21 @@ class Run:
             One line.
         """
         done = max((p.iteration for p in self.listed if p.numbers is not None), default=0)
-        text = f"Run({self._title()}; {done} of {self.config.iterations} iterations evaluated"
+        text = f"Run({self.root}: {self._settings()}; "
+        text += f"{done} of {self.config.iterations} iterations evaluated"
         with suppress(UserError):  # a metric that no policy has
             if self.best is not None:
                 text += f"; best {self.best.name}: {self.config.selection.metric} "
                 text += f"{self.best.value:.4g}"
         return text + ")"
 
-    def _title(self) -> str:
+    def _settings(self) -> str:
         config = self.config
         scales = [f"{config.at(name, 0):g}" for name in ("beta", "learning_rate")]
         for n, name in enumerate(("beta", "learning_rate")):
             if isinstance(getattr(config, name), list):
                 scales[n] = ", ".join(f"{value:g}" for value in getattr(config, name))
-        return f"{self.root}: {config.algorithm}, beta {scales[0]}, learning rate {scales[1]}"
+        return f"{config.algorithm}, beta {scales[0]}, learning rate {scales[1]}"
 
     def table(self, *, wide: bool = False) -> Table:
         """Held-out numbers as a table.
@@ -221,11 +222,12 @@ class Run:
         rich.table.Table
             One row per policy; it shows itself in a notebook.
         """
+        title = f"{self.root}\n{self._settings()}"
         if wide:
-            return wide_table(self._title(), self.evaluations)
+            return wide_table(title, self.evaluations)
         control = self.better_control
         return results_table(
-            self._title(),
+            title,
             self.evaluations,
             metric=self.config.selection.metric,
             better_control=control.name if control else "",

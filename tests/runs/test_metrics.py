@@ -50,6 +50,7 @@ def tspin(tmp_path_factory):
     config = make_config(
         folder,
         algorithm="tspin",
+        sft_weight=0.1,
         sft=None,
         iterations=1,
         epochs=3,
