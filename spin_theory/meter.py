@@ -192,8 +192,13 @@ def hardest_js(tv: float) -> float:
         raise ValueError(f"tv must be in [0, 1], got {tv!r}")
     if tv == 1:
         return math.log(2)
-    # With w and w - t of the notes, written so that no digits cancel at small t.
-    return (1 + tv**2) / 2 * (math.log1p(-(tv**2)) - math.log1p(tv**2)) + 2 * tv * math.atanh(tv)
+    # With w and w - t of the notes, written so that no digits cancel at small t ...
+    if tv <= 0.5:
+        unlike = math.log1p(-(tv**2)) - math.log1p(tv**2)
+        return (1 + tv**2) / 2 * unlike + 2 * tv * math.atanh(tv)
+    # ... and with 1 - t, which is exact, where t**2 would lose what is left to 1.
+    apart = (1 + tv) ** 2 * math.log1p(tv) + (1 - tv) ** 2 * math.log1p(-tv)
+    return (apart - (1 + tv**2) * math.log1p(tv**2)) / 2
 
 
 def power(*, tv: float, samples: int, confidence: float = 0.95) -> float:

@@ -2,18 +2,25 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import largest_error
+from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.divergences import tv
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.minima.minimise import minimise
+from spin_theory.minima.newton import newton
 from spin_theory.minima.optimal import optimality_gap
-from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING
+from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.tolerances import ROUNDING, STATIONARY
 
-__all__ = ["CLAIMS", "Theorem54Evidence", "check_theorem_5_4"]
+__all__ = [
+    "CLAIMS",
+    "Theorem54Evidence",
+    "check_groups_that_hardly_meet",
+    "check_theorem_5_4",
+]
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,50 @@ def check_theorem_5_4(
     )
 
 
+def check_groups_that_hardly_meet(
+    data: TabularPolicy,
+    opponent: TabularPolicy,
+    *,
+    apart: float = 40.0,
+    tolerance: float = STATIONARY,
+) -> Evidence:
+    r"""Check the search where rounding hides the gradient between two groups of responses.
+
+    Parameters
+    ----------
+    data, opponent : TabularPolicy, shape (X, Y)
+        p_data and p_t within a group.
+    apart : float, default 40.0
+        How much rarer the second group is under the data, and the first under the opponent, in
+        nats.
+    tolerance : float, default 1e-10
+        Largest residual at which the claim holds.
+
+    Returns
+    -------
+    Evidence
+        Residual, in nats: how far a score is, up to a constant, from the log-ratio of data and
+        opponent, which Theorem 5.4 rests on.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> data, opponent = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    >>> check_groups_that_hardly_meet(data, opponent).holds
+    True
+    """
+    require_same_shape(data=data, opponent=opponent)
+    real = torch.cat([data.log_probs, data.log_probs - apart], dim=-1)
+    generated = torch.cat([opponent.log_probs - apart, opponent.log_probs], dim=-1)
+    found = newton(real[:, :, None] + generated[:, None, :], loss_type="logistic").scores
+    errors = (found - found[:, :1]) - (real - real[:, :1]) + (generated - generated[:, :1])
+    return Evidence(largest_error(errors.abs().flatten().tolist()), tolerance)
+
+
 CLAIMS = (
     Claim(
         name="5.4 closed form, logistic",
@@ -157,5 +208,14 @@ CLAIMS = (
             draw.data, draw.opponent, beta=draw.beta, loss_type=loss_type, update=update
         ),
         loss_types=("exponential",),
+    ),
+    Claim(
+        name="minimum, groups that hardly meet",
+        statement="The search finds the logistic minimiser also where two groups of responses "
+        "hang together by less than a 1e-16th of what holds each together.",
+        source="derived",
+        function=check_groups_that_hardly_meet,
+        tolerance=STATIONARY,
+        check=lambda draw, *_: check_groups_that_hardly_meet(draw.small_data, draw.small_start),
     ),
 )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spin_theory.losses import PENALTIES, penalty_named
+from spin_theory.minima.circuits import potentials
 from spin_theory.policies import pairwise_differences
 from spin_theory.tolerances import NEWTON_STALL, NEWTON_STEP
 
@@ -14,6 +15,7 @@ __all__ = ["Stationary", "UnsolvedError", "log_pulls", "newton", "require_newton
 
 MAX_STEPS = 2000  # Newton takes about one step per nat of log-ratio: 59 at probabilities of 1e-12
 LARGEST_STEP = 3.0  # of a margin in one step, in nats; undamped steps stay below it in practice
+SMALLEST_PIVOT = 1e-4  # of a Hessian with diagonal 1: below, rounding takes half of a step's digits
 CACHED_PAIRS = 2**15  # that prompts are solved together for: what stays in a core's cache
 
 
@@ -80,9 +82,10 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
     Notes
     -----
     The sum is convex in the scores. The Hessian, a weighted graph Laplacian, is scaled to a
-    unit diagonal. The pairs i = j are left out of the gradient, where they would cancel and
-    cost digits. Each prompt stops by itself; the method knows the penalties' derivatives and
-    no closed form.
+    unit diagonal; where that is still singular up to rounding, as with two groups of responses
+    that hardly meet, :func:`potentials` solves it. The pairs i = j are left out of the gradient,
+    where they would cancel and cost digits. Each prompt stops by itself; the method knows the
+    penalties' derivatives and no closed form.
 
     Examples
     --------
@@ -191,22 +194,25 @@ def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type:
     laplacian.diagonal(dim1=-2, dim2=-1).fill_(1.0)
     # Constants per prompt are free: the null vector, scaled, gets eigenvalue 1 instead of 0.
     free = torch.softmax(-2 * log_scale, dim=-2).sqrt()  # unit norm
-    solution = torch.cholesky_solve(negative_gradient, _cholesky(laplacian + free @ free.mT))
-    return (log_scale.exp() * solution).squeeze(-1)
+    factor, singular = _cholesky(laplacian + free @ free.mT)
+    solution = torch.cholesky_solve(negative_gradient, factor)
+    direction = (log_scale.exp() * solution).squeeze(-1)
+    if bool(singular.any()):
+        pull, curvature = log_pull[singular], log_curvature[singular]
+        ratio = (pull - curvature).exp() - (pull.mT - curvature).exp()
+        direction[singular] = potentials(curvature, torch.where(curvature > -math.inf, ratio, 0.0))
+    return direction
 
 
-def _cholesky(matrices: Tensor) -> Tensor:
-    """Cholesky factor; ridges grow from rounding until it exists; they only slow Newton.
+def _cholesky(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factors, and in which matrices rounding decides: shape (A,), bool.
 
-    That of a matrix with entries that are not finite is nan.
+    The factor of a matrix with entries that are not finite is nan.
     """
-    lost = ~matrices.isfinite().all(dim=-1).all(dim=-1)[:, None, None]
+    lost = ~matrices.isfinite().all(dim=-1).all(dim=-1)
     eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
-    matrices, ridge = torch.where(lost, eye, matrices), 0.0
-    while ridge <= 1:
-        factor: Tensor
-        factor, info = torch.linalg.cholesky_ex(matrices + ridge * eye)
-        if not bool(info.any()):
-            return factor.masked_fill(lost, math.nan)
-        ridge = max(100 * ridge, torch.finfo(matrices.dtype).eps * matrices.shape[-1])
-    raise AssertionError("a matrix whose diagonal is 1 or more, plus 1, has a Cholesky factor")
+    factor: Tensor
+    factor, info = torch.linalg.cholesky_ex(torch.where(lost[:, None, None], eye, matrices))
+    pivots = factor.diagonal(dim1=-2, dim2=-1) ** 2
+    singular = ((info > 0) | ~(pivots.amin(dim=-1) >= SMALLEST_PIVOT)) & ~lost
+    return factor.masked_fill(lost[:, None, None], math.nan), singular

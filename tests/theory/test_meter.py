@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from mpmath import mp
 from scipy.stats import multinomial
 
 from spin_theory import meter
@@ -273,6 +274,16 @@ def test_no_tables_are_harder_than_two_responses(tables):
 def test_a_small_distance_is_seen_through_its_square(distance):
     """P and Q differ by (w - l) / (w + l) in a share of the pairs: t^2 to lowest order."""
     assert hardest_js(distance) == pytest.approx(distance**2, rel=0.5 * distance**2 + 1e-12)
+
+
+@pytest.mark.parametrize("distance", [1e-9, 0.1, 0.5, 0.500001, 0.9, 1 - 1e-6, 1 - 1e-15])
+def test_no_digits_are_lost_near_0_nor_near_1(distance):
+    with mp.workdps(60):
+        wins = (1 + mp.mpf(distance)) ** 2 / 4
+        both = 2 * wins - distance
+        log_ratios = mp.log(2 * wins / both), mp.log(2 * (wins - distance) / both)
+        expected = float(wins * log_ratios[0] + (wins - distance) * log_ratios[1])
+    assert hardest_js(distance) == pytest.approx(expected, rel=2e-15)
 
 
 def test_a_distance_that_is_none_is_refused():
