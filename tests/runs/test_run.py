@@ -47,7 +47,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     config = make_config(folder, ranks=2, zero_stage=2, mixing=1, control=True)
     before = shared_memory()
-    out = succeed("run", config)
+    out = succeed("run", config, cold=True)
     left = sorted(shared_memory() - before - mapped())
     (folder / "shared_memory.json").write_text(json.dumps(left))
     return folder, config, out

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from spin_train.data.records import read_records
 from spin_train.languages import build_tokenizer
+from tests.train import warm
 
 SYMBOLS = "abcdefgh"
 SHORT = {"sft": None, "iterations": 1}
@@ -100,9 +101,15 @@ def start(*arguments, **options):
     )
 
 
-def run(*arguments, timeout=300, **options):
-    """Run the command line; returns (exit code, standard output, standard error)."""
-    process = start(*arguments, **options)
+def run(*arguments, timeout=300, cold=False):
+    """Run the command line; returns (exit code, standard output, standard error).
+
+    It starts warm, see `tests.train.warm`, unless it is to start as a user's does.
+    """
+    environment = {**os.environ, "COLUMNS": "200"}
+    if not cold and warm.fits(environment):
+        return warm.run(list(map(str, arguments)), environment=environment, timeout=timeout)
+    process = start(*arguments)
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -110,9 +117,9 @@ def run(*arguments, timeout=300, **options):
     return process.returncode, out, err
 
 
-def succeed(*arguments):
+def succeed(*arguments, **options):
     """Run the command line and demand exit code 0."""
-    code, out, err = run(*arguments)
+    code, out, err = run(*arguments, **options)
     assert code == 0, err + logs_of(arguments)
     return out
 
