@@ -101,15 +101,16 @@ def start(*arguments, **options):
     )
 
 
-def run(*arguments, timeout=300, cold=False):
+def run(*arguments, timeout=300, cold=False, **options):
     """Run the command line; returns (exit code, standard output, standard error).
 
-    It starts warm, see `tests.train.warm`, unless it is to start as a user's does.
+    It starts warm, see `tests.train.warm`, unless it is to start as a user's does, or with options
+    of `subprocess.Popen`.
     """
     environment = {**os.environ, "COLUMNS": "200"}
-    if not cold and warm.fits(environment):
+    if not (cold or options) and warm.fits(environment):
         return warm.run(list(map(str, arguments)), environment=environment, timeout=timeout)
-    process = start(*arguments)
+    process = start(*arguments, **options)
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
