@@ -16,7 +16,7 @@ BETAS = st.floats(math.log(0.1), math.log(10.0)).map(math.exp)
 MARGINS = st.one_of(st.floats(-50.0, 50.0), st.floats(-1e4, 1e4))
 """Margins in nats: where penalties bend, and where they only must not overflow."""
 
-QUICK = settings.default.max_examples < 50
+QUICK = settings.default.max_examples < 20
 """Whether the profile is that of `make check`: few examples, short simulations."""
 
 

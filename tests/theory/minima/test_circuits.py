@@ -74,7 +74,8 @@ def test_scores_of_groups_that_hardly_meet_are_those_of_the_closed_form(policies
 
 
 def test_a_search_that_rounding_stops_is_noticed(monkeypatch):
-    data, opponent = (TabularPolicy.random(1, 4, seed=seed) for seed in (0, 1))
+    data, opponent = (TabularPolicy.random(1, 2, seed=seed) for seed in (0, 1))
+    monkeypatch.setattr(newton_module, "MAX_STEPS", 200)
     slow = 0.01  # of each step: what a ridge does to it
     monkeypatch.setattr(newton_module, "potentials", lambda *system: slow * potentials(*system))
     found = check_groups_that_hardly_meet(data, opponent)
