@@ -1,8 +1,12 @@
-"""Shards of rows, the unit of sampling and scoring: always the same rows, on any rank.
+"""Shards of rows, the unit of writing: always the same rows, on any rank.
 
 One rank does a shard, and writes it whole or not at all. A shard depends on data and configuration
 alone. Each rank takes the next shard that no other works on: the claim is a lock that the kernel
 drops when its holder dies, so none goes stale.
+
+Sampling takes several shards at once, so that its batches are full. Which ones depends on data and
+configuration too, never on time: rows that meet in a batch round each other's last bits, and a run
+that was killed must end with the bits of one that was not.
 """
 
 import shutil
@@ -15,12 +19,22 @@ from spin_train.data.records import Record, count_records, read_records
 from spin_train.run.directory import RunDirectory
 from spin_train.system.locks import FileLock
 
-__all__ = ["Shard", "claimed", "forget_claims", "rows_per_shard", "shards_of"]
+__all__ = [
+    "Shard",
+    "claimed",
+    "claimed_groups",
+    "forget_claims",
+    "rows_per_shard",
+    "sampled_together",
+    "shards_of",
+]
 
 _CLAIMS = ".claims"
 _MANY = 64  # shards of large data: a kill loses a 64th of the work
 _FEW = 8  # shards of small data, so that eight ranks have something to do
 _LEAST = 8  # rows, where there are so many
+_BATCHES = 8  # that are sampled in one go: the last of them is half empty, and a kill loses them
+_VLLM_BATCH = 256  # responses that vLLM samples at a time, more or less
 
 
 @dataclass(frozen=True)
@@ -78,21 +92,61 @@ def shards_of(run: RunDirectory, generation: GenerationConfig) -> list[Shard]:
     return shards
 
 
-def claimed(shards: Sequence[Shard], folder: Path) -> Iterator[tuple[int, Shard]]:
-    """Claim, one by one, the shards that are not in a folder yet and that no rank works on.
+def sampled_together(
+    shards: Sequence[Shard], generation: GenerationConfig, *, ranks: int
+) -> list[list[Shard]]:
+    """Group shards, in order, so that batches are full and each rank has its share.
 
-    Yields the shard's place among all, and the shard. It belongs to this process until the next one
-    is taken, and by then it must be in the folder.
+    A group has about eight batches, or a 64th of the rows if that is more. There are as many groups
+    as ranks, or a multiple of it, as far as there are shards.
+
+    Examples
+    --------
+    >>> shards = [Shard("train", n, Path(), 5 * n, 5 * n + 5) for n in range(8)]
+    >>> generation = GenerationConfig(batch_size=64)
+    >>> [[len(g) for g in sampled_together(shards, generation, ranks=n)] for n in (1, 2)]
+    [[8], [4, 4]]
     """
-    for number, shard in enumerate(shards):
-        path = folder / shard.name
-        claim = FileLock(folder / _CLAIMS / f"{shard.name}.lock")
+    at_once = generation.batch_size if generation.engine == "hf" else _VLLM_BATCH
+    rows = [shard.stop - shard.start for shard in shards]
+    total = sum(rows)
+    wanted = max(_BATCHES * at_once // generation.samples_per_prompt, -(-total // _MANY), 1)
+    count = -(-max(1, round(total / wanted)) // ranks) * ranks
+    groups: list[list[Shard]] = [[] for _ in range(count)]
+    before = 0
+    for shard, size in zip(shards, rows, strict=True):
+        # by the middle of the shard, so that groups are as even as shards allow
+        groups[(2 * before + size) * count // (2 * total)].append(shard)
+        before += size
+    return [group for group in groups if group]
+
+
+def claimed_groups(
+    groups: Sequence[Sequence[Shard]], folder: Path
+) -> Iterator[tuple[int, Sequence[Shard]]]:
+    """Claim, one by one, the groups of which a shard is missing and that no rank works on.
+
+    Yields the place of the group among all, and the group. It belongs to this process until the
+    next one is taken, and by then its shards must be in the folder.
+    """
+    for number, group in enumerate(groups):
+        claim = FileLock(folder / _CLAIMS / f"{group[0].name}.lock")
         try:
             # Looked at again under the claim: its last holder may just have written it.
-            if not path.exists() and claim.acquire() and not path.exists():
-                yield number, shard
+            if not _is_there(group, folder) and claim.acquire() and not _is_there(group, folder):
+                yield number, group
         finally:
             claim.release()
+
+
+def _is_there(group: Sequence[Shard], folder: Path) -> bool:
+    return all((folder / shard.name).exists() for shard in group)
+
+
+def claimed(shards: Sequence[Shard], folder: Path) -> Iterator[tuple[int, Shard]]:
+    """Do the same for single shards."""
+    for number, (shard,) in claimed_groups([(shard,) for shard in shards], folder):
+        yield number, shard
 
 
 def forget_claims(folder: Path) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import packages_distributions, version
+from itertools import chain, islice
 from typing import Any
 
 from spin_train.config.schema import Config
 from spin_train.data.records import Record, Response, write_records
 from spin_train.run.directory import RunDirectory
-from spin_train.run.shards import claimed, shards_of
+from spin_train.run.shards import claimed_groups, sampled_together, shards_of
 from spin_train.sampling.engine import Engine, SamplingSettings
 from spin_train.seeds import sample_seed
 from spin_train.system.files import read_json
@@ -20,15 +21,18 @@ def fill_shards(
     config: Config,
     run: RunDirectory,
     iteration: int,
-    load: Callable[[], Engine],
+    load: Callable[[Callable[[int], None]], Engine],
     *,
     visit: Callable[[int, int], None],
 ) -> None:
     """Sample the shards of an iteration that are not there yet; others may do so at the same time.
 
-    `load` loads the opponent, once there is something to do. `visit` is called with the number of
-    the shard and how many there are before each; what it raises ends the sampling, and the shards
-    that are there stay.
+    `load` loads the opponent, once there is something to do; the engine calls what it is given with
+    the number of samples that it has finished, as often as it likes. `visit` is called with how
+    many samples are done, of this and earlier shards, and how many there are; what it raises ends
+    the sampling, and the shards that are there stay.
+
+    Shards that are sampled together are sampled together again where one of them is missing.
     """
     generation = config.generation
     settings = SamplingSettings(
@@ -39,19 +43,36 @@ def fill_shards(
     )
     folder = run.iteration(iteration) / "generations"
     shards = shards_of(run, generation)
+    groups = sampled_together(shards, generation, ranks=config.ranks)
+    samples = [
+        generation.samples_per_prompt * sum(shard.stop - shard.start for shard in group)
+        for group in groups
+    ]
+    begun, total = 0, sum(samples)
+
+    def finished(done: int) -> None:
+        visit(begun + done, total)
+
     engine: Engine | None = None
-    for number, shard in claimed(shards, folder):
-        visit(number, len(shards))
-        engine = engine or load()
-        played = play(
-            engine,
-            shard.records,
-            settings,
-            seed=config.seed,
-            iteration=iteration,
-            samples_per_prompt=generation.samples_per_prompt,
+    for number, group in claimed_groups(groups, folder):
+        begun = sum(samples[:number])
+        finished(0)
+        engine = engine or load(finished)
+        records = [shard.records for shard in group]
+        played = iter(
+            play(
+                engine,
+                list(chain.from_iterable(records)),
+                settings,
+                seed=config.seed,
+                iteration=iteration,
+                samples_per_prompt=generation.samples_per_prompt,
+            )
         )
-        write_records(folder / shard.name, played)
+        for shard, rows in zip(group, records, strict=True):
+            path, answered = folder / shard.name, list(islice(played, len(rows)))
+            if not path.exists():
+                write_records(path, answered)
 
 
 def stop_ids_of(run: RunDirectory) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ _ENDED = 1 / 8
 _MOST_BYTES = 2**29
 
 
-def _nothing() -> None:
+def _nothing(_: int) -> None:
     pass
 
 
@@ -42,14 +42,14 @@ def sample(
     seeds: Sequence[int],
     settings: SamplingSettings,
     *,
-    between: Callable[[], None] = _nothing,
+    finished: Callable[[int], None] = _nothing,
 ) -> list[Sample]:
     r"""Sample one response per prompt from :math:`p(\cdot|x)`, no top-p, no top-k.
 
     The model is in evaluation mode; its own generation settings are ignored. The seed of a prompt
     settles the draws of its response: other rows of the batch change how probabilities are rounded,
-    and nothing else. `between` is called whenever prompts are taken in; what it raises ends the
-    sampling.
+    and nothing else. `finished` is called with how many responses are, before each token; what it
+    raises ends the sampling.
 
     Rows are decoded together. Those that have ended leave the key-value cache, and waiting prompts
     take their places, the longest first, so that memory runs out at once or never.
@@ -74,9 +74,9 @@ def sample(
     ]
     # A stable sort: which rows share a batch depends on lengths and order alone.
     tasks.sort(key=lambda task: -len(task.prompt_ids))
-    found = {
-        task.number: sampled for task, sampled in ways[length](model, tasks, settings, between)
-    }
+    found: dict[int, Sample] = {}
+    for task, sampled in ways[length](model, tasks, settings, lambda: finished(len(found))):
+        found[task.number] = sampled
     if not all(math.isfinite(sampled.logps) for sampled in found.values()):
         raise UserError(
             "the opponent's log-probs are not finite: its weights are broken, or "
@@ -98,8 +98,8 @@ def _refilled(
     waiting = list(reversed(tasks))
     while waiting or batch.rows:
         ended = [row for row in batch.rows if row.ended]
+        between()
         if not batch.rows or len(ended) > _ENDED * len(batch.rows):
-            between()
             yield from ((row.task, row.sample(settings.stop_ids)) for row in ended)
             batch.drop_ended()
             free = min(settings.batch_size - len(batch.rows), len(waiting))
@@ -114,8 +114,8 @@ def _generated(
 ) -> _Found:
     """Let `generate` run batches through the model, padded on the left, with our own draws."""
     for start in range(0, len(tasks), settings.batch_size):
-        between()
-        yield from _generated_batch(model, tasks[start : start + settings.batch_size], settings)
+        batch = tasks[start : start + settings.batch_size]
+        yield from _generated_batch(model, batch, settings, between)
 
 
 def _generated_by_length(
@@ -126,7 +126,9 @@ def _generated_by_length(
         yield from _generated(model, list(equal), settings, between)
 
 
-def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettings) -> _Found:
+def _generated_batch(
+    model: Any, tasks: Sequence[Task], settings: SamplingSettings, between: Callable[[], None]
+) -> _Found:
     rows = [PartialResponse.of(task) for task in tasks]
     input_ids, attention_mask = left_padded(tasks, next(model.parameters()).device)
     # `generate` reads what a call does not set from the model's own generation_config.json.
@@ -140,7 +142,7 @@ def _generated_batch(model: Any, tasks: Sequence[Task], settings: SamplingSettin
             eos_token_id=list(settings.stop_ids),
             pad_token_id=settings.stop_ids[0],
         ),
-        logits_processor=LogitsProcessorList([_Draws(rows, settings)]),
+        logits_processor=LogitsProcessorList([_Draws(rows, settings, between)]),
     )
     yield from ((row.task, row.sample(settings.stop_ids)) for row in rows)
 
@@ -152,9 +154,9 @@ def _without_cache(
     device = next(model.parameters()).device
     words = model.config.get_text_config().vocab_size
     for start in range(0, len(tasks), settings.batch_size):
-        between()
         rows = [PartialResponse.of(task) for task in tasks[start : start + settings.batch_size]]
         while going := [row for row in rows if not row.ended]:
+            between()
             longest = max(len(row.task.prompt_ids) + len(row.ids) for row in going)
             together = max(1, _MOST_BYTES // (4 * words * longest))
             for first in range(0, len(going), together):
@@ -173,11 +175,18 @@ def _without_cache(
 class _Draws(LogitsProcessor):
     """Our draws within `generate`, which may only choose the tokens that were drawn."""
 
-    def __init__(self, rows: Sequence[PartialResponse], settings: SamplingSettings) -> None:
+    def __init__(
+        self,
+        rows: Sequence[PartialResponse],
+        settings: SamplingSettings,
+        between: Callable[[], None],
+    ) -> None:
         self._rows = rows
         self._settings = settings
+        self._between = between
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._between()
         tokens = draw_and_take(self._rows, scores, self._settings)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
@@ -202,7 +211,7 @@ def _exact_way(model: Any, length: int = 64) -> _Way:
     settings = SamplingSettings((never,), max_new_tokens=0, temperature=1.0, batch_size=3)
 
     def error(way: _Way) -> float:
-        found = list(way(model, tasks, settings, _nothing))
+        found = list(way(model, tasks, settings, lambda: None))
         groups = [Group(task.prompt_ids, [sampled.ids]) for task, sampled in found]
         logps = response_logps(model, groups).double().cpu()
         lengths = logps.new_tensor([len(sampled.ids) for _, sampled in found])

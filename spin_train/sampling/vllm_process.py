@@ -110,7 +110,7 @@ def _fill(root: Path, iteration: int, opponent: str) -> None:
         config,
         run,
         iteration,
-        lambda: partial(sample, load_engine(config, run, opponent)),
+        lambda _: partial(sample, load_engine(config, run, opponent)),
         visit=visit,
     )
 

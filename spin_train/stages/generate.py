@@ -36,10 +36,8 @@ def _with_transformers(work: Work, stage: Stage, folder: Path) -> None:
         work.config,
         work.run.directory,
         stage.iteration,
-        lambda: partial(
-            transformers_engine.sample,
-            work.load(opponent),
-            between=work.ranks.raise_if_stopping,
+        lambda finished: partial(
+            transformers_engine.sample, work.load(opponent), finished=finished
         ),
         visit=partial(work.visit, stage),
     )

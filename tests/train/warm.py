@@ -3,9 +3,9 @@
 Importing torch, transformers and DeepSpeed takes longer than most small runs: twice a run, and once
 more per rank. A server (multiprocessing's `forkserver`) imports them once for all tests of a pytest
 process; the command line is forked from it, and its workers from the command line. The rest is the
-product's own: arguments, locks, signals, files. How processes really start is what
-`tests/runs/test_run.py`, `test_kill.py`, `test_demo.py`, `tests/train/driver/test_launch.py` and the
-wheel's test see, with `runs.start`.
+product's own: arguments, locks, signals, files. How processes really start is what others see:
+`test_run.py`, `test_kill.py`, `test_demo.py` and `test_api.py` of `tests/runs/`, `test_launch.py`
+of the driver, and the wheel's test.
 """
 
 import multiprocessing
@@ -30,7 +30,9 @@ def fits(environment: dict[str, str]) -> bool:
     return all(_server.get(name) == environment.get(name) for name in names)
 
 
-def run(arguments: list[str], *, environment: dict[str, str], timeout: float) -> tuple[int, str, str]:
+def run(
+    arguments: list[str], *, environment: dict[str, str], timeout: float
+) -> tuple[int, str, str]:
     """Run the command line; returns (exit code, standard output, standard error)."""
     _CONTEXT.set_forkserver_preload(["tests.train.warm_imports"])
     with tempfile.TemporaryDirectory() as folder:
@@ -102,8 +104,7 @@ class _Launcher:
 
 
 def _launch_workers(run_root, *, ranks, log):
-    from spin_train.driver.launch import worker_environment
-    from spin_train.driver.launch import _begin_launcher, _free_port
+    from spin_train.driver.launch import _begin_launcher, _free_port, worker_environment
 
     environment = worker_environment(ranks)
     environment |= {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}

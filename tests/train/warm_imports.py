@@ -6,14 +6,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["DS_ACCELERATOR"] = "cpu"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import deepspeed  # noqa: E402, F401
-import peft  # noqa: E402, F401
-import transformers  # noqa: E402, F401
+import deepspeed  # noqa: F401
+import peft  # noqa: F401
+import transformers  # noqa: F401
 
-import spin_train.cli  # noqa: E402
-import spin_train.driver.memory  # noqa: E402
-import spin_train.driver.selfplay  # noqa: E402
-import spin_train.driver.worker  # noqa: E402
-import spin_train.stages.rehearsal  # noqa: E402
-import spin_train.stages.table  # noqa: E402
-import spin_train.stages.work  # noqa: E402, F401
+import spin_train.cli
+import spin_train.driver.memory
+import spin_train.driver.selfplay
+import spin_train.driver.worker
+import spin_train.stages.rehearsal
+import spin_train.stages.table
+import spin_train.stages.work  # noqa: F401

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from spin_train.config.sections import GenerationConfig
 from spin_train.data.records import Record, write_records
 from spin_train.run.directory import RunDirectory
-from spin_train.run.shards import claimed, rows_per_shard, shards_of
+from spin_train.run.shards import (
+    Shard,
+    claimed,
+    rows_per_shard,
+    sampled_together,
+    shards_of,
+)
 
 HOLDER = """
 import sys, time
@@ -42,6 +49,30 @@ def test_shards_hold_every_row_once_in_order(tmp_path):
     assert [shard.name for shard in shards] == sorted(
         [shard.name for shard in shards if shard.split == "train"]
     ) + sorted([shard.name for shard in shards if shard.split == "held_out"])
+
+
+@given(
+    rows=st.lists(st.integers(1, 5000), min_size=1, max_size=2),
+    batch=st.integers(1, 300),
+    samples=st.integers(1, 8),
+    ranks=st.integers(1, 16),
+)
+def test_shards_that_are_sampled_together_fill_batches_and_ranks(rows, batch, samples, ranks):
+    generation = GenerationConfig(batch_size=batch, samples_per_prompt=samples)
+    shards = [
+        Shard("train", number, Path(), start, min(count, start + size))
+        for count in rows
+        for size in [rows_per_shard(count, generation)]
+        for number, start in enumerate(range(0, count, size))
+    ]
+    groups = sampled_together(shards, generation, ranks=ranks)
+    assert [shard for group in groups for shard in group] == shards  # each once, in order
+    sizes = [samples * sum(shard.stop - shard.start for shard in group) for group in groups]
+    largest_shard = samples * max(shard.stop - shard.start for shard in shards)
+    assert max(sizes) <= max(12 * batch, samples * sum(rows) // 32) + largest_shard
+    # As many for each rank as for any other, give or take what shards allow.
+    assert max(sizes) - min(sizes) <= 2 * largest_shard
+    assert len(groups) >= min(ranks, len(shards) // 2)
 
 
 @pytest.fixture

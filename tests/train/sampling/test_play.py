@@ -82,7 +82,7 @@ def prepared(tmp_path, train=40, held_out=3):
 
 
 def fill(config, run, engine=echo, visit=lambda *_: None):
-    fill_shards(config, run, 0, lambda: engine, visit=visit)
+    fill_shards(config, run, 0, lambda finished: engine, visit=visit)
     return {
         path.name: list(read_records(path))
         for path in run.iteration(0).glob("generations/*.parquet")
@@ -106,26 +106,60 @@ def test_every_row_is_sampled_once_and_a_second_pass_has_nothing_to_do(tmp_path)
 
 
 def test_shards_sampled_after_a_stop_are_those_of_a_run_without(tmp_path):
-    config = configured(tmp_path)
+    config = configured(tmp_path, batch_size=2)
     whole = fill(config, prepared(tmp_path / "whole"))
     run = prepared(tmp_path / "stopped")
 
-    def stop(number, total):
-        if number == 2:
+    def stop(done, total):
+        assert total == 43
+        if done > 0:
             raise StoppedError
 
     with pytest.raises(StoppedError):
         fill(config, run, visit=stop)
     left = {p.name for p in run.iteration(0).glob("generations/*.parquet")}
-    assert len(left) == 2
+    assert 0 < len(left) < len(whole)
     assert fill(config, run) == whole
+
+
+def test_rows_meet_the_same_rows_after_a_stop_in_the_middle_of_a_group(tmp_path):
+    """They round each other's last bits, so a group is sampled again as a whole."""
+    run, config = prepared(tmp_path), configured(tmp_path, batch_size=64)
+    met = []
+
+    def engine(prompts, *rest):
+        met.append(len(prompts))
+        return echo(prompts, *rest)
+
+    whole = fill(config, run, engine)
+    (run.iteration(0) / "generations" / "train-00002.parquet").unlink()
+    assert fill(config, run, engine) == whole
+    assert met == [43, 43]  # one batch, whatever the shards are
+
+
+def test_how_many_samples_are_done_is_told_while_they_are_drawn(tmp_path):
+    run, config = prepared(tmp_path), configured(tmp_path, samples_per_prompt=2)
+    told = []
+
+    def load(finished):
+        def engine(prompts, *rest):
+            for done in range(len(prompts)):
+                finished(done)
+            return echo(prompts, *rest)
+
+        return engine
+
+    fill_shards(config, run, 0, load, visit=lambda *count: told.append(count))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert {done for done, _ in told} == set(range(86))
+    assert {total for _, total in told} == {86}
 
 
 def test_the_opponent_is_not_loaded_where_nothing_is_left_to_do(tmp_path):
     run, config = prepared(tmp_path), configured(tmp_path)
     fill(config, run)
 
-    def load():
+    def load(finished):
         raise AssertionError("loaded")
 
     fill_shards(config, run, 0, load, visit=lambda *_: None)

@@ -415,28 +415,29 @@ def test_one_sample_that_is_not_finite_is_enough_to_refuse_them(monkeypatch):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_between_is_called_whenever_prompts_are_taken_in(way, monkeypatch):
-    model, calls = stopping(1.0), []
+def test_it_says_how_many_responses_are_finished(way, monkeypatch):
+    model, counts = stopping(1.0), []
     monkeypatch.setitem(transformers_engine._chosen, model, Always(way))
     sample(
         model,
         [[1, 3]] * 10,
         range(10),
         settings(batch_size=4),
-        between=lambda: calls.append(None),
+        finished=counts.append,
     )
-    assert len(calls) >= 3
+    assert counts == sorted(counts)
+    assert {0, 4, 8} <= set(counts)
 
 
-def test_sampling_can_be_stopped_between_rows():
+def test_sampling_can_be_stopped_at_any_token():
     class StopError(Exception):
         pass
 
-    def between():
+    def stop(_):
         raise StopError
 
     with pytest.raises(StopError):
-        sample(stopping(0.5), [[1]] * 4, range(4), settings(), between=between)
+        sample(stopping(0.5), [[1]] * 4, range(4), settings(), finished=stop)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
