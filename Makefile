@@ -79,7 +79,7 @@ test-train: setup
 	$(PYTEST) $(BY_FILE) -m "$(EVERY_CHANGE)" tests/runs tests/train spin_train
 
 test-slow: setup
-	$(PYTEST) $(BY_FILE) -m slow
+	$(PYTEST) $(SHARED) -m slow
 
 test-long: test-slow processors wheel-check mutants faults architectures
 
