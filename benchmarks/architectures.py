@@ -188,7 +188,7 @@ def _played(kind: str, folder: Path) -> Outcome:
     loss, _ = response_loss(
         model, groups, lambda logps, _: -(logps[::2] - logps[1::2]).sigmoid().sum()
     )
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     with torch.no_grad():
         trained = response_logps(model.eval(), groups)
@@ -206,7 +206,8 @@ def _played(kind: str, folder: Path) -> Outcome:
 
 def _name(ways: Any, chosen: dict[int, Any]) -> str:
     (way,) = {id(way): way for way in chosen.values()}.values()
-    return next(name for name, known in ways.items() if known == way)
+    names: dict[str, Any] = ways
+    return next(name for name, known in names.items() if known == way)
 
 
 def table(outcomes: list[Outcome]) -> str:

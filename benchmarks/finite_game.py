@@ -5,6 +5,7 @@ draws them, and writes the two tables into docs/theory.md; without ``--write`` i
 """
 
 import argparse
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from spin_theory.games.finite import play_rows
 GAMES, RESPONSES, SMALLEST = 64, 8, 1e-3
 ITERATIONS, STEPS = 20, 100  # of the exact objective, gradient descent at learning rate 1
 ROWS = 800  # 50k of the paper's rows; 14k and 26k are 224 and 416
-RULES = {"epochs": 2, "batch_size": 32, "learning_rate": 1.0}
+RULES: dict[str, Any] = {"epochs": 2, "batch_size": 32, "learning_rate": 1.0}
 
 
 def tables() -> tuple[TabularPolicy, TabularPolicy]:
@@ -31,7 +32,9 @@ def exact_games() -> list[tuple[str, ...]]:
     """Compare iterations with epochs of one opponent at equal steps, without sampling noise."""
     start, data = tables()
     solver = GradientSteps(steps=STEPS, learning_rate=1.0)
-    rows = [("beta", "20 iterations", "one opponent, at best", "one opponent, at the end")]
+    rows: list[tuple[str, ...]] = [
+        ("beta", "20 iterations", "one opponent, at best", "one opponent, at the end")
+    ]
     for beta in (5.0, 1.0, 0.1):
         iterated = play(start, data, beta=beta, iterations=ITERATIONS, solver=solver).tv[-1]
         problem = InnerProblem(data=data, sampler=start, reference=start, beta=beta)
@@ -47,8 +50,8 @@ def exact_games() -> list[tuple[str, ...]]:
 def finite_games() -> list[tuple[str, ...]]:
     """Compare training sizes, epochs and algorithms on rows that were drawn once."""
     start, data = tables()
-    tspin = {"opponent": without_reference, "history_weight": 0.1}
-    plays = [
+    tspin: dict[str, Any] = {"opponent": without_reference, "history_weight": 0.1}
+    plays: list[tuple[str, int, int, dict[str, Any]]] = [
         ("SPIN, beta 1", ROWS, 6, {}),
         ("SPIN, beta 1", 416, 6, {}),
         ("SPIN, beta 1", 224, 6, {}),
@@ -59,10 +62,10 @@ def finite_games() -> list[tuple[str, ...]]:
         ("T-SPIN, beta 1, 4 times the epochs", ROWS // 4, 6, tspin | {"epochs": 8}),
     ]
     titles = ("game", "rows", "KL to rows", "KL to data", "its SFT control: to rows", "to data")
-    lines = [titles]
+    lines: list[tuple[str, ...]] = [titles]
     for name, rows, iterations, changes in plays:
         game = play_rows(
-            start, data, rows=rows, iterations=iterations, **{"beta": 1.0} | RULES | changes
+            start, data, rows=rows, iterations=iterations, **{"beta": 1.0, **RULES, **changes}
         )
         numbers = [
             track[-1] for one in (game.spin, game.control) for track in (one.train_kl, one.kl)

@@ -105,7 +105,7 @@ def random_task(count: int, *, batch_size: int, max_new_tokens: int) -> Task:
     model = LlamaForCausalLM(config).eval()
     lengths = prompt_lengths(count, CONTEXT - max_new_tokens)
     prompts = [torch.randint(3, vocabulary, (length,)).tolist() for length in lengths]
-    settings = SamplingSettings(2, max_new_tokens, 1.0, batch_size)
+    settings = SamplingSettings((2,), max_new_tokens, 1.0, batch_size)
     return Task("random Llama", model, prompts, settings)
 
 
@@ -135,8 +135,8 @@ def stories_task(source: Path, count: int, *, batch_size: int, max_new_tokens: i
     ids = iter([i for text in texts for i in tokenizer(" ".join(text.split()))["input_ids"]])
     lengths = prompt_lengths(count, CONTEXT - max_new_tokens)
     prompts = [[next(ids) for _ in range(length)] for length in lengths]
-    line_break = tokenizer.convert_tokens_to_ids("<0x0A>")
-    settings = SamplingSettings(line_break, max_new_tokens, 1.0, batch_size)
+    line_break: Any = tokenizer.convert_tokens_to_ids("<0x0A>")
+    settings = SamplingSettings((line_break,), max_new_tokens, 1.0, batch_size)
     return Task("stories260K", model, prompts, settings)
 
 

@@ -149,7 +149,8 @@ def _exact_gradient(hidden: Tensor, weight: Tensor, targets: Tensor, factors: Te
     total = torch.zeros(weight.shape, dtype=torch.float64, device=weight.device)
     wide = weight.detach().double()
     for states, wanted, factor in zip(
-        *(x.detach().split(512) for x in (hidden, targets, factors)), strict=True
+        *(x.detach().split(512) for x in (hidden, targets, factors)),  # type: ignore[no-untyped-call]
+        strict=True,
     ):
         slopes = -torch.softmax(states.double() @ wide.T, -1)
         slopes[torch.arange(len(wanted)), wanted] += 1

@@ -89,8 +89,8 @@ def official(source: Path, out: Path) -> dict[str, Any]:
     rows = []
     for shard in sorted((directory.iteration(0) / "scored").glob("*.parquet")):
         for record in read_records(shard):
-            prompt = tokenizer.decode(record.prompt_ids, skip_special_tokens=True)
-            answers = {
+            prompt: Any = tokenizer.decode(record.prompt_ids, skip_special_tokens=True)
+            answers: dict[str, Any] = {
                 name: tokenizer.decode(record.of_role(name)[0].ids, skip_special_tokens=True)
                 for name in ("real", "generated")
             }
@@ -237,7 +237,7 @@ def _report(played: Run, seconds: float) -> str:
         )
         if summary.get(key)
     )
-    return f"{counts}; {seconds:.0f} s on two cores.\n\n{markdown_table(played.config)}"
+    return f"{counts}; {seconds:.0f} s on two cores.\n\n{markdown_table(played)}"
 
 
 def _chosen(name: str) -> Iterator[str]:

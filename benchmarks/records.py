@@ -38,8 +38,9 @@ def write_shards(folder: Path, rows: int) -> None:
     draw = np.random.default_rng(0)
 
     def ids(mean: int) -> list[int]:
-        drawn: list[int] = draw.integers(32_000, size=draw.integers(mean // 2, mean * 3 // 2))
-        return drawn.tolist()
+        size = draw.integers(mean // 2, mean * 3 // 2)
+        drawn: list[int] = draw.integers(32_000, size=size).tolist()
+        return drawn
 
     def record(number: int) -> Record:
         real = Response("real", ids(RESPONSE_TOKENS), "stop", opponent_logps=-100.0)

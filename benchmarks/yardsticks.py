@@ -61,7 +61,8 @@ class Size:
         )
         torch.manual_seed(0)
         with torch.device(device):
-            return LlamaForCausalLM(config).to(dtype).train()
+            model: Any = LlamaForCausalLM(config)
+            return model.to(dtype).train()
 
     def useful_flops(self, groups: Sequence[Group]) -> float:
         """Count what a step cannot do without: forward and backward, nothing computed again.
@@ -182,7 +183,7 @@ def our_step(
                 return batch.weight * objective(logps.view(-1, roles), opponent[run]).sum()
 
             loss, _ = response_loss(model, [example.group for example in batch.examples], weighted)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach().cpu()
         return total
 
@@ -220,7 +221,8 @@ def plain_step(model: Any, groups: Sequence[Group], *, opponent: Any = None) -> 
     def logps(model: Any) -> Tensor:
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
         token_logps = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-        return (token_logps * wanted[:, 1:]).sum(-1).view(-1, 2)
+        summed: Tensor = (token_logps * wanted[:, 1:]).sum(-1).view(-1, 2)
+        return summed
 
     def step() -> Tensor:
         policy = logps(model)
@@ -229,7 +231,7 @@ def plain_step(model: Any, groups: Sequence[Group], *, opponent: Any = None) -> 
             with torch.no_grad():
                 reference = logps(opponent)
         loss = Objective("spin", beta=BETA)(policy, reference).mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach().cpu()
 
     return step
@@ -295,7 +297,7 @@ def trl_step(model: Any, groups: Sequence[Group]) -> Step:
 
     def step() -> Tensor:
         loss: Tensor = trainer.compute_loss(trainer.model, dict(batch))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach().cpu()
 
     return step
