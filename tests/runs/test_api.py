@@ -8,10 +8,8 @@ import threading
 import time
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
-from nbclient import NotebookClient
 
 from spin_train.api import open_run, run
 from spin_train.errors import StoppedError, UserError
@@ -119,6 +117,9 @@ def test_an_interrupt_saves_and_stops_and_the_same_call_goes_on(played, tmp_path
 
 
 def test_bars_show_in_a_notebook(tmp_path):
+    import nbformat  # takes seconds to import
+    from nbclient import NotebookClient
+
     cell = (
         "from spin_train.display import watching\n"
         "with watching() as watch:\n"

@@ -13,19 +13,43 @@ import os
 import signal
 import sys
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
+
+from spin_train.system.processes import cpu_only
 
 CALLERS_OWN = {"COLUMNS", "PYTEST_CURRENT_TEST", "PWD", "OLDPWD"}
 """Variables that nothing reads as it is imported; with others changed, a run starts cold."""
 
+IMPORTED = [
+    *("deepspeed", "peft", "transformers", "spin_train.cli", "spin_train.stages.rehearsal"),
+    *("spin_train.driver.memory", "spin_train.driver.selfplay", "spin_train.driver.worker"),
+    *("spin_train.stages.table", "spin_train.stages.work"),
+]
+AS_WORKERS = {
+    "DS_ACCELERATOR": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""What a worker without a device is given, and reads as it imports these."""
+
 _CONTEXT = multiprocessing.get_context("forkserver")
-_server: dict[str, str] = {}  # the environment that the server was started with
+_server: dict[str, str] = {}  # the environment of the tests when the server was started
 
 
 def fits(environment: dict[str, str]) -> bool:
     """Say whether what the server has imported would be the same under this environment."""
+    if not cpu_only():
+        return False
     if not _server:
         _server.update(os.environ)
+        _CONTEXT.set_forkserver_preload(IMPORTED)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in AS_WORKERS.items():
+                patch.setenv(name, value)
+            forkserver.ensure_running()
     names = (set(_server) | set(environment)) - CALLERS_OWN
     return all(_server.get(name) == environment.get(name) for name in names)
 
@@ -34,7 +58,6 @@ def run(
     arguments: list[str], *, environment: dict[str, str], timeout: float
 ) -> tuple[int, str, str]:
     """Run the command line; returns (exit code, standard output, standard error)."""
-    _CONTEXT.set_forkserver_preload(["tests.train.warm_imports"])
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ("out", "err")]
         process = _CONTEXT.Process(
