@@ -53,7 +53,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots,train,peft,eval,lab,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots,train,peft,eval,gguf,lab,dev]'
 	$(BIN)/python -c 'from spin_train.system.processes import build_communication_op as build; build()'
 	@touch $@
 

@@ -10,17 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import (
     Annotated,
-    Any,
-    Literal,
     NoReturn,
     TypeVar,
-    get_args,
-    get_origin,
 )
 
 import typer
 
-from spin_train.config.files import known_keys, load_config, presets, section_of
+from spin_train.config.files import allowed_values, known_keys, load_config, presets, section_of
 from spin_train.config.paths import expanded
 from spin_train.config.schema import Config
 from spin_train.errors import StoppedError, UserError, WorkerError, disk_full
@@ -234,9 +230,20 @@ def keys(
     for key, field in found.items():
         if section_of(field) is None:
             default = "required" if field.is_required() else repr(field.default)
-            print(f"{key} [{default}]{_allowed(field.annotation)}: {field.description}")
+            print(f"{key} [{default}]{allowed_values(field.annotation)}: {field.description}")
         elif field.description:
             print(f"{key}: {field.description}")
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(parser=_path, help="GGUF file.")],
+    out: Annotated[Path, typer.Argument(parser=_path, help="Directory to write; a new one.")],
+) -> None:
+    """Make a model directory of a GGUF file, as `model` takes it; needs the extra `gguf`."""
+    from spin_train.model.gguf_files import convert as write
+
+    print(f"give it to a run: model={write(file, out)}")
 
 
 @app.command("presets")
@@ -285,14 +292,6 @@ def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise UserError(f"{text!r} is not a list of numbers separated by commas") from None
-
-
-def _allowed(kind: Any) -> str:
-    """Values that a type of the schema enumerates, as `keys` shows them."""
-    for branch in (kind, *get_args(kind)):
-        if get_origin(branch) is Literal:
-            return f" ({', '.join(map(str, get_args(branch)))})"
-    return ""
 
 
 def _run(config: Config, *, restart_iteration: bool, wide: bool) -> None:

@@ -4,7 +4,7 @@ import difflib
 import importlib.resources
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -14,7 +14,15 @@ from spin_train.config.schema import Config
 from spin_train.config.yaml12 import read_yaml
 from spin_train.errors import UserError
 
-__all__ = ["known_keys", "load_config", "override", "parse_config", "presets", "section_of"]
+__all__ = [
+    "allowed_values",
+    "known_keys",
+    "load_config",
+    "override",
+    "parse_config",
+    "presets",
+    "section_of",
+]
 
 # YAML 1.1 took these for two values of which YAML 1.2 has only the last.
 _WORDS = {
@@ -248,6 +256,25 @@ def _word_for_a_bool(config: Config) -> tuple[str, str]:
             key = f"training.{name}"
             return key, f"{key}: write {_WORDS[word]}; {value} is text in YAML 1.2"
     return "", ""
+
+
+def allowed_values(kind: Any) -> str:
+    """List the values that a type of the schema enumerates, as `spin-train keys` shows them.
+
+    Parameters
+    ----------
+    kind : type
+        Annotation of a key.
+
+    Returns
+    -------
+    str
+        A space and the values in brackets; empty if it enumerates none.
+    """
+    for branch in (kind, *get_args(kind)):
+        if get_origin(branch) is Literal:
+            return f" ({', '.join(map(str, get_args(branch)))})"
+    return ""
 
 
 def _example(key: str) -> str:

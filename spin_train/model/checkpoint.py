@@ -1,6 +1,7 @@
 """Which checkpoints a run can start from: said of the files alone, before any weight is read."""
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,6 @@ def _is_mapping(value: Any) -> bool:
 
 def _gguf_message(file: Path) -> str:
     return (
-        f"model: {file} is a GGUF file, which cannot be trained; convert it first (this needs "
-        'pip install gguf): python -c "from transformers import AutoModelForCausalLM as M, '
-        f"AutoTokenizer as T; where = dict(pretrained_model_name_or_path='{file.parent}', "
-        f"gguf_file='{file.name}'); M.from_pretrained(**where).save_pretrained('MODEL'); "
-        "T.from_pretrained(**where).save_pretrained('MODEL')\", then model=MODEL"
+        f"model: {file} is a GGUF file, whose weights cannot be trained as they are; convert it: "
+        f"spin-train convert {shlex.quote(str(file))} MODEL, then model=MODEL"
     )

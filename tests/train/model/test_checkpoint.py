@@ -61,7 +61,7 @@ def test_a_gguf_file_and_a_folder_of_them_are_refused_with_the_command_that_conv
     file = tmp_path / "m.Q4_K.gguf"
     file.write_bytes(b"GGUF")
     for path in (file, tmp_path):
-        with pytest.raises(UserError, match=r"gguf_file='m\.Q4_K\.gguf'.*save_pretrained"):
+        with pytest.raises(UserError, match=r"spin-train convert \S*m\.Q4_K\.gguf MODEL"):
             refuse_checkpoint(path)
 
 
