@@ -28,6 +28,11 @@ def notes_on(data: DataConfig, summary: dict[str, Any]) -> list[str]:
     if unused := summary["unused_fields"]:
         named = ", ".join(f"{name or '(no name)'} ({count} rows)" for name, count in unused.items())
         notes.append(f"fields of rows that nothing uses: {named}; data.ignore silences them")
+    if data.rows is not None and summary["train_prompts"] < data.rows:
+        notes.append(
+            f"data.rows asks for {data.rows} training prompts, but there are only "
+            f"{summary['train_prompts']}"
+        )
     shared = summary["held_out_responses_in_training"]
     if shared and data.shared_responses == "keep":
         notes.append(

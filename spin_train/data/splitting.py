@@ -82,8 +82,8 @@ def split_prompts(
     Prompts are put in the order of a digest of seed and prompt: the first are held out, the next
     are trained on. So nothing depends on the order of the rows, and a smaller `rows` gives a
     subset. `held_out` is a fraction of the distinct prompts below 1, and their number from 1 on.
-    Prompts of one conversation stay on one side, so a few less may be held out. Raises `UserError`
-    if either side would be empty, or fewer than `rows` prompts are left.
+    Prompts of one conversation stay on one side, so a few less may be held out. Where fewer than
+    `rows` are left, all of them are trained on. Raises `UserError` if either side would be empty.
     """
     key = hashlib.sha256(repr(seed).encode()).digest()
     places = {prompt: hashlib.sha256(key + prompt).digest() for prompt in set(prompts)}
@@ -105,11 +105,6 @@ def split_prompts(
         raise UserError(
             f"all {len(order)} prompts belong to one conversation, so none can be held out: add "
             "rows of other conversations"
-        )
-    if rows is not None and rows > len(train):
-        raise UserError(
-            f"data.rows asks for {rows} training prompts, but only {len(train)} are left "
-            f"after holding out {len(out)}: lower it, or set data.rows=null for all"
         )
     return set(train[:rows]), out
 

@@ -254,6 +254,7 @@ class _Pass:
             "unused_fields": dict(sorted(self.unused.items())),
             "left_out": int((~used).sum()) - self.counts["dropped_shared_responses"],
             "train": int(train.sum()),
+            "train_prompts": len({self.prompts[row] for row in np.flatnonzero(train)}),
             "held_out": int(held_out.sum()),
             "given": int((given >= 0).sum()),
             "distinct_prompts": len(set(self.prompts)),

@@ -132,11 +132,17 @@ def test_holding_everything_out_is_refused(held_out):
         split(range(10), held_out)
 
 
-def test_more_rows_than_there_are_is_refused():
-    with pytest.raises(
-        UserError, match=r"data\.rows asks for 10 .* only 9 are left after holding out 1"
-    ):
-        split(range(10), 1, rows=10)
+@pytest.mark.parametrize(("rows", "told"), [(5, False), (6, True)])
+def test_where_fewer_prompts_are_left_than_rows_all_are_taken_and_a_note_says_so(
+    tmp_path, rows, told
+):
+    """Six prompts, one of them in two rows, and one held out: five are left."""
+    data = write(tmp_path, [*ROWS, ROWS[-1]])
+    train, _, summary = prepared(data, rows=rows)
+    assert len({tuple(record.prompt_ids) for record in train}) == 5
+    asked = [note for note in summary["notes"] if note.startswith("data.rows asks")]
+    wanted = ["data.rows asks for 6 training prompts, but there are only 5"]
+    assert asked == (wanted if told else [])
 
 
 # Records and their number
