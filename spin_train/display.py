@@ -19,7 +19,7 @@ from rich.text import Text
 
 from spin_train.run.run import Run
 from spin_train.run.status import RunStatus
-from spin_train.run.tables import benchmark_table
+from spin_train.run.tables import answers_table, benchmark_table
 from spin_train.system.surroundings import quiet
 
 __all__ = [
@@ -97,7 +97,7 @@ def show_table(table: Table) -> None:
 
 def show_results(run: Run, *, wide: bool = False) -> None:
     """Print the tables of a run, its best policy, and a control that is better."""
-    for table in (run.table(wide=wide), benchmark_table(run.listed)):
+    for table in (run.table(wide=wide), answers_table(run.listed), benchmark_table(run.listed)):
         if table is not None:
             show_table(table)
     best, better, metric = run.best, run.better_control, run.config.selection.metric
@@ -130,8 +130,15 @@ def show_answers(answers: Sequence[Mapping[str, Any]]) -> None:
             show("human", human, "green")
         for name, of_policy in answer["answers"].items():
             for one in of_policy:
-                cut = "" if one["finish_reason"] == "stop" else f" [{one['finish_reason']}]"
-                show(name, (one["response"] or "(nothing)") + cut)
+                show(name, _marked(one))
+        for name, one in answer["greedy"].items():
+            show(f"{name}, greedy", _marked(one))
+
+
+def _marked(answer: Mapping[str, Any]) -> str:
+    """Text of an answer; one that did not end by itself says so."""
+    cut = "" if answer["finish_reason"] == "stop" else " [cut at max_new_tokens]"
+    return (answer["response"] or "(nothing)") + cut
 
 
 def status_table(status: RunStatus) -> Table:

@@ -1,5 +1,6 @@
 """The sections of a run's config: every key with its default and meaning."""
 
+import re
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,6 +12,7 @@ from spin_train.config.paths import Located
 __all__ = [
     "ROW_FORMATS",
     "AdapterConfig",
+    "AnswersConfig",
     "DataConfig",
     "EvaluationConfig",
     "GenerationConfig",
@@ -73,8 +75,9 @@ class DataConfig(Section):
     """What to do with training rows whose response is also held out, word for word: keep them, and
     say how many held-out responses that concerns, or leave them out of training."""
     rows: Start[int | None] = Field(default=None, ge=1)
-    """Training prompts taken at random, with all their rows; null uses all. A smaller number
-    selects a subset of a larger one, and the held-out prompts stay the same."""
+    """Training prompts taken at random, with all their rows; null uses all, and so do more than
+    there are, which is said. A smaller number selects a subset of a larger one, and the held-out
+    prompts stay the same."""
     max_prompt_tokens: Start[int] = Field(default=1024, ge=1)
     """Longest prompt, tokens, template included."""
     max_response_tokens: Start[int] = Field(default=1024, ge=1)
@@ -263,8 +266,34 @@ class LmEvalConfig(Section):
         return self
 
 
+class AnswersConfig(Section):
+    """Greedy answers of every policy to held-out prompts, by the transformers model itself."""
+
+    final: Start[str | None] = None
+    """Regular expression whose first group is the final answer, such as `#### *(.+)` for GSM8K. The
+    last match in the policy's answer and in the human response must be equal, apart from spaces,
+    commas, $ and a full stop. null compares nothing."""
+    prompts: Start[int | None] = Field(default=None, ge=1)
+    """Held-out prompts to answer; null answers all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            groups = 1 if self.final is None else re.compile(self.final).groups
+        except re.error as error:
+            raise ValueError(
+                f"final is not a regular expression ({error}), got {self.final!r}"
+            ) from None
+        if groups < 1:
+            raise ValueError(f"final needs a group in brackets for the answer, got {self.final!r}")
+        return self
+
+
 class EvaluationConfig(Section):
     """What is measured for every policy in addition to its held-out numbers."""
 
+    answers: Free[AnswersConfig | None] = None
+    """Greedy answers to the held-out prompts, and how many are right; null decodes none. Their
+    length is at most generation.max_new_tokens."""
     lm_eval: Free[LmEvalConfig | None] = None
     """Benchmarks of lm-eval; null runs none."""

@@ -70,7 +70,8 @@ class Response:
     """One response to a prompt."""
 
     role: str
-    """`real`, `generated`, `proto`, or `given`: the other response that came with the data."""
+    """`real`, `generated`, `proto`, `greedy`, or `given`: the other response that came with the
+    data."""
     ids: list[int]
     """Token ids, exactly as sampled or rendered."""
     finish_reason: str

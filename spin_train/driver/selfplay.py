@@ -23,6 +23,7 @@ from spin_train.driver.memory import refuse_killed_workers
 from spin_train.driver.preflight import refuse_early
 from spin_train.errors import DivergedError, StoppedError, UserError, WorkerError
 from spin_train.run.directory import RunDirectory, remove_partial
+from spin_train.run.graph import JUDGING
 from spin_train.run.manifest import Manifest
 from spin_train.run.resting import resting_note
 from spin_train.run.run import Run
@@ -110,7 +111,7 @@ def play(
 def _all_complete(run: Run) -> bool:
     """Say whether nothing is left to do; refuse to redo what later stages were made from."""
     manifest = run.manifest()
-    stages = [stage for stage in run.stages if stage.kind not in ("evaluate", "benchmark")]
+    stages = [stage for stage in run.stages if stage.kind not in JUDGING]
     complete = [manifest.is_complete(stage.name) for stage in stages]
     first = complete.index(False) if False in complete else len(stages)
     if any(complete[first:]):

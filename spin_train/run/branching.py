@@ -12,7 +12,7 @@ from spin_train.config.schema import SCHEDULES, Config
 from spin_train.config.yaml12 import yaml_text
 from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
-from spin_train.run.graph import Stage
+from spin_train.run.graph import ADDED_LATER, Stage
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
 from spin_train.system.files import PARTIAL, write_atomically, write_json
@@ -72,8 +72,7 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
         )
     new, manifest = Run.of(config), old.manifest()
     kept = [stage for stage in new.stages if stage.iteration < at]
-    # Benchmarks may be added to any run later.
-    kept = [s for s in kept if s.kind != "benchmark" or manifest.is_complete(s.name)]
+    kept = [s for s in kept if s.kind not in ADDED_LATER or manifest.is_complete(s.name)]
     missing = [stage.name for stage in kept if not manifest.is_complete(stage.name)]
     if config.control and not old.config.control and at > 0:
         raise UserError("control: the source run has none, and a control must start at iteration 0")

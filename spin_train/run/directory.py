@@ -10,7 +10,8 @@
     iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl evaluation.json
                          (reference/: scored by p_0, for T-SPIN_ref)
     control/iterK/       checkpoints/ policy/ metrics.jsonl evaluation.json
-                         where asked for, benchmark/ next to each evaluation.json
+                         where asked for, next to each evaluation.json: greedy.parquet and
+                         answers.json, and benchmark/
     results.json         all evaluations and benchmarks
     logs/                one file per start, all output of the workers; tensorboard/, by stage
 """

@@ -1,6 +1,7 @@
 """Metrics and samples of a run as data frames."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from spin_train.errors import UserError
 from spin_train.model.loading import load_tokenizer
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
-from spin_train.run.policies import listed_policies
+from spin_train.run.policies import Policy, listed_policies
 
 __all__ = ["answers", "metrics_frame", "samples_frame"]
 
@@ -67,11 +68,15 @@ def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pa
     return pandas.DataFrame(rows)
 
 
-def answers(config: Config, directory: RunDirectory, *, split: str) -> list[dict[str, Any]]:
+def answers(
+    config: Config, directory: RunDirectory, *, split: str, more: Sequence[Policy] = ()
+) -> list[dict[str, Any]]:
     """Prompts of a split, each with the human response and a list of answers per policy.
 
-    ``{"prompt_id", "prompt", "human", "answers": {"p_0": [{"response", "finish_reason"}], ...}}``,
-    in the order of the data. UserError if nothing is sampled yet, or for another split.
+    ``{"prompt_id", "prompt", "human", "answers": {"p_0": [{"response", "finish_reason"}], ...},
+    "greedy": {"p_0": {"response", "finish_reason"}, ...}}``, in the order of the data. Greedy are
+    those of the run's policies and of `more`. UserError if nothing is sampled yet, or for another
+    split.
     """
     if split not in ("held_out", "train"):
         raise UserError(f"--split is held_out or train, got {split!r}")
@@ -80,7 +85,12 @@ def answers(config: Config, directory: RunDirectory, *, split: str) -> list[dict
         f"p_{k}": sorted((directory.iteration(k) / "generations").glob(f"{split}-*.parquet"))
         for k in range(config.iterations)
     }
-    if not (rows.is_file() and any(sampled.values())):
+    decoded = [
+        policy
+        for policy in (*more, *listed_policies(config, directory))
+        if split == "held_out" and policy.greedy_file.is_file()
+    ]
+    if not (rows.is_file() and (decoded or any(sampled.values()))):
         raise UserError(f"nothing is sampled in {directory.root} yet")
     tokenizer = _tokenizer(config, directory)
 
@@ -93,15 +103,21 @@ def answers(config: Config, directory: RunDirectory, *, split: str) -> list[dict
             "prompt": text(record.prompt_ids),
             "human": [text(response.ids) for response in record.of_role("real")],
             "answers": {},
+            "greedy": {},
         }
         for record in read_records(rows)
     }
+
+    def said(response: Response) -> dict[str, str]:
+        return {"response": text(response.ids), "finish_reason": response.finish_reason}
+
     for name, shards in sampled.items():
         for record in read_records(*shards) if shards else ():
-            found[record.prompt_id]["answers"][name] = [
-                {"response": text(response.ids), "finish_reason": response.finish_reason}
-                for response in record.of_role("generated")
-            ]
+            answered = [said(response) for response in record.of_role("generated")]
+            found[record.prompt_id]["answers"][name] = answered
+    for policy in decoded:
+        for record in read_records(policy.greedy_file):
+            found[record.prompt_id]["greedy"][policy.name] = said(record.responses[0])
     return list(found.values())
 
 

@@ -5,9 +5,15 @@ from typing import Literal
 
 from spin_train.config.schema import Config
 
-__all__ = ["Kind", "Stage", "stages_of"]
+__all__ = ["ADDED_LATER", "JUDGING", "Kind", "Stage", "stages_of"]
 
-Kind = Literal["prepare", "train", "evaluate", "benchmark", "generate", "reference", "score"]
+Kind = Literal[
+    "prepare", "train", "evaluate", "answer", "benchmark", "generate", "reference", "score"
+]
+ADDED_LATER: tuple[Kind, ...] = ("answer", "benchmark")
+"""Stages that may be added to a finished run."""
+JUDGING: tuple[Kind, ...] = ("evaluate", *ADDED_LATER)
+"""Stages that measure a policy; no other stage needs what they leave."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,8 @@ def stages_of(config: Config) -> list[Stage]:
     stages = [Stage("data", "prepare")]
     if config.sft:
         stages.append(Stage("sft", "train"))
-    judge: tuple[Kind, ...] = ("evaluate",)
-    if config.evaluation.lm_eval:
-        judge = ("evaluate", "benchmark")
+    asked = {"answer": config.evaluation.answers, "benchmark": config.evaluation.lm_eval}
+    judge = [kind for kind in JUDGING if asked.get(kind, True)]
     stages += [Stage("initial", kind) for kind in judge]
     for k in range(config.iterations):
         kinds: tuple[Kind, ...] = ("generate", "score", "train", *judge)

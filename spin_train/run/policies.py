@@ -50,6 +50,21 @@ class Policy:
         return _read(self.evaluation) if self.evaluation.is_file() else None
 
     @property
+    def greedy_file(self) -> Path:
+        """File with its greedy answers to held-out prompts, token by token."""
+        return self.evaluation.parent / "greedy.parquet"
+
+    @property
+    def answers_file(self) -> Path:
+        """File with what was counted of these answers."""
+        return self.evaluation.parent / "answers.json"
+
+    @property
+    def answers(self) -> dict[str, Any] | None:
+        """Counts of its greedy answers (docs/metrics.md); None where none are decoded."""
+        return _read(self.answers_file) if self.answers_file.is_file() else None
+
+    @property
     def benchmarks(self) -> dict[str, dict[str, Any]]:
         """Results of lm-eval by task; empty without benchmarks."""
         files = sorted((self.evaluation.parent / "benchmark").glob("*.json"))

@@ -286,6 +286,7 @@ class Run:
                 "policy": policy.name,
                 "folder": str(policy.evaluation.parent.relative_to(self.root)),
                 **numbers,
+                **({} if policy.answers is None else {"answers": policy.answers}),
                 "benchmarks": policy.benchmarks,
             }
             for policy in self.listed

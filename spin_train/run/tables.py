@@ -8,7 +8,7 @@ from rich.table import Table
 
 from spin_train.run.policies import Policy
 
-__all__ = ["benchmark_table", "results_table", "wide_table"]
+__all__ = ["answers_table", "benchmark_table", "results_table", "wide_table"]
 
 _SHORT_LEGEND = (
     "held-out prompts, ± standard error; y' is sampled from the opponent p_t; more numbers: --wide"
@@ -108,6 +108,37 @@ def wide_table(title: str, evaluations: Mapping[str, Mapping[str, Any]]) -> Tabl
             else "",
             _number(numbers, "tv_lower_bound", 3),
         )
+    return table
+
+
+def answers_table(policies: Sequence[Policy]) -> Table | None:
+    """Right final answers by greedy decoding, with intervals; None where none are decoded."""
+    found = {policy.name: policy.answers for policy in policies}
+    counted = {name: answers for name, answers in found.items() if answers is not None}
+    if not counted:
+        return None
+    prompts = max(answers["prompts"] for answers in counted.values())
+    table = Table(
+        "policy",
+        "exact match (95 %)",
+        "with an answer",
+        "stops",
+        "tokens",
+        title=f"greedy answers to {prompts} held-out prompts",
+    )
+    for name, answers in counted.items():
+        exact = ""
+        if "exact_match" in answers:
+            low, high = (100 * answers[f"exact_match_{end}"] for end in ("low", "high"))
+            exact = f"{100 * answers['exact_match']:.1f} % ({low:.1f} to {high:.1f})"
+        table.add_row(
+            name,
+            exact,
+            _number(answers, "with_final", 2),
+            _number(answers, "stopped", 2),
+            _number(answers, "tokens", 1),
+        )
+    table.caption = "\n".join(_all_notes(counted)) or None
     return table
 
 

@@ -31,12 +31,16 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     """Draw one token per row of logits (B, V) by inverting the distribution function.
 
     With uniforms u in [0, 1), float64, the token is the first whose cumulated weight exceeds u
-    times the total; weights are p^(1 / temperature). None has probability 0. Returns the ids (B,)
-    and their log-probs at temperature 1 (B,), in nats and float64.
+    times the total; weights are p^(1 / temperature). None has probability 0. At
+    temperature 0 it is the likeliest token, the first of equals, and no number is drawn. Returns
+    the ids (B,) and their log-probs at temperature 1 (B,), in nats and float64.
     """
     # In float64: sums over a vocabulary in float32 would drop its rare tokens.
     scores = logits.double()
     scores = scores - scores.max(-1, keepdim=True).values
+    if temperature == 0:
+        likeliest = scores.argmax(-1, keepdim=True)  # (B, 1)
+        return likeliest[:, 0], scores.log_softmax(-1).gather(1, likeliest)[:, 0]
     sums = (scores / temperature).exp().cumsum(-1)  # (B, V), not normalised
     total = sums[:, -1:]  # (B, 1)
     # The largest uniform, 1 - 2**-53, times the total is below the total even when rounded. Only

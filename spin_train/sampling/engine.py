@@ -20,7 +20,7 @@ class SamplingSettings:
     max_new_tokens: int
     """Where a response is cut; a cut one gets no end of text."""
     temperature: float
-    """1 samples the opponent itself."""
+    """1 samples the opponent itself; 0 takes the likeliest token each time."""
     batch_size: int
     """Responses sampled together; an engine that schedules its own batches ignores it."""
 

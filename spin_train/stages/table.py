@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spin_train.run.graph import Kind, Stage
+from spin_train.stages.answer import answer
 from spin_train.stages.benchmark import benchmark
 from spin_train.stages.evaluate import evaluate
 from spin_train.stages.generate import generate
@@ -21,6 +22,7 @@ STAGES: dict[Kind, Callable[[Work, Stage], list[Path]]] = {
     "score": score,
     "train": train,
     "evaluate": evaluate,
+    "answer": answer,
     "benchmark": benchmark,
 }
 """Kind of stage to the function that does it on one rank, together with the other ranks.
