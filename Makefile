@@ -18,10 +18,11 @@ EVERY_CHANGE := not slow and not cluster and not browser and not vllm
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
 .PHONY: help setup demo check test test-theory test-train test-long test-slow left-out \
-	lint types verify lab figures mutants faults processors architectures gpu lowest wheel-check clean
+	real lint types verify lab figures mutants faults processors architectures gpu lowest wheel-check clean
 
 help:
 	@echo "make demo          play SPIN on a small known language (no download after set-up)"
+	@echo "make real          a real model (135 million parameters) on rows of GSM8K=FILE; ROWS=200"
 	@echo "make check         3 minutes: lint, types, tests that start no process"
 	@echo "make test          18 minutes: lint, types, and every test but the slow ones"
 	@echo "make test FILE=... tests of a file, a folder or a name, such as tests/theory/test_losses.py"
@@ -59,6 +60,11 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/spin-train demo
+
+# The model comes from the Python package index. Without GSM8K= the rows come from the hub.
+ROWS ?= 200
+real: setup
+	$(BIN)/python -m benchmarks.real --rows $(ROWS) $(if $(GSM8K),--data $(GSM8K)) $(SET)
 
 check: setup lint types
 	HYPOTHESIS_PROFILE=quick $(PYTEST) $(SHARED) -m "not process and ($(EVERY_CHANGE))"
