@@ -65,7 +65,7 @@ demo: setup
 # The model comes from the Python package index. Without GSM8K= the rows come from the hub.
 ROWS ?= 200
 real: setup
-	$(BIN)/python -m benchmarks.real --rows $(ROWS) $(if $(GSM8K),--data $(GSM8K)) $(SET)
+	$(BIN)/python -m benchmarks.real --rows $(ROWS) $(if $(GSM8K),--data $(GSM8K)) $(if $(OUT),--out $(OUT)) $(SET)
 
 check: setup lint types
 	HYPOTHESIS_PROFILE=quick $(PYTEST) $(SHARED) -m "not process and ($(EVERY_CHANGE))"
