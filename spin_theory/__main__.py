@@ -25,6 +25,7 @@ from spin_theory.games.endings import ExactLaw, describe_end, rest_with_history
 from spin_theory.games.phase import PhaseDiagram, phase_diagram
 from spin_theory.games.play import Game, play
 from spin_theory.games.rates import effective_beta
+from spin_theory.games.sft import sft_sentence
 from spin_theory.games.solvers import OPTIMISERS, GradientSteps, Solver
 from spin_theory.losses import PENALTIES
 from spin_theory.minima.closed_forms import exact
@@ -146,6 +147,8 @@ def _require_closed_form(options: argparse.Namespace, remedy: str) -> None:
         raise ValueError(f"--loss-type {penalty.name} has no closed form; {remedy}")
     if options.history_weight > 0:
         raise ValueError(f"--history-weight > 0 has no closed form; {remedy}")
+    if options.sft_weight > 0 and penalty.bounded_below:
+        raise ValueError(f"--sft-weight > 0 has no closed form; {remedy}")
 
 
 def _play(options: argparse.Namespace) -> int:
@@ -179,6 +182,7 @@ def _play(options: argparse.Namespace) -> int:
         solver=solver,
         opponent=_rule(options),
         history_weight=options.history_weight,
+        sft_weight=options.sft_weight,
         seed=options.seed,
     )
     rows = _game_rows(game, options)
@@ -191,6 +195,8 @@ def _play(options: argparse.Namespace) -> int:
         print(describe_end(game, _law(game, options)))
         if options.algorithm == "spin" and options.history_weight > 0:
             print(_with_history(game, options))
+        elif (told := _with_sft(game, options)) is not None:
+            print(told)
     if options.plot is not None:
         draw_game(game).savefig(options.plot)
     return 0
@@ -239,6 +245,8 @@ def _law(game: Game, options: argparse.Namespace) -> ExactLaw | None:
     """Say what is proved about the game that was played; None where nothing is."""
     exponent = PENALTIES[options.loss_type].exponent
     solved = options.solver in ("exact", "minimiser") and options.history_weight == 0
+    if options.sft_weight > 0:  # not linear in the log-ratio
+        return None
     if not solved or exponent is None or len(set(game.betas)) != 1:
         return None
     share = exponent / game.betas[0]  # 1 - m
@@ -268,11 +276,20 @@ def _with_history(game: Game, options: argparse.Namespace) -> str:
     return f"{what}: it rests at (p_data - w p_0) / (1 - w), TV {distance:.3g} from the data"
 
 
+def _with_sft(game: Game, options: argparse.Namespace) -> str | None:
+    """Say what an SFT term does to small deviations from the data, where that is known."""
+    solved = options.solver in ("exact", "minimiser") and options.opponent == "last"
+    if options.sft_weight == 0 or options.algorithm != "spin" or not solved:
+        return None
+    return sft_sentence(game.betas, sft_weight=options.sft_weight, loss_type=options.loss_type)
+
+
 def _phase(options: argparse.Namespace) -> int:
     if options.plot is not None:
         require_plot(options.plot)
     _require_table(options.games, options.responses)
-    if "exact" in options.inner_steps:
+    searched = options.sft_weight > 0 and PENALTIES[options.loss_type].suits_newton
+    if "exact" in options.inner_steps and not searched:
         _require_closed_form(options, "give --inner-steps without exact")
     with _progress("beta") as track:
         diagram = phase_diagram(
@@ -287,6 +304,7 @@ def _phase(options: argparse.Namespace) -> int:
             loss_type=options.loss_type,
             opponent=_rule(options),
             history_weight=options.history_weight,
+            sft_weight=options.sft_weight,
             seed=options.seed,
             track=track,
         )

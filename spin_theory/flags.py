@@ -170,6 +170,9 @@ def _add_game_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--history-weight", type=float, default=0.0, help="weight of T-SPIN's history term, >= 0"
     )
+    parser.add_argument(
+        "--sft-weight", type=float, default=0.0, help="weight of an SFT term, >= 0, per nat"
+    )
     parser.add_argument("--responses", type=_positive, default=8, help="number of responses")
     parser.add_argument("--iterations", type=_positive, default=10, help="iterations of self-play")
     parser.add_argument(

@@ -33,6 +33,60 @@ FAULTS = {
             "5.2 witness interval, hinge",
         ),
     },
+    "games.sft:sft_multiplier": {
+        "without the SFT term": (
+            lambda right: lambda **rules: right(**(rules | {"sft_weight": 1e-9})),
+            "multiplier with an SFT term",
+        ),
+    },
+    "games.sft:steadying_weight": {
+        "half of it": (
+            lambda right: lambda **rules: right(**rules) / 2,
+            "multiplier with an SFT term",
+        ),
+    },
+    "minima.closed_forms:linear_scores": {
+        "towards the opponent": (
+            lambda right: lambda problem: -right(problem),
+            "correlation with an SFT term",
+        ),
+    },
+    "minima.sft_term:SftTerm.supply": {
+        "the other way round": (
+            lambda right: lambda term, scores: -right(term, scores),
+            "certificate with an SFT term",
+        ),
+    },
+    "minima.sft_term:SftTerm.log_pulls": {
+        "at scale 1": (
+            lambda right: lambda term, scores: right(term, scores) + math.log(term.beta),
+            "certificate with an SFT term",
+        ),
+    },
+    "minima.sft_term:SftTerm.values": {
+        "of the opponent's responses": (
+            lambda right: (
+                lambda term, scores: right(replace(term, log_real=term.log_reference), scores)
+            ),
+            "objective with an SFT term",
+        ),
+    },
+    "losses.pairs:with_sft": {
+        "the log-prob added": (
+            lambda right: (
+                lambda losses, *, policy_real_logps, sft_weight: (
+                    losses + sft_weight * policy_real_logps
+                )
+            ),
+            "loss of a pair",
+        ),
+    },
+    "games.gradients:logit_gradient": {
+        "without the SFT term": (
+            lambda right: lambda problem, **rules: right(replace(problem, sft_weight=0.0), **rules),
+            "objective with an SFT term",
+        ),
+    },
     "divergences:kl": {"the other way round": (_swapped, "divergences")},
     "divergences:chi_square": {"the other way round": (_swapped, "divergences")},
     "divergences:renyi": {

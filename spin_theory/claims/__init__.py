@@ -20,6 +20,7 @@ claim held, the residual, the tolerance, and the numbers it rests on.
 ``first_step``         SPIN's first step is SFT's
 ``objective``          convexity, and the least value of every penalty
 ``searches``           what a search returns: certificates, gradients and gaps
+``sft_term``           objectives with an SFT term, and their certificates
 ``hinge_bounds``       lower bounds of the hinge that any potentials prove
 ``preference``         SPIN is DPO's population loss
 ``distance``           what the loss proves about the distance between opponent and data
@@ -31,6 +32,7 @@ claim held, the residual, the tolerance, and the numbers it rests on.
 ``rates``              multipliers, waiting times and cycles
 ``linear_map``         one iteration as a matrix
 ``inexact``            games solved by a few steps
+``sft_game``           games with an SFT term: their multiplier
 ``temperature``        samples at another temperature
 ``inexact_game``       an optimiser's steps, and what sums games up
 ``hinge_game``         the hinge's cycle of two near the data

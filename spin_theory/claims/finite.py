@@ -87,6 +87,7 @@ def check_finite_game(
     *,
     beta: float,
     seed: int,
+    sft_weight: float = 0.0,
     game: Callable[..., FiniteGame] = play_rows,
     tolerance: float = ROUNDING,
 ) -> Evidence:
@@ -100,6 +101,8 @@ def check_finite_game(
         Scale on log-prob differences, > 0, no unit.
     seed : int
         Of the rows.
+    sft_weight : float, default 0.0
+        Weight of the SFT term, >= 0, per nat.
     game : callable, default play_rows
         What plays it.
     tolerance : float, default 1e-12
@@ -115,7 +118,8 @@ def check_finite_game(
     -----
     Rows and samples are drawn once more by inversion. A step of gradient descent at the opponent
     adds `beta / (2 N)` to the logit of each row's real response and takes it from that of its
-    generated one; SFT's takes the policy's probabilities instead.
+    generated one; SFT's takes the policy's probabilities instead, and an SFT term of weight w adds
+    w times SFT's.
 
     Examples
     --------
@@ -125,7 +129,15 @@ def check_finite_game(
     """
     rows = 40
     played = game(
-        start, data, rows=rows, beta=beta, iterations=1, epochs=1, batch_size=rows, seed=seed
+        start,
+        data,
+        rows=rows,
+        beta=beta,
+        iterations=1,
+        epochs=1,
+        batch_size=rows,
+        seed=seed,
+        sft_weight=sft_weight,
     )
     real, generated = (
         _drawn(policy, rows, 4 * seed + kind) for policy, kind in ((data, 0), (start, 2))
@@ -138,7 +150,7 @@ def check_finite_game(
     errors = [float(played.rows[0].tolist() != real)]
     for name, track in (("spin", played.spin), ("control", played.control)):
         logits = [
-            math.log(p) + beta / 2 * (up - down)
+            math.log(p) + beta / 2 * (up - down) + sft_weight * (up - p)
             for p, up, down in zip(first, shares, pushes[name], strict=True)
         ]
         total = math.fsum(math.exp(logit) for logit in logits)
@@ -192,12 +204,16 @@ CLAIMS = (
         name="game on rows",
         statement="A step on rows that were drawn once moves each real response up and each "
         "generated one down by `beta / (2 N)`; its control moves the policy's own probabilities "
-        "down instead.",
+        "down instead, and so does an SFT term.",
         source="derived",
         function=check_finite_game,
         tolerance=ROUNDING,
         check=lambda draw, *_: check_finite_game(
-            draw.small_start, draw.small_data, beta=draw.beta, seed=draw.instance.seed
+            draw.small_start,
+            draw.small_data,
+            beta=draw.beta,
+            seed=draw.instance.seed,
+            sft_weight=draw.instance.seed % 3 / 4,
         ),
     ),
 )

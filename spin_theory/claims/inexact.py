@@ -1,6 +1,7 @@
 """Claims about self-play whose iterations are some steps of gradient descent."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ def check_inexact_play(
     beta: float,
     solver: GradientSteps,
     loss_type: str = "logistic",
+    sft_weight: float = 0.0,
     tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check the law of inexact self-play near the data against the steps, differentiated.
@@ -45,6 +47,8 @@ def check_inexact_play(
         Gradient descent on the exact objective, with momentum or without.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty.
+    sft_weight : float, default 0.0
+        Weight of the SFT term, >= 0, per nat.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 
@@ -72,17 +76,19 @@ def check_inexact_play(
     >>> check_inexact_play(data, beta=0.1, solver=GradientSteps(10, learning_rate=1.0)).holds
     True
     """
-    law, radius = _law(data, beta, solver, loss_type)
-    found = linearise([data, data], data, beta=beta, loss_type=loss_type, solver=solver)
+    rules: dict[str, Any] = {"loss_type": loss_type, "sft_weight": sft_weight}
+    law, radius = _law(data, beta, solver, **rules)
+    found = linearise([data, data], data, beta=beta, solver=solver, **rules)
     errors = [float((found.matrix - law).abs().max()) / max(1.0, radius)]
     # At its limit descent throws every step as far as the last: two of them change nothing.
     largest = fisher_eigenvalues(data)[0, -1:]
-    limit = float(descent_limit(largest, learning_rate=1.0, loss_type=loss_type))
-    if limit < math.inf:
+    limit = float(descent_limit(largest, learning_rate=1.0, **rules))
+    if 0 < limit < math.inf:
         errors += [
-            abs(float(m) - 1)
-            for m in inexact_multiplier(largest, beta=limit, steps=2, loss_type=loss_type)
+            abs(float(m) - 1) for m in inexact_multiplier(largest, beta=limit, steps=2, **rules)
         ]
+    elif limit == 0:  # the SFT term alone is too steep
+        errors.append(max(0.0, 2 - sft_weight * float(largest)))
     return Evidence(largest_error(errors), tolerance, {"spectral_radius": radius})
 
 
@@ -145,7 +151,11 @@ def check_inexact_game(
 
 
 def _law(
-    data: TabularPolicy, beta: float, solver: GradientSteps, loss_type: str
+    data: TabularPolicy,
+    beta: float,
+    solver: GradientSteps,
+    loss_type: str,
+    sft_weight: float = 0.0,
 ) -> tuple[Tensor, float]:
     """Matrix m(A) on log-ratios without their constants, (Y, Y), and its largest |m|."""
     if solver.optimiser not in ("gd", "momentum"):
@@ -158,6 +168,7 @@ def _law(
         learning_rate=solver.learning_rate,
         momentum=solver.momentum if solver.optimiser == "momentum" else 0.0,
         loss_type=loss_type,
+        sft_weight=sft_weight,
     )
     return eigenvectors * multipliers @ eigenvectors.T, float(multipliers.abs().max())
 
@@ -166,12 +177,13 @@ def _centred(table: Tensor) -> Tensor:
     return table - table.mean(dim=-1, keepdim=True)
 
 
-def _solver(draw: Draw, loss_type: str) -> GradientSteps:
+def _solver(draw: Draw, loss_type: str, *, sft_weight: float = 0.0) -> GradientSteps:
     """From 1 to 8 steps, at rates on either side of what descent bears."""
     seed = draw.instance.seed
     # Rate times curvature, of which descent bears 2; hinge has no curvature at the data.
     reach = 0.3 + 0.4 * (seed % 7)
     curvature = draw.beta**2 / 2 if loss_type == "logistic" else draw.beta
+    curvature = curvature + sft_weight
     largest = float(fisher_eigenvalues(draw.small_data).max())
     return GradientSteps(
         steps=1 + seed % 8,
@@ -198,6 +210,23 @@ CLAIMS = (
             loss_type=loss_type,
         ),
         loss_types=("logistic", "hinge"),
+    ),
+    Claim(
+        name="inexact play with an SFT term, {loss_type}",
+        statement="With an SFT term of weight w the multiplier of k gradient steps is `1 - (g / c) "
+        "(1 - (1 - eta c mu)^k)`, with `g = beta / 2 + w` and `c = beta^2 / 2 + w`; correlation: "
+        "with `g = beta + w` and `c = w`.",
+        source="derived",
+        function=check_inexact_play,
+        tolerance=ROUNDING,
+        check=lambda draw, _, loss_type: check_inexact_play(
+            draw.small_data,
+            beta=draw.beta,
+            solver=_solver(draw, loss_type, sft_weight=0.2),
+            loss_type=loss_type,
+            sft_weight=0.2,
+        ),
+        loss_types=("logistic", "correlation"),
     ),
     Claim(
         name="an inexact iteration near the data",

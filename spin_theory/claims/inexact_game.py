@@ -34,7 +34,7 @@ def check_gradient_steps(
     Parameters
     ----------
     problem : InnerProblem
-        SPIN's, of the logistic penalty and without history.
+        SPIN's, of the logistic penalty and without history; with or without an SFT term.
     start : TabularPolicy, shape (X, Y)
         Where the steps begin.
     learning_rate : float
@@ -67,7 +67,10 @@ def check_gradient_steps(
         scores = problem.beta * (logits - reference)  # a normaliser cancels in every margin
         margins = scores[:, :, None] - scores[:, None, :]
         pulls = -problem.beta * weights * np.exp(-np.logaddexp(0, margins))
-        slope: Numbers = pulls.sum(axis=-1) - pulls.sum(axis=-2)
+        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probs = odds / odds.sum(axis=-1, keepdims=True)
+        sft = problem.sft_weight * (probs - problem.data.probs.numpy())
+        slope: Numbers = pulls.sum(axis=-1) - pulls.sum(axis=-2) + sft
         return slope
 
     def adam(slope: Numbers) -> Numbers:
@@ -247,12 +250,13 @@ def _iterate(
     return torch.log_softmax(logits + beta / 2 * (data.probs - logits.exp()), dim=-1)
 
 
-def _spin(draw: Draw) -> InnerProblem:
+def _spin(draw: Draw, *, sft_weight: float = 0.0) -> InnerProblem:
     return InnerProblem(
         data=draw.small_data,
         sampler=draw.small_start,
         reference=draw.small_start,
         beta=draw.beta,
+        sft_weight=sft_weight,
     )
 
 
@@ -266,6 +270,16 @@ CLAIMS = (
         tolerance=ROUNDING,
         check=lambda draw, *_: check_gradient_steps(
             _spin(draw), draw.small_other, learning_rate=0.3
+        ),
+    ),
+    Claim(
+        name="optimiser steps with an SFT term",
+        statement="The same holds with an SFT term.",
+        source="derived",
+        function=check_gradient_steps,
+        tolerance=ROUNDING,
+        check=lambda draw, *_: check_gradient_steps(
+            _spin(draw, sft_weight=0.5), draw.small_other, learning_rate=0.3
         ),
     ),
     Claim(

@@ -106,6 +106,7 @@ def check_pair_losses(
     *,
     beta: float,
     history_weight: float = 0.1,
+    sft_weight: float = 0.3,
     loss_type: str = "logistic",
     tolerance: float = ROUNDING,
 ) -> Evidence:
@@ -120,6 +121,8 @@ def check_pair_losses(
         Pull towards the opponent, > 0, no unit.
     history_weight : float, default 0.1
         Weight of T-SPIN's history term, >= 0, no unit.
+    sft_weight : float, default 0.3
+        Weight of the SFT term, >= 0, per nat.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     tolerance : float, default 1e-12
@@ -158,6 +161,7 @@ def check_pair_losses(
         opponent_generated_logps=reference_generated,
         beta=beta,
         loss_type=loss_type,
+        sft_weight=sft_weight,
     )
     triplet = tspin_loss(
         policy_real_logps=real,
@@ -166,6 +170,7 @@ def check_pair_losses(
         beta=beta,
         history_weight=history_weight,
         loss_type=loss_type,
+        sft_weight=sft_weight,
     )
     y, other, old = (table.numpy() for table in (real, generated, proto))
     p, q = reference.numpy(), reference_generated.numpy()
@@ -180,14 +185,14 @@ def check_pair_losses(
         *(formula(beta * each)[:2] for each in (margin, current, history)), strict=True
     )
     spread = [
-        value + np.exp(slope) * beta * size + 1e-300
+        value + np.exp(slope) * beta * size + sft_weight * np.abs(y) + 1e-300
         for value, slope, size in zip(map(np.abs, values), slopes, sizes, strict=True)
     ]
     errors = [
-        _apart(pair, values[0], spread[0]),
+        _apart(pair, values[0] - sft_weight * y, spread[0]),
         _apart(
             triplet,
-            values[1] + history_weight * values[2],
+            values[1] + history_weight * values[2] - sft_weight * y,
             spread[1] + history_weight * spread[2],
         ),
         _apart(sft_loss(policy_real_logps=real), -y, np.abs(y)),
@@ -255,7 +260,7 @@ CLAIMS = (
         name="loss of a pair, {loss_type}",
         statement="SPIN's loss is the penalty of beta times the difference of two log-ratios. "
         "T-SPIN's is that of two differences of log-probs, one of them weighted, and SFT's is the "
-        "negative log-prob.",
+        "negative log-prob, which an SFT term adds to either, weighted.",
         source="SPIN, eq. (4.7); T-SPIN, eq. (7)",
         function=check_pair_losses,
         tolerance=ROUNDING,

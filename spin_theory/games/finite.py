@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spin_theory.divergences import kl, tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
-from spin_theory.losses import penalty_named, require_beta
+from spin_theory.losses import penalty_named, require_beta, require_weight, with_sft
 from spin_theory.policies import TabularPolicy, require_same_shape
 
 __all__ = ["FiniteGame", "Track", "play_rows"]
@@ -107,6 +107,7 @@ def play_rows(
     loss_type: str = "logistic",
     opponent: OpponentRule = last_iterate,
     history_weight: float = 0.0,
+    sft_weight: float = 0.0,
     seed: int = 0,
 ) -> FiniteGame:
     r"""Play on rows that are drawn once, as a run does on its data set.
@@ -128,8 +129,8 @@ def play_rows(
     batch_size : int, default 64
         Rows per step, at least 1; the last batch of an epoch may be smaller.
     learning_rate : float, default 1.0
-        On the logits of a prompt, > 0. The control's is scaled by ``beta * abs(l'(0))``, which
-        makes its first step SPIN's in expectation.
+        On the logits of a prompt, > 0. The control's is scaled by ``beta * abs(l'(0)) +
+        sft_weight``, which makes its first step SPIN's in expectation.
     optimiser : {'gd', 'rmsprop'}, default 'gd'
         Gradient descent or torch's RMSProp, with fresh state in each iteration.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
@@ -139,6 +140,8 @@ def play_rows(
         :func:`without_reference` T-SPIN.
     history_weight : float, default 0.0
         Weight of T-SPIN's history term, >= 0; its proto responses are drawn once, one per row.
+    sft_weight : float, default 0.0
+        Weight of the SFT term, >= 0, per nat.
     seed : int, default 0
         Of rows, samples and the order of the rows.
 
@@ -168,6 +171,7 @@ def play_rows(
         raise ValueError(f"optimiser must be one of {', '.join(OPTIMISERS)}, got {optimiser!r}")
     if not history_weight >= 0:
         raise ValueError(f"history_weight must be >= 0, got {history_weight!r}")
+    sft_weight = require_weight("sft_weight", sft_weight)
     penalty = penalty_named(loss_type)
     sources = [torch.Generator().manual_seed(4 * seed + kind) for kind in range(4)]
     real, proto = (
@@ -193,10 +197,12 @@ def play_rows(
             losses = penalty(mine - other)
             if history_weight > 0:
                 losses = losses + history_weight * penalty(other - first)
-            return losses
+            real_logps = log_probs.gather(1, real.gather(1, batch))
+            return with_sft(losses, policy_real_logps=real_logps, sft_weight=sft_weight)
 
         def of_rows(log_probs: Tensor, batch: Tensor) -> Tensor:
-            return penalty.slope_at_zero * beta * log_probs.gather(1, real.gather(1, batch))
+            factor = sft_weight - penalty.slope_at_zero * beta
+            return -factor * log_probs.gather(1, real.gather(1, batch))
 
         orders = [_order(len(real), rows, sources[3]) for _ in range(epochs)]
         batches = [batch for order in orders for batch in torch.split(order, batch_size, dim=1)]

@@ -43,7 +43,8 @@ def logit_gradient(
     the margins :math:`t = D f` of scores f, D the matrix that takes differences of all pairs
     i < j; normalisers cancel. So the gradient in the logits is :math:`\beta D^T (W_{ij}
     \ell'(t_{ij}) - W_{ji} \ell'(-t_{ij}))`: two products with D and one elementwise pass, in
-    which a thousand small tables cost little more than one.
+    which a thousand small tables cost little more than one. An SFT term of weight w adds :math:`w
+    (p - p_{data})`, p the policy of the logits.
 
     Examples
     --------
@@ -65,7 +66,12 @@ def logit_gradient(
 
     def gradient(logits: Tensor) -> Tensor:
         margins = differences @ (beta * (logits - reference))  # (P, X)
-        return beta * (differences.T @ (push(-margins) - pull(margins)))
+        slope = beta * (differences.T @ (push(-margins) - pull(margins)))
+        if problem.sft_weight > 0:
+            slope = slope + problem.sft_weight * (
+                torch.softmax(logits, dim=0) - problem.data.probs.T
+            )
+        return slope
 
     return gradient
 

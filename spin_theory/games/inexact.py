@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from spin_theory.losses import penalty_named, require_beta
+from spin_theory.losses import penalty_named, require_beta, require_weight
 from spin_theory.policies import TabularPolicy
 
 __all__ = ["descent_limit", "fisher_eigenvalues", "fisher_matrix", "inexact_multiplier"]
@@ -72,6 +72,7 @@ def inexact_multiplier(
     learning_rate: float = 1.0,
     momentum: float = 0.0,
     loss_type: str = "logistic",
+    sft_weight: float = 0.0,
 ) -> Tensor:
     r"""Factor by which an iteration of some gradient steps multiplies deviations from the data.
 
@@ -89,13 +90,18 @@ def inexact_multiplier(
         Of heavy-ball momentum, in [0, 1), no unit; 0 is gradient descent.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty.
+    sft_weight : float, default 0.0
+        Weight w of the SFT term, >= 0, per nat.
 
     Returns
     -------
     Tensor, shape (...)
         The multiplier of the log-ratio to the data along each eigenvector, to first order. For
         the logistic penalty :math:`m(\mu) = 1 - [1 - (1 - \eta \beta^2 \mu/2)^k]/\beta`; where
-        :math:`\ell''(0) = 0`, as for hinge, :math:`1 - k \eta \beta \mu |\ell'(0)|`.
+        :math:`\ell''(0) = 0`, as for hinge, :math:`1 - k \eta \beta \mu |\ell'(0)|`. With an
+        SFT term the gradient begins at :math:`g = \beta |\ell'(0)| + w` and the curvature is
+        :math:`c = 2 \beta^2 \ell''(0) + w`, so that :math:`m(\mu) = 1 - (g/c)
+        [1 - (1 - \eta c \mu)^k]`.
 
     Raises
     ------
@@ -121,8 +127,9 @@ def inexact_multiplier(
     require_beta(beta)
     _require_descent(learning_rate, momentum)
     slope, curvature = _at_zero(loss_type)  # |l'(0)| and l''(0)
+    weight = require_weight("sft_weight", sft_weight)
     # Per unit of mu: the first gradient, and how the gradient grows with the policy's log-ratio.
-    first, stiffness = beta * slope, 2 * beta**2 * curvature
+    first, stiffness = beta * slope + weight, 2 * beta**2 * curvature + weight
     if steps is None:
         if stiffness == 0:
             raise ValueError(f"steps must be given for loss_type {loss_type}, got None")
@@ -143,6 +150,7 @@ def descent_limit(
     learning_rate: float,
     momentum: float = 0.0,
     loss_type: str = "logistic",
+    sft_weight: float = 0.0,
 ) -> Tensor:
     r"""Largest beta at which gradient descent itself is stable near the data.
 
@@ -157,12 +165,14 @@ def descent_limit(
         Of heavy-ball momentum, in [0, 1), no unit; 0 is gradient descent.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty.
+    sft_weight : float, default 0.0
+        Weight w of the SFT term, >= 0, per nat.
 
     Returns
     -------
     Tensor, shape (...)
         :math:`2/\sqrt{\eta \mu}` for the logistic penalty without momentum, no unit; infinite
-        where :math:`\ell''(0) = 0`.
+        where :math:`\ell''(0) = 0`, and 0 where the SFT term alone is too steep for the rate.
 
     Raises
     ------
@@ -172,8 +182,8 @@ def descent_limit(
     Notes
     -----
     Derived: heavy-ball descent of rate :math:`\eta` on a curvature c is stable where :math:`\eta
-    c < 2 (1 + momentum)`, and here :math:`c = 2 \beta^2 \ell''(0) \mu`. Beyond it more steps go
-    further astray, and a game with an even number of steps, or many, leaves the data.
+    c < 2 (1 + momentum)`, and here :math:`c = (2 \beta^2 \ell''(0) + w) \mu`. Beyond it more steps
+    go further astray, and a game with an even number of steps, or many, leaves the data.
 
     Examples
     --------
@@ -182,9 +192,11 @@ def descent_limit(
     """
     _require_descent(learning_rate, momentum)
     _, curvature = _at_zero(loss_type)
+    weight = require_weight("sft_weight", sft_weight)
+    left = (2 * (1 + momentum) / (learning_rate * eigenvalues) - weight).clamp(min=0)
     if curvature == 0:
-        return torch.full_like(eigenvalues, math.inf)
-    return ((1 + momentum) / (learning_rate * curvature * eigenvalues)).sqrt()
+        return torch.where(left > 0, math.inf, left)
+    return (left / (2 * curvature)).sqrt()
 
 
 def _left(stiffness: Tensor, steps: int, momentum: float) -> Tensor:

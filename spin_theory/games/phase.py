@@ -15,8 +15,9 @@ from spin_theory.games.opponents import OpponentRule, last_iterate
 from spin_theory.games.play import play
 from spin_theory.games.solvers import MOST_PAIRED, GradientSteps, Solver
 from spin_theory.inputs import numbers, whole
-from spin_theory.losses import require_beta
+from spin_theory.losses import penalty_named, require_beta
 from spin_theory.minima.closed_forms import exact
+from spin_theory.minima.minimise import minimiser
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import NotFiniteError, TabularPolicy
 from spin_theory.tolerances import ROUNDING
@@ -82,6 +83,7 @@ def phase_diagram(
     loss_type: str = "logistic",
     opponent: OpponentRule = last_iterate,
     history_weight: float = 0.0,
+    sft_weight: float = 0.0,
     seed: int = 0,
     track: Callable[[Sequence[float]], Sequence[float]] = list,
 ) -> PhaseDiagram:
@@ -111,6 +113,9 @@ def phase_diagram(
         Who generates, and the denominator.
     history_weight : float, default 0.0
         Weight of T-SPIN's history term.
+    sft_weight : float, default 0.0
+        Weight of the SFT term, >= 0, per nat. With it an iteration is solved exactly by a search,
+        as it has no closed form.
     seed : int, default 0
         Of the games.
     track : callable, default list
@@ -142,8 +147,9 @@ def phase_diagram(
     start, data = (
         TabularPolicy.random(games, responses, seed=seed + k, smallest=smallest) for k in (0, 1)
     )
+    searched = sft_weight > 0 and penalty_named(loss_type).suits_newton
     solvers: list[Solver] = [
-        exact
+        (minimiser if searched else exact)
         if steps is None
         else GradientSteps(steps=steps, learning_rate=learning_rate, optimiser=optimiser)
         for steps in columns
@@ -155,15 +161,19 @@ def phase_diagram(
         loss_type=loss_type,
         opponent=opponent,
         history_weight=history_weight,
+        sft_weight=sft_weight,
     )
     for beta in betas:  # so that bad values are refused before the work
         require_beta(beta)
-        if exact in solvers:
-            late_distances(beta=beta, iterations=min(1, iterations), solver=exact)
+        if None in columns:
+            late_distances(
+                beta=beta, iterations=min(1, iterations), solver=solvers[columns.index(None)]
+            )
     rules: dict[str, Any] = {
         "loss_type": loss_type,
         "opponent": opponent,
         "history_weight": history_weight,
+        "sft_weight": sft_weight,
     }
     cells = []
     for some in _batches(track(betas), size=max(1, BATCH // games)):
@@ -181,7 +191,7 @@ def phase_diagram(
     stalled = ((last > ROUNDING) & (last >= nearest - ROUNDING)).double().mean(dim=-1)
     stable = None
     if opponent is last_iterate and history_weight == 0 and optimiser in ("gd", "momentum"):
-        stable = _stable_shares(data, betas, solvers, loss_type)
+        stable = _stable_shares(data, betas, solvers, loss_type, sft_weight)
     return PhaseDiagram(betas, columns, change, diverged, stable, stalled)
 
 
@@ -229,14 +239,24 @@ def _all_late_distances(
 
 
 def _stable_shares(
-    data: TabularPolicy, betas: Sequence[float], solvers: Sequence[Solver], loss_type: str
+    data: TabularPolicy,
+    betas: Sequence[float],
+    solvers: Sequence[Solver],
+    loss_type: str,
+    sft_weight: float,
 ) -> Tensor:
     """Share (B, K) of the games whose multipliers at the data are all inside (-1, 1)."""
     eigenvalues = fisher_eigenvalues(data)  # (X, Y - 1)
     shares = torch.zeros(len(betas), len(solvers), dtype=torch.float64)
     for row, beta in enumerate(betas):
         for column, solver in enumerate(solvers):
-            law = partial(inexact_multiplier, eigenvalues, beta=beta, loss_type=loss_type)
+            law = partial(
+                inexact_multiplier,
+                eigenvalues,
+                beta=beta,
+                loss_type=loss_type,
+                sft_weight=sft_weight,
+            )
             if isinstance(solver, GradientSteps):
                 multipliers = law(
                     steps=solver.steps,

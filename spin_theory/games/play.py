@@ -44,6 +44,8 @@ class Game:
     stopped : str or None, default None
         None for a game that was played to the end. Otherwise which iterate could not be computed,
         and why: its log-probs outgrow float64, or the solver did not reach the minimum.
+    sft_weights : tuple of float, default ()
+        The weight of the SFT term in each iteration; empty where it was not recorded.
     """
 
     policies: tuple[TabularPolicy, ...]
@@ -52,6 +54,7 @@ class Game:
     history_weights: tuple[float, ...]
     prompt_probs: Tensor | None
     stopped: str | None = None
+    sft_weights: tuple[float, ...] = ()
 
     @cached_property
     def kl(self) -> Tensor:
@@ -94,6 +97,7 @@ def play(
     solver: Solver = exact,
     opponent: OpponentRule = last_iterate,
     history_weight: float | Sequence[float] = 0.0,
+    sft_weight: float | Sequence[float] = 0.0,
     seed: int = 0,
     prompt_probs: Tensor | None = None,
 ) -> Game:
@@ -121,6 +125,9 @@ def play(
         The published protocol is 0 in the first iteration and 0.1 in the others. Given to an
         opponent with a reference, as SPIN's, it makes a game that is pushed away from p_0 and
         does not rest at the data: :func:`rest_with_history`.
+    sft_weight : float or sequence of float, default 0.0
+        Weight of the SFT term, >= 0, per nat; one for all iterations or one for each. With it
+        SPIN settles at the data at every beta: :func:`sft_multiplier`.
     seed : int, default 0
         Of whatever the solver draws.
     prompt_probs : Tensor, shape (X,), optional
@@ -150,6 +157,7 @@ def play(
     iterations = whole("iterations", iterations, least=0)
     betas = _schedule("beta", beta, iterations)
     history_weights = _schedule("history_weight", history_weight, iterations)
+    sft_weights = _schedule("sft_weight", sft_weight, iterations)
     if prompt_probs is not None:  # refused before the work
         prompt_probs = prompt_weights(len(data.log_probs), prompt_probs)
     source, policies, stopped = generator(seed), [start], None
@@ -164,6 +172,7 @@ def play(
                 loss_type=loss_type,
                 initial=start,
                 history_weight=history_weights[iteration],
+                sft_weight=sft_weights[iteration],
             )
             policies.append(solver(problem, start=policies[-1], generator=source))
         except NotFiniteError:
@@ -174,7 +183,7 @@ def play(
             raise ValueError(f"iteration {iteration}: {error}") from error
         if stopped is not None:
             break
-    return Game(tuple(policies), data, betas, history_weights, prompt_probs, stopped)
+    return Game(tuple(policies), data, betas, history_weights, prompt_probs, stopped, sft_weights)
 
 
 def _schedule(name: str, values: float | Sequence[float], iterations: int) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """Samples that one iteration needs: the exact update from n pairs, and its distance."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.sparse import csr_array
@@ -12,7 +12,7 @@ from spin_theory.games.solvers import MOST_DRAWN
 from spin_theory.inputs import generator, number, numbers, require_memory, whole
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import closed_form_update, opponent_update
-from spin_theory.minima.newton import newton
+from spin_theory.minima.newton import UnsolvedError, newton
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import (
     TabularPolicy,
@@ -39,7 +39,7 @@ class SampledMinimiser:
     ----------
     pairs : int
         Pairs (y, y') drawn for each prompt in each iteration, at least 1. With a history weight,
-        as many pairs (y', y0) are drawn too.
+        as many pairs (y', y0) are drawn too. An SFT term takes the real responses of the pairs.
 
     Raises
     ------
@@ -49,7 +49,8 @@ class SampledMinimiser:
     Notes
     -----
     :func:`sampled_update` for any number of prompts, any opponent and any smooth penalty. A
-    prompt whose pairs have no minimum ends the game: see there.
+    prompt whose pairs have no minimum ends the game, and so does a search that does not reach it:
+    both are an :class:`UnsolvedError`, and the game keeps the iterates before it.
 
     Examples
     --------
@@ -69,18 +70,24 @@ class SampledMinimiser:
         self, problem: InnerProblem, *, start: TabularPolicy, generator: torch.Generator
     ) -> TabularPolicy:
         """Return the minimiser of the mean loss of the pairs drawn; `start` is not needed."""
-        wins = _wins(problem.data, problem.sampler, self.pairs, generator)
+        wins = real = _wins(problem.data, problem.sampler, self.pairs, generator)
         if problem.history_weight > 0 and problem.initial is not None:
             history = _wins(problem.sampler, problem.initial, self.pairs, generator)
             wins = wins + problem.history_weight * history
-        for prompt, table in enumerate(wins):
+        sft, against = problem.sft, wins  # who pulls i up and j down
+        if sft is not None:  # every response that was drawn as real wins against all
+            shares = real.sum(dim=-1) / self.pairs  # (X, Y)
+            sft = replace(sft, log_real=shares.log())
+            against = wins + shares[:, :, None]
+        for prompt, table in enumerate(against):
             if not _has_minimum(table):
-                raise ValueError(
+                raise UnsolvedError(
                     f"prompt {prompt}: the {self.pairs} pairs drawn have no minimum, as some "
                     "responses win against all others that they meet, or lose; raise pairs"
                 )
         log_weights = (wins / self.pairs).log()
-        return problem.policy(newton(log_weights, loss_type=problem.loss_type).scores)
+        found = newton(log_weights, loss_type=problem.loss_type, sft=sft)
+        return problem.policy(found.require_solved().scores)
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,8 @@ def sampled_update(
     ------
     ValueError
         If there is more than one prompt, shapes differ, or a number is out of its range.
+    UnsolvedError
+        If the search stopped before the minimum; it is a ValueError too.
 
     Notes
     -----
@@ -160,7 +169,7 @@ def sampled_update(
     wins = _wins(data, opponent, pairs, generator)
     if not _has_minimum(wins[0]):
         return None
-    scores = newton((wins / pairs).log(), loss_type="logistic").scores
+    scores = newton((wins / pairs).log(), loss_type="logistic").require_solved().scores
     return opponent_update(opponent, scores, beta=beta)
 
 

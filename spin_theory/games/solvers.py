@@ -14,7 +14,7 @@ from torch import Tensor
 from spin_theory.games.gradients import logit_gradient
 from spin_theory.games.optimisers import OPTIMISERS
 from spin_theory.inputs import number, require_memory, whole
-from spin_theory.losses import penalty_named
+from spin_theory.losses import penalty_named, with_sft
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
 
@@ -230,4 +230,7 @@ def _mean(problem: InnerProblem, scores: Tensor, drawn: tuple[Tensor, Tensor, Te
     losses = penalty(real - generated)
     if problem.history_weight > 0:
         losses = losses + problem.history_weight * penalty(generated - proto)
+    if problem.sft is not None:
+        real_logps = problem.sft.log_probs(scores).gather(-1, drawn[0])
+        losses = with_sft(losses, policy_real_logps=real_logps, sft_weight=problem.sft_weight)
     return losses.mean(dim=-1)

@@ -12,7 +12,7 @@ from spin_theory.divergences import tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
 from spin_theory.games.solvers import GradientSteps
 from spin_theory.inputs import number, whole
-from spin_theory.losses import penalty_named, require_beta
+from spin_theory.losses import penalty_named, require_beta, require_weight
 from spin_theory.minima.minimise import stationary
 from spin_theory.minima.newton import UnsolvedError, log_pulls, require_newton
 from spin_theory.minima.problems import InnerProblem
@@ -61,6 +61,7 @@ def linearise(
     loss_type: str = "logistic",
     opponent: OpponentRule = last_iterate,
     history_weight: float = 0.0,
+    sft_weight: float = 0.0,
     solver: GradientSteps | None = None,
 ) -> Linearisation:
     r"""Linearise one iteration of a game of one prompt, exact or by some steps of an optimiser.
@@ -81,6 +82,8 @@ def linearise(
         Who generates, and the denominator.
     history_weight : float, default 0.0
         Weight of T-SPIN's history term, >= 0, no unit.
+    sft_weight : float, default 0.0
+        Weight of the SFT term, >= 0, per nat.
     solver : GradientSteps, optional
         How an iteration is solved, on the exact objective; by default it is solved exactly.
 
@@ -126,6 +129,7 @@ def linearise(
             loss_type=loss_type,
             initial=policies[0],
             history_weight=history_weight,
+            sft_weight=sft_weight,
         )
 
     state = torch.cat([policy.log_probs for policy in reversed(tail)]).detach()
@@ -152,7 +156,8 @@ def _exact_step(problem: Callable[[Tensor], InnerProblem], state: Tensor) -> Ten
     scores = stationary(at).require_solved().scores.detach()  # (1, Y)
 
     def gradient(moved: Tensor) -> Tensor:  # g of the objective in the scores, (Y,)
-        pulls = log_pulls(scores, problem(moved).log_pair_weights(), loss_type)[0].exp()
+        there = problem(moved)
+        pulls = log_pulls(scores, there.log_pair_weights(), loss_type, there.sft)[0].exp()
         return (pulls.sum(dim=-2) - pulls.sum(dim=-1))[0]
 
     def log_reference(moved: Tensor) -> Tensor:
@@ -160,7 +165,7 @@ def _exact_step(problem: Callable[[Tensor], InnerProblem], state: Tensor) -> Ten
         return moved.sum() * scores[0] * 0 if reference is None else reference.log_probs[0]
 
     # H: the Laplacian of the pairs' curvatures. It is singular along constants, which are free.
-    curvature = log_pulls(scores, at.log_pair_weights(), loss_type)[1].exp()[0].detach()
+    curvature = log_pulls(scores, at.log_pair_weights(), loss_type, at.sft)[1].exp()[0].detach()
     curvature = curvature + curvature.T
     curvature.fill_diagonal_(0.0)
     hessian = curvature.sum(dim=-1).diag() - curvature
@@ -202,6 +207,7 @@ def fixed_point(
     loss_type: str = "logistic",
     opponent: OpponentRule = last_iterate,
     history_weight: float = 0.0,
+    sft_weight: float = 0.0,
     damping: float | None = None,
     tolerance: float = FIXED_POINT_STEP,
 ) -> TabularPolicy:
@@ -219,6 +225,8 @@ def fixed_point(
         Who generates, and the denominator; called with p_0 and the candidate.
     history_weight : float, default 0.0
         Weight of T-SPIN's history term, >= 0, no unit.
+    sft_weight : float, default 0.0
+        Weight of the SFT term, >= 0, per nat.
     damping : float, optional
         Part d of the way to the next iterate that a step of the search goes at most, in (0, 1]. It
         makes 1 - d (1 - m) of a multiplier m and leaves the fixed point where it is. By default
@@ -267,6 +275,7 @@ def fixed_point(
             loss_type=loss_type,
             initial=start,
             history_weight=history_weight,
+            sft_weight=sft_weight,
         )
         scores = stationary(problem, start=scores).require_solved().scores
         onward = -policy.log_probs
@@ -279,7 +288,9 @@ def fixed_point(
         there = TabularPolicy.from_logits(policy.log_probs + step)
         return there, float(tv(there, policy).max())
 
-    usual = _part_to_rest(start, beta, loss_type, opponent)
+    usual = _part_to_rest(
+        start, beta, loss_type, opponent, require_weight("sft_weight", sft_weight)
+    )
     part = damping or usual
     rounding = tolerance / min(1.0, usual)  # an iteration multiplies that of scores by 1/beta
     policy, (step, scores) = start, direction(start, None)
@@ -305,14 +316,17 @@ def fixed_point(
 
 
 def _part_to_rest(
-    start: TabularPolicy, beta: float, loss_type: str, opponent: OpponentRule
+    start: TabularPolicy, beta: float, loss_type: str, opponent: OpponentRule, sft_weight: float
 ) -> float:
     """Part of a step at which exact play without history comes to rest in one: 1 / (1 - m)."""
     penalty = penalty_named(loss_type)
     if penalty.kinks or not penalty.bounded_below:
         return 0.5
     log_slope, log_curvature = penalty.log_derivatives(torch.zeros((), dtype=torch.float64))
-    # Near the data the scores are this many times the log-ratio: 1 for logistic, 1/2 exponential.
-    share = float((log_slope - log_curvature).exp()) / 2 / require_beta(beta)
-    has_reference = opponent([start, start]).reference is not None
-    return 1 / share if has_reference else 1 / (1 + share)
+    # Near the data an iteration moves log-probs by this many times the log-ratio: without an SFT
+    # term 1/beta for logistic, half of it for exponential.
+    stiffness = 2 * require_beta(beta) ** 2 * float(log_curvature.exp()) + sft_weight
+    slope = beta * float(log_slope.exp())
+    if opponent([start, start]).reference is not None:
+        return stiffness / (slope + sft_weight)
+    return stiffness / (slope + stiffness)

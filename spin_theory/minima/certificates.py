@@ -17,6 +17,7 @@ from torch.nn.functional import logsigmoid
 
 from spin_theory.losses import Penalty, penalty_named
 from spin_theory.minima.rounding import rounded_down
+from spin_theory.minima.sft_term import SftTerm
 from spin_theory.policies import TabularPolicy, pairwise_differences, require_same_shape
 
 __all__ = ["Certificate", "Ray", "certify", "descending_ray"]
@@ -63,7 +64,12 @@ class Ray:
 
 
 def certify(
-    log_weights: Tensor, scores: Tensor, *, loss_type: str = "logistic", flows: Tensor | None = None
+    log_weights: Tensor,
+    scores: Tensor,
+    *,
+    loss_type: str = "logistic",
+    flows: Tensor | None = None,
+    sft: SftTerm | None = None,
 ) -> Certificate:
     r"""Bound an expected penalty from below by the circulation that some scores suggest.
 
@@ -78,6 +84,8 @@ def certify(
     flows : Tensor, shape (X, Y, Y), optional
         Flows to start from instead of :math:`W_{ij} |\ell'(f_i - f_j)|`; needed for a penalty with
         kinks. Those of hinge are found by :func:`hinge_programme`.
+    sft : SftTerm, optional
+        What is added to the penalties, if anything.
 
     Returns
     -------
@@ -101,6 +109,12 @@ def certify(
     flows are :math:`PQ/(P + Q)`, the bound is :math:`\log 2 - JS(P, Q)`, and the gap is the
     :math:`E_M KL(Ber(\eta) \| Ber(\sigma))` of :func:`optimality_gap`.
 
+    With an SFT term the scores also cancel where the flows that leave a response exceed those that
+    enter it by :math:`(w/\beta)(\pi - p_{data})`, for any policy :math:`\pi`, as :math:`\log \sum
+    e^z = \max_\pi [\pi \cdot z + H(\pi)]`. The bound gains :math:`w [H(\pi) + \sum (\pi -
+    p_{data}) \log p_{ref}]` and the gap :math:`w \, KL(\pi \| p)`, p the policy of the scores.
+    It is 0 for :math:`\pi = p`; mixing with the circulation mixes :math:`\pi` with the data.
+
     Examples
     --------
     >>> weights = torch.tensor([[[0.1, 0.4], [0.1, 0.4]]], dtype=torch.float64)
@@ -122,26 +136,32 @@ def certify(
     else:
         if flows is None:
             flows = (log_weights + penalty.log_derivatives(margins)[0]).exp()
-        capacity = _capacity(penalty, weights)
+        capacity = _capacity(penalty, weights, 0.0 if sft is None else sft.weight / sft.beta)
         used = torch.minimum(flows.clamp(min=0), capacity)
         room = capacity - used
     safe = torch.minimum(weights, weights.mT) / 2
-    matrices = zip(used.numpy(), room.numpy(), safe.numpy(), strict=True)
+    supply = torch.zeros_like(scores) if sft is None else sft.supply(scores)
+    matrices = zip(used.numpy(), room.numpy(), safe.numpy(), supply.numpy(), strict=True)
     balanced = [_balance(*each, smooth=not penalty.kinks) for each in matrices]
-    used, room, shift = (torch.from_numpy(np.stack(part)) for part in zip(*balanced, strict=True))
+    used, room, shift, kept = (
+        torch.from_numpy(np.stack(part)) for part in zip(*balanced, strict=True)
+    )
     dual = _DUALS.get(loss_type, partial(_conjugate_dual, penalty))
     bounds, gaps = dual(margins, weights, used, room, shift)
     off_diagonal = ~torch.eye(scores.shape[-1], dtype=torch.bool)
     own = weights.diagonal(dim1=-2, dim2=-1)  # the margin of a response with itself is 0
     at_zero = (own * penalty(torch.zeros_like(own))).sum(dim=-1)
     bounds = bounds * off_diagonal
+    bound, size = bounds.sum(dim=(-2, -1)) + at_zero, bounds.abs().sum(dim=(-2, -1)) + at_zero
+    gap = (gaps.clamp(min=0) * off_diagonal).sum(dim=(-2, -1))  # below 0 by rounding alone
     reach = _reach(log_weights, scores)
-    return Certificate(
-        lower_bound=rounded_down(
-            bounds.sum(dim=(-2, -1)) + at_zero, bounds.abs().sum(dim=(-2, -1)) + at_zero, reach
-        ),
-        gap=(gaps.clamp(min=0) * off_diagonal).sum(dim=(-2, -1)),  # below 0 by rounding alone
-    )
+    if sft is not None:
+        terms, apart, largest = sft.dual(scores, kept)
+        bound, size = bound + terms.sum(dim=-1), size + terms.abs().sum(dim=-1)
+        # The flows' imbalance, which is rounding, counts as the log-probs' range.
+        gap, reach = gap + apart, reach + largest
+        size = size + supply.abs().sum(dim=-1)
+    return Certificate(lower_bound=rounded_down(bound, size, reach), gap=gap)
 
 
 def descending_ray(data: TabularPolicy, opponent: TabularPolicy) -> Ray:
@@ -185,16 +205,16 @@ def _reach(log_weights: Tensor, scores: Tensor) -> Tensor:
     return finite.amax(dim=(-2, -1)) + scores.amax(dim=-1) - scores.amin(dim=-1)
 
 
-def _capacity(penalty: Penalty, weights: Tensor) -> Tensor:
+def _capacity(penalty: Penalty, weights: Tensor, supplied: float) -> Tensor:
     """Flow that each pair can carry, (X, Y, Y), for weights of the same shape.
 
     It is W times the steepest slope. Where slopes are not bounded, no best flow is above |l'(0)|
     times the whole weight: a flow down to a lower score carries W |l'(t)| <= W |l'(0)|, and one up
-    to a higher score carries no more than comes back down.
+    to a higher score carries no more than comes back down, or an SFT term supplies.
     """
     if math.isfinite(penalty.steepest):
         return penalty.steepest * weights
-    most = -penalty.slope_at_zero * weights.sum(dim=(-2, -1), keepdim=True)
+    most = -penalty.slope_at_zero * weights.sum(dim=(-2, -1), keepdim=True) + supplied
     return torch.where(weights > 0, most, 0.0)
 
 
@@ -262,21 +282,24 @@ _DUALS = {"logistic": _logistic_dual, "exponential": _exponential_dual, "hinge":
 
 
 def _balance(
-    flows: Matrix, room: Matrix, safe: Matrix, *, smooth: bool
-) -> tuple[Matrix, Matrix, Matrix]:
+    flows: Matrix, room: Matrix, safe: Matrix, supply: Matrix, *, smooth: bool
+) -> tuple[Matrix, Matrix, Matrix, Matrix]:
     """Flows and room (Y, Y), and the change of both that makes the flows a circulation.
+
+    With a supply (Y,), which an SFT term has, it is what leaves each response more than enters it.
+    The last result is the part of it that is left after mixing.
 
     Each pass makes the flows balance along a spanning tree, then mixes them with `safe`, which is a
     circulation already, until none is negative or above its room. A small change is kept apart from
     the flow that it changes, where it would lose its digits; a large one is added to it.
     """
     flows, room, safe = (matrix * (1 - np.eye(len(flows))) for matrix in (flows, room, safe))
-    shift = np.zeros_like(flows)
+    shift, kept = np.zeros_like(flows), np.ones(())
     for _ in range(PASSES):
         up, down = room - shift, flows + shift
         if smooth:  # what a change costs: its square over this, to within a factor of 2
             up = down = np.minimum(up, down)
-        shift = shift + _correction(flows + shift, up, down)
+        shift = shift + _correction(flows + shift, up, down, kept * supply)
         share = 0.0  # the least part of `safe` that brings all flows into their domain
         for excess, limit in ((-flows - shift, safe), (shift - room, room + flows - safe)):
             outside = excess > 0
@@ -285,16 +308,17 @@ def _balance(
         mixed = (1 - share) * (flows + shift) + share * safe
         mixed_room = (1 - share) * (room - shift) + share * (room + flows - safe)
         shift = (1 - share) * shift + share * (safe - flows)
+        kept = (1 - share) * kept
         far = np.abs(shift) > np.minimum(flows, room) / 2  # large next to what it changes
         if share == 0 and not far.any():
             break
         flows, room = np.where(far, mixed, flows), np.where(far, mixed_room, room)
         shift = np.where(far, 0.0, shift)
-    return flows, room, shift
+    return flows, room, shift, kept
 
 
-def _correction(flows: Matrix, up: Matrix, down: Matrix) -> Matrix:
-    """Change along a spanning tree after which flows (Y, Y) balance at each response.
+def _correction(flows: Matrix, up: Matrix, down: Matrix, supply: Matrix) -> Matrix:
+    """Change along a spanning tree after which flows (Y, Y) leave the supply (Y,) at each response.
 
     `up` and `down` say how easily each flow is raised and lowered.
     """
@@ -307,16 +331,17 @@ def _correction(flows: Matrix, up: Matrix, down: Matrix) -> Matrix:
     # The tree with most room: scipy minimises, so each edge weighs the inverse of its ease.
     tree = minimum_spanning_tree(np.divide(1.0, ease, out=np.zeros_like(ease), where=ease > 0))
     order, parents = breadth_first_order(tree, 0, directed=False)
-    net = flows - flows.T
+    net, supply = flows - flows.T, supply.copy()
     for node in order[:0:-1]:  # leaves first; a node is merged into its parent when it balances
         parent = parents[node]
         # What leaves the branch, over the edges that leave it: flows within may be far larger.
-        surplus = net[node].sum()
+        surplus = net[node].sum() - supply[node]
         tail, head = (parent, node) if surplus > 0 else (node, parent)
         if up[tail, head] >= down[head, tail]:
             change[tail, head] += abs(surplus)
         else:
             change[head, tail] -= abs(surplus)
+        supply[parent] += supply[node]
         net[parent] += net[node]
         net[:, parent] += net[:, node]
         net[node], net[:, node], net[parent, parent] = 0.0, 0.0, 0.0

@@ -10,10 +10,18 @@ from torch import Tensor
 
 from spin_theory.inputs import tensor
 from spin_theory.losses import PENALTIES, penalty_named, require_beta
+from spin_theory.minima.newton import UnsolvedError
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
 
-__all__ = ["Update", "closed_form_exponent", "closed_form_update", "exact", "opponent_update"]
+__all__ = [
+    "Update",
+    "closed_form_exponent",
+    "closed_form_update",
+    "exact",
+    "linear_scores",
+    "opponent_update",
+]
 
 
 class Update(Protocol):
@@ -138,7 +146,7 @@ def exact(
     Parameters
     ----------
     problem : InnerProblem
-        Logistic or exponential, without a history term.
+        Logistic or exponential without a history or an SFT term, or correlation with an SFT term.
     start : TabularPolicy, shape (X, Y), optional
         The last iterate, which every solver of a game is given; not needed here.
     generator : torch.Generator, optional
@@ -149,11 +157,12 @@ def exact(
     TabularPolicy
         :math:`p \propto p_{ref} (p_{data}/s)^{1/\beta}` for the logistic penalty, s the sampler
         and p_ref left out where there is no reference; :math:`1/(2\beta)` for the exponential.
+        Correlation: :func:`linear_scores`.
 
     Raises
     ------
     ValueError
-        If the penalty has no closed form or the history weight is positive.
+        If the penalty has no closed form with these weights, or there is no minimum.
 
     Notes
     -----
@@ -174,6 +183,8 @@ def exact(
     tensor([[0.6667, 0.3333]], dtype=torch.float64)
     """
     penalty = problem.penalty
+    if not penalty.bounded_below and problem.sft is not None:
+        return problem.policy(linear_scores(problem))
     if not penalty.bounded_below:
         raise ValueError(
             f"loss_type {penalty.name} has no closed form: its objective is unbounded "
@@ -190,7 +201,60 @@ def exact(
             "history_weight > 0 has no closed form; use minimise_problem "
             "(in a game: the solver minimiser)"
         )
+    if problem.sft_weight > 0:
+        raise ValueError(
+            "sft_weight > 0 has no closed form; use minimise_problem "
+            "(in a game: the solver minimiser)"
+        )
     return problem.policy(penalty.exponent * (problem.data.log_probs - problem.sampler.log_probs))
+
+
+def linear_scores(problem: InnerProblem) -> Tensor:
+    r"""Minimising scores of a penalty that is a straight line, with an SFT term.
+
+    Parameters
+    ----------
+    problem : InnerProblem
+        Of the correlation penalty, `sft_weight` > 0.
+
+    Returns
+    -------
+    Tensor, shape (X, Y)
+        Scores of the policy :math:`p_{data} + (\beta/w) [p_{data} - s + h (s - p_0)]`, s the
+        sampler, w the weight of the SFT term and h that of the history term.
+
+    Raises
+    ------
+    UnsolvedError
+        If that is no distribution with probabilities > 0: then there is no minimum.
+
+    Notes
+    -----
+    Derived. The gradient of the penalties in the scores does not depend on the scores, and that
+    of the SFT term is :math:`(w/\beta)(p - p_{data})`.
+
+    Examples
+    --------
+    >>> data, half = (TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.7, 0.5))
+    >>> problem = InnerProblem(
+    ...     data=data, sampler=half, reference=half, beta=1.0, loss_type="correlation",
+    ...     sft_weight=2.0,
+    ... )
+    >>> exact(problem).probs  # 0.7 + (0.7 - 0.5) / 2
+    tensor([[0.8000, 0.2000]], dtype=torch.float64)
+    """
+    slope = problem.penalty.slope_at_zero
+    push = problem.data.probs - problem.sampler.probs
+    if problem.history_weight > 0 and problem.initial is not None:
+        history = problem.sampler.probs - problem.initial.probs
+        push = push + problem.history_weight * history
+    probs = (problem.data.probs - slope * problem.beta / problem.sft_weight * push).detach()
+    if not bool((probs > 0).all()):
+        raise UnsolvedError(
+            f"loss_type {problem.loss_type} has no minimum with sft_weight "
+            f"{problem.sft_weight:g}: some probability would have to be 0 or less; raise it"
+        )
+    return problem.scores(TabularPolicy.from_logits(probs.log()))
 
 
 def closed_form_exponent(loss_type: str) -> float:

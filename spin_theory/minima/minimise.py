@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spin_theory.losses import Penalty
 from spin_theory.minima.certificates import certify
+from spin_theory.minima.closed_forms import linear_scores
 from spin_theory.minima.hinge import (
     chain_potentials,
     hinge_bound,
@@ -68,6 +69,7 @@ def minimise(
     *,
     beta: float,
     loss_type: str = "logistic",
+    sft_weight: float = 0.0,
     prompt_probs: Tensor | None = None,
 ) -> Minimum:
     r"""Minimise (4.7) over all policies from the opponent, and certify the minimum.
@@ -80,6 +82,8 @@ def minimise(
         Pull towards the opponent, > 0, no unit. Written :math:`\lambda` in [1]_.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
+    sft_weight : float, default 0.0
+        Weight of the SFT term, >= 0, per nat.
     prompt_probs : Tensor, shape (X,), optional
         Distribution q(x) that objective, bound, gap and gradient are averaged over; uniform by
         default. Each prompt is minimised on its own, so the policy does not depend on it.
@@ -93,9 +97,9 @@ def minimise(
     Raises
     ------
     ValueError
-        If shapes differ, `beta` is not finite and > 0, `loss_type` is unknown, `prompt_probs`
-        is not a distribution, or the penalty is correlation and the opponent is not the data:
-        then the objective is unbounded below.
+        If shapes differ, `beta` is not finite and > 0, `sft_weight` not finite and >= 0,
+        `loss_type` is unknown, `prompt_probs` is not a distribution, the penalty is correlation
+        and the objective has no minimum, or it is hinge and has an SFT term.
 
     Notes
     -----
@@ -114,8 +118,15 @@ def minimise(
     True
     """
     problem = InnerProblem(
-        data=data, sampler=opponent, reference=opponent, beta=beta, loss_type=loss_type
+        data=data,
+        sampler=opponent,
+        reference=opponent,
+        beta=beta,
+        loss_type=loss_type,
+        sft_weight=sft_weight,
     )
+    if problem.sft is not None:  # no formula for the least value
+        return minimise_problem(problem, prompt_probs=prompt_probs)
     solution = stationary(problem, prompt_probs=prompt_probs)
     policy = problem.policy(solution.scores)
     gap = optimality_gap(
@@ -148,8 +159,8 @@ def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = Non
     Raises
     ------
     ValueError
-        If `prompt_probs` is not a distribution, the objective is unbounded below (correlation),
-        or the hinge's weights are more than about 14,000 nats apart.
+        If `prompt_probs` is not a distribution, the objective has no minimum (correlation), the
+        hinge's weights are more than about 14,000 nats apart, or it has an SFT term.
 
     Notes
     -----
@@ -167,7 +178,7 @@ def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = Non
     """
     log_weights = problem.log_pair_weights().detach()
     flows = None
-    if problem.penalty.kinks:
+    if problem.penalty.kinks and problem.sft is None:
         scores, flows = _search(problem.penalty).programme(log_weights)
         solution = _without_gradient(scores)
     else:
@@ -178,11 +189,15 @@ def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = Non
     values = problem.score_values(scores)
     if problem.penalty.bounded_below:
         found, kept = (
-            certify(log_weights, claimed, loss_type=problem.loss_type, flows=flows)
+            certify(log_weights, claimed, loss_type=problem.loss_type, flows=flows, sft=problem.sft)
             for claimed in (solution.scores, scores)
         )
         least = torch.maximum(found.lower_bound, kept.lower_bound)
         gaps = torch.minimum(kept.gap, (values - least).clamp(min=0))
+    elif problem.sft is not None:  # a straight line, whose slope the term balances: KL is left
+        best = problem.sft.log_probs(solution.scores)
+        gaps = problem.sft_weight * (best.exp() * (best - policy.log_probs)).sum(-1).clamp(min=0)
+        least = values - gaps
     else:  # flat: every policy has this value
         least, gaps = values, torch.zeros_like(values)
     least, gap = (prompt_average(part, prompt_probs) for part in (least, gaps))
@@ -257,16 +272,25 @@ def stationary(
     if not penalty.bounded_below:
         return _flat(problem, prompt_probs)
     if penalty.kinks:
+        if problem.sft is not None:
+            raise ValueError(
+                f"loss_type {penalty.name} has no search with an SFT term; in a game the solver "
+                "GradientSteps takes both"
+            )
         search = _search(penalty)
         if problem.history_weight == 0:
             return _without_gradient(search.chain(problem.data, problem.sampler)[1])
         return _without_gradient(search.programme(problem.log_pair_weights())[0])
-    solution = newton(problem.log_pair_weights(), loss_type=problem.loss_type, start=start)
+    weights = problem.log_pair_weights()
+    solution = newton(weights, loss_type=problem.loss_type, start=start, sft=problem.sft)
     return replace(solution, gradient=problem.beta * solution.gradient)
 
 
 def _flat(problem: InnerProblem, prompt_probs: Tensor | None) -> Stationary:
     """Scores 0 of a penalty without lower bound, if their gradient is 0: a straight line's is."""
+    if problem.sft is not None:
+        scores = linear_scores(problem)
+        return Stationary(scores, torch.zeros_like(scores), steps=0)
     slope = problem.penalty.slope_at_zero
     gradient = slope * (problem.data.probs - problem.sampler.probs)  # (X, Y)
     if problem.history_weight > 0 and problem.initial is not None:

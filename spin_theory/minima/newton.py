@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spin_theory.losses import PENALTIES, penalty_named
 from spin_theory.minima.circuits import potentials
+from spin_theory.minima.sft_term import SftTerm
 from spin_theory.policies import pairwise_differences
 from spin_theory.tolerances import NEWTON_STALL, NEWTON_STEP
 
@@ -20,7 +21,7 @@ CACHED_PAIRS = 2**15  # that prompts are solved together for: what stays in a co
 
 
 class UnsolvedError(ValueError):
-    """A minimum that exists, and that a search did not reach."""
+    """A minimum that a search did not reach, or that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,13 @@ class Stationary:
         return self
 
 
-def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) -> Stationary:
+def newton(
+    log_weights: Tensor,
+    *,
+    loss_type: str,
+    start: Tensor | None = None,
+    sft: SftTerm | None = None,
+) -> Stationary:
     r"""Minimise an expected penalty over all scores.
 
     Parameters
@@ -67,6 +74,8 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
         The penalty :math:`\ell`; any that is bounded below and has no kinks.
     start : Tensor, shape (X, Y), optional
         Scores to start from, no unit; 0 by default.
+    sft : SftTerm, optional
+        What is added to the sum, if anything.
 
     Returns
     -------
@@ -100,7 +109,12 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
     rows = max(1, CACHED_PAIRS // responses**2)
     groups = [slice(first, first + rows) for first in range(0, prompts, rows)]
     parts = [
-        _newton(log_weights[group].detach().clone(), start[group].detach().clone(), loss_type)
+        _newton(
+            log_weights[group].detach().clone(),
+            start[group].detach().clone(),
+            loss_type,
+            None if sft is None else sft.rows(group),
+        )
         for group in groups
     ]
     return Stationary(
@@ -111,21 +125,23 @@ def newton(log_weights: Tensor, *, loss_type: str, start: Tensor | None = None) 
     )
 
 
-def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
+def _newton(log_weights: Tensor, scores: Tensor, loss_type: str, sft: SftTerm | None) -> Stationary:
     """Minimise for some prompts; the tensors are overwritten."""
     log_weights.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
     prompts, responses = scores.shape
     active, solved = torch.arange(prompts if responses > 1 else 0), True
     before, steps = log_weights.new_full((prompts,), math.inf), 0  # reach of the step before
-    kept = log_weights  # of the active prompts, (A, Y, Y)
+    # The SFT term bends where log-probs do, which are the scores over beta.
+    longest = LARGEST_STEP if sft is None else LARGEST_STEP * min(1.0, sft.beta)
+    kept, term = log_weights, sft  # of the active prompts, (A, Y, Y)
     both = torch.logaddexp(kept, kept.mT)
     while steps < MAX_STEPS and len(active) > 0:
-        direction = _direction(scores[active], kept, both, loss_type)
+        direction = _direction(scores[active], kept, both, loss_type, term)
         lost = ~direction.isfinite().all(dim=-1)  # beyond float64: such a prompt stays where it is
         if bool(lost.any()):
             solved, direction = False, direction.masked_fill(lost[:, None], 0.0)
         reach = direction.amax(dim=-1) - direction.amin(dim=-1)  # (A,), the most a margin moves
-        scores[active] += direction * (LARGEST_STEP / reach).clamp(max=1)[:, None]
+        scores[active] += direction * (longest / reach).clamp(max=1)[:, None]
         last = before[active]
         # No longer quadratic: only rounding is left.
         stalled = (last < NEWTON_STALL) & (reach > last / 2)
@@ -133,15 +149,18 @@ def _newton(log_weights: Tensor, scores: Tensor, loss_type: str) -> Stationary:
         unfinished = (reach > NEWTON_STEP) & ~stalled
         if not bool(unfinished.all()):
             active, kept, both = active[unfinished], kept[unfinished], both[unfinished]
+            term = None if term is None else term.rows(unfinished)
         steps += 1
     scores -= scores.mean(dim=-1, keepdim=True)
-    pulls = log_pulls(scores, log_weights, loss_type)[0].exp()
+    pulls = log_pulls(scores, log_weights, loss_type, sft)[0].exp()
     gradient = pulls.sum(dim=-2) - pulls.sum(dim=-1)
     solved = solved and len(active) == 0 and bool(gradient.isfinite().all())
     return Stationary(scores, gradient, steps, solved)
 
 
-def log_pulls(scores: Tensor, log_weights: Tensor, loss_type: str) -> tuple[Tensor, Tensor]:
+def log_pulls(
+    scores: Tensor, log_weights: Tensor, loss_type: str, sft: SftTerm | None = None
+) -> tuple[Tensor, Tensor]:
     r"""First and second derivatives of each pair's term.
 
     Parameters
@@ -152,15 +171,23 @@ def log_pulls(scores: Tensor, log_weights: Tensor, loss_type: str) -> tuple[Tens
         Log of the pairs' weights, in nats.
     loss_type : {'logistic', 'exponential'}
         The penalty :math:`\ell`.
+    sft : SftTerm, optional
+        What is added to the sum, if anything.
 
     Returns
     -------
     log_pull, log_curvature : Tensor, shape (X, Y, Y)
-        Log of :math:`W_{ij} |\ell'(f_i - f_j)|` and of :math:`W_{ij} \, \ell''(f_i - f_j)`.
+        Log of :math:`W_{ij} |\ell'(f_i - f_j)|` and of :math:`W_{ij} \, \ell''(f_i - f_j)`,
+        with the pairs of an SFT term and half of its curvature, as a pair counts both ways.
     """
     margins = pairwise_differences(scores)
     log_slope, log_curvature = penalty_named(loss_type).log_derivatives(margins)
-    return log_weights + log_slope, log_weights + log_curvature
+    log_pull, log_curvature = log_weights + log_slope, log_weights + log_curvature
+    if sft is not None:
+        log_pull = torch.logaddexp(log_pull, sft.log_pulls(scores))
+        log_half = sft.log_curvatures(scores) - math.log(2)
+        log_curvature = torch.logaddexp(log_curvature, log_half)
+    return log_pull, log_curvature
 
 
 def require_newton(loss_type: str) -> None:
@@ -170,7 +197,9 @@ def require_newton(loss_type: str) -> None:
         raise ValueError(f"loss_type must be {' or '.join(suited)}, got {loss_type!r}")
 
 
-def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type: str) -> Tensor:
+def _direction(
+    scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type: str, sft: SftTerm | None
+) -> Tensor:
     """Solve Hessian * direction = -gradient, scaled so that the Hessian's diagonal is 1.
 
     `log_both` is the log of W + W^T, (X, Y, Y).
@@ -184,6 +213,9 @@ def _direction(scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type:
     else:
         log_curvature = log_weights + log_curvature
         log_curvature = torch.logaddexp(log_curvature, log_curvature.mT)
+    if sft is not None:
+        log_pull = torch.logaddexp(log_pull, sft.log_pulls(scores))
+        log_curvature = torch.logaddexp(log_curvature, sft.log_curvatures(scores))
     # The Hessian is a Laplacian: its diagonal holds the sums of rows. Dividing row and column y by
     # the root of entry y makes the diagonal 1, whatever the range of the weights.
     log_scale = -torch.logsumexp(log_curvature, dim=-1, keepdim=True) / 2  # (X, Y, 1)

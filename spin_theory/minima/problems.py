@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spin_theory.losses import Penalty, penalty_named, require_beta, require_weight
+from spin_theory.minima.sft_term import SftTerm
 from spin_theory.objectives.objectives import average_penalty
 from spin_theory.policies import TabularPolicy, pair_log_probs, require_same_shape
 
@@ -38,12 +39,14 @@ class InnerProblem:
         Who gave the proto responses; needed where `history_weight` > 0.
     history_weight : float, default 0.0
         Weight of the historical advantage, >= 0, no unit. :math:`\beta` of [2]_.
+    sft_weight : float, default 0.0
+        Weight of the expected negative log-prob of real responses, >= 0, per nat.
 
     Raises
     ------
     ValueError
         If shapes differ, `beta` is not finite and > 0, `loss_type` is unknown,
-        `history_weight` is negative, or it is positive and `initial` is missing.
+        a weight is not finite and >= 0, or `history_weight` > 0 and `initial` is missing.
 
     Notes
     -----
@@ -55,6 +58,8 @@ class InnerProblem:
 
     (4.7) of [1]_ with s = p_ref = p_t and w = 0, (7) of [2]_ without p_ref. The policy's
     normaliser cancels in every margin, so it is convex in the log-probs for a convex penalty.
+    An SFT term adds `sft_weight` times :math:`E_x E_{y \sim p_{data}} [-\log p_\theta(y|x)]`,
+    which is convex in the logits (:class:`SftTerm`).
 
     References
     ----------
@@ -77,6 +82,7 @@ class InnerProblem:
     loss_type: str = "logistic"
     initial: TabularPolicy | None = None
     history_weight: float = 0.0
+    sft_weight: float = 0.0
 
     def __post_init__(self) -> None:
         tables = {"data": self.data, "sampler": self.sampler}
@@ -87,8 +93,8 @@ class InnerProblem:
         require_same_shape(**tables)
         penalty_named(self.loss_type)
         object.__setattr__(self, "beta", require_beta(self.beta))
-        weight = require_weight("history_weight", self.history_weight)
-        object.__setattr__(self, "history_weight", weight)
+        for name in ("history_weight", "sft_weight"):
+            object.__setattr__(self, name, require_weight(name, getattr(self, name)))
         if self.history_weight > 0 and self.initial is None:
             raise ValueError("history_weight > 0 needs initial, which gave the proto responses")
 
@@ -96,6 +102,21 @@ class InnerProblem:
     def penalty(self) -> Penalty:
         """The penalty that `loss_type` names."""
         return penalty_named(self.loss_type)
+
+    @property
+    def sft(self) -> SftTerm | None:
+        """The SFT term.
+
+        Returns
+        -------
+        SftTerm or None
+            None where its weight is 0.
+        """
+        if self.sft_weight == 0:
+            return None
+        real = self.data.log_probs
+        reference = torch.zeros_like(real) if self.reference is None else self.reference.log_probs
+        return SftTerm(self.sft_weight, self.beta, real, reference)
 
     def scores(self, policy: TabularPolicy) -> Tensor:
         """Scores of a policy's responses, whose differences are the margins.
@@ -144,7 +165,7 @@ class InnerProblem:
         Returns
         -------
         Tensor, shape (X,)
-            The expected penalty, float64, differentiable in a policy built from logits.
+            The expected loss, float64, differentiable in a policy built from logits.
         """
         return self.score_values(self.scores(policy))
 
@@ -159,7 +180,7 @@ class InnerProblem:
         Returns
         -------
         Tensor, shape (X,)
-            The expected penalty, float64, differentiable in the scores.
+            The expected loss, float64, differentiable in the scores.
         """
         total = average_penalty(
             scores, self.data.log_probs, self.sampler.log_probs, loss_type=self.loss_type
@@ -168,7 +189,7 @@ class InnerProblem:
             total = total + self.history_weight * average_penalty(
                 scores, self.sampler.log_probs, self.initial.log_probs, loss_type=self.loss_type
             )
-        return total
+        return total if self.sft is None else total + self.sft.values(scores)
 
     def log_pair_weights(self) -> Tensor:
         r"""Log of the weight that each margin has in the objective.
@@ -176,9 +197,9 @@ class InnerProblem:
         Returns
         -------
         Tensor, shape (X, Y, Y)
-            Entry [x, i, j] is :math:`\log W_{ij}`, in nats, where the objective is
-            :math:`\sum_{ij} W_{ij} \, \ell(f_i - f_j)`: :math:`W = p_{data} \otimes s + w \, s
-            \otimes p_0`.
+            Entry [x, i, j] is :math:`\log W_{ij}`, in nats, where the objective without its SFT
+            term is :math:`\sum_{ij} W_{ij} \, \ell(f_i - f_j)`: :math:`W = p_{data} \otimes s + w
+            \, s \otimes p_0`.
         """
         weights = pair_log_probs(self.data.log_probs, self.sampler.log_probs)
         if self.history_weight > 0 and self.initial is not None:

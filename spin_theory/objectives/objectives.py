@@ -23,6 +23,7 @@ def spin_objective(
     *,
     beta: float,
     loss_type: str = "logistic",
+    sft_weight: float = 0.0,
     prompt_probs: Tensor | None = None,
 ) -> Tensor:
     r"""SPIN's end-to-end objective, the expectation of :func:`spin_loss` over all pairs.
@@ -35,6 +36,8 @@ def spin_objective(
         Pull towards the opponent, > 0, no unit. Written :math:`\lambda` in [1]_.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
+    sft_weight : float, default 0.0
+        Weight of the expected negative log-prob of real responses, which is added, >= 0, per nat.
     prompt_probs : Tensor, shape (X,), optional
         Distribution q(x) of the prompts; uniform by default.
 
@@ -46,8 +49,8 @@ def spin_objective(
     Raises
     ------
     ValueError
-        If shapes differ, `beta` is not finite and > 0, `loss_type` is unknown, or
-        `prompt_probs` is not a distribution over the prompts.
+        If shapes differ, `beta` is not finite and > 0, `sft_weight` is not finite and >= 0,
+        `loss_type` is unknown, or `prompt_probs` is not a distribution over the prompts.
 
     Notes
     -----
@@ -70,12 +73,12 @@ def spin_objective(
     tensor(0.6931, dtype=torch.float64)
     """
     require_same_shape(policy=policy, opponent=opponent, data=data)
-    beta = require_beta(beta)
+    beta, sft_weight = require_beta(beta), require_weight("sft_weight", sft_weight)
     advantages = beta * (policy.log_probs - opponent.log_probs)
     per_prompt = average_penalty(
         advantages, data.log_probs, opponent.log_probs, loss_type=loss_type
     )
-    return prompt_average(per_prompt, prompt_probs)
+    return prompt_average(_with_sft(per_prompt, policy, data, sft_weight), prompt_probs)
 
 
 def tspin_objective(
@@ -87,6 +90,7 @@ def tspin_objective(
     beta: float,
     history_weight: float,
     loss_type: str = "logistic",
+    sft_weight: float = 0.0,
     prompt_probs: Tensor | None = None,
 ) -> Tensor:
     r"""T-SPIN's end-to-end objective, the expectation of :func:`tspin_loss` over all triplets.
@@ -101,6 +105,8 @@ def tspin_objective(
         Weight of the historical advantage, >= 0, no unit. Written :math:`\beta` in [1]_.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
+    sft_weight : float, default 0.0
+        Weight of the expected negative log-prob of real responses, which is added, >= 0, per nat.
     prompt_probs : Tensor, shape (X,), optional
         Distribution q(x) of the prompts; uniform by default.
 
@@ -112,8 +118,8 @@ def tspin_objective(
     Raises
     ------
     ValueError
-        If shapes differ, `beta` is not finite and > 0, `history_weight` is not finite and
-        >= 0, `loss_type` is unknown, or `prompt_probs` is not a distribution.
+        If shapes differ, `beta` is not finite and > 0, a weight is not finite and >= 0,
+        `loss_type` is unknown, or `prompt_probs` is not a distribution.
 
     Notes
     -----
@@ -134,10 +140,12 @@ def tspin_objective(
     """
     require_same_shape(policy=policy, opponent=opponent, initial=initial, data=data)
     beta, history_weight = require_beta(beta), require_weight("history_weight", history_weight)
+    sft_weight = require_weight("sft_weight", sft_weight)
     scores = beta * policy.log_probs  # (X, Y); no reference, so no log-ratio
     current = average_penalty(scores, data.log_probs, opponent.log_probs, loss_type=loss_type)
     historical = average_penalty(scores, opponent.log_probs, initial.log_probs, loss_type=loss_type)
-    return prompt_average(current + history_weight * historical, prompt_probs)
+    per_prompt = current + history_weight * historical
+    return prompt_average(_with_sft(per_prompt, policy, data, sft_weight), prompt_probs)
 
 
 def average_penalty(
@@ -168,3 +176,12 @@ def average_penalty(
     dense = small and loss_type not in FACTORISED
     average = small_expected_penalty if dense else expected_penalty
     return average(scores, log_real, log_generated, loss_type=loss_type)
+
+
+def _with_sft(
+    per_prompt: Tensor, policy: TabularPolicy, data: TabularPolicy, sft_weight: float
+) -> Tensor:
+    """Add the expected negative log-prob of real responses, weighted, (X,)."""
+    if sft_weight == 0:
+        return per_prompt
+    return per_prompt - sft_weight * (data.probs * policy.log_probs).sum(dim=-1)

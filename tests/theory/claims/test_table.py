@@ -17,7 +17,13 @@ MODULES = [
     for path in sorted(Path(spin_theory.claims.__path__[0]).glob("[a-z]*.py"))
 ]
 
-OF_A_PROBLEM = {"check_convexity", "check_inner_problem", "check_minimum"}
+OF_A_PROBLEM = {
+    "check_convexity",
+    "check_inner_problem",
+    "check_minimum",
+    "check_sft_certificate",
+    "check_sft_objective",
+}
 """Checks that take the penalty within a problem."""
 
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
