@@ -21,7 +21,7 @@ TODAY = date(2024, 7, 26)
 """Day that a template takes for today; any fixed one would do."""
 
 _KEPT = ("role", "type")  # templates branch on these, so they keep their values
-_DATE = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_DIRECTIVES = "aAbBcdDeFGHIjmMpRSTuUVwWxXyYzZ"  # of strftime
 _PIECE = re.compile(r"[^\n<>]+")
 
 Path = tuple[str | int, ...]
@@ -60,7 +60,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._template = template
         self._arguments = dict(arguments or {})
-        self._today = today
+        self._clock = _clock_of(today)
         self._uses: dict[str, Use] = {}
         self.depends_on_date = False
 
@@ -69,11 +69,14 @@ class ChatTemplate:
     ) -> str:
         """Text of a chat; with `prompt` an answer is to follow. Raises what the template raises."""
         template = self._tokenizer.get_chat_template(self._template, tools)
+        if "strftime_now" in template:
+            self.depends_on_date = True
+            template = self._clock + template
         text: str = self._tokenizer.apply_chat_template(
             list(messages),
             tools=tools,
             tokenize=False,
-            chat_template=_DATE.sub(self._on_the_day, template),
+            chat_template=template,
             add_generation_prompt=prompt,
             **self._arguments,
         )
@@ -107,9 +110,15 @@ class ChatTemplate:
         shown = [path for path in words if path[0] == "tools" and path not in missing]
         return Use("", tuple(map(int, lost)), tuple(unseen), bool(shown) or not tools)
 
-    def _on_the_day(self, called: re.Match[str]) -> str:
-        self.depends_on_date = True
-        return repr(self._today.strftime(called[2]))
+
+def _clock_of(day: date) -> str:
+    """Write a macro of Jinja that stands before a template in place of transformers' clock.
+
+    The form may be put together while the template runs, so each of its directives is replaced.
+    """
+    forms = [f"%{flag}{letter}" for letter in _DIRECTIVES for flag in ("", "-")]
+    replaced = "".join(f"|replace({form!r}, {day.strftime(form)!r})" for form in [*forms, "%%"])
+    return f"{{%- macro strftime_now(form) -%}}{{{{ form{replaced} }}}}{{%- endmacro +%}}"
 
 
 def pieces_left_out(content: str, text: str) -> tuple[int, int]:

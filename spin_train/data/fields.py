@@ -1,12 +1,21 @@
 """The keys of a row: each is used, or its name is left at the end."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from spin_train.errors import UserError
 
-__all__ = ["Fields", "MalformedError", "RowError", "cleaned", "is_empty", "truth_of", "weight_of"]
+__all__ = [
+    "Fields",
+    "MalformedError",
+    "RowError",
+    "cleaned",
+    "is_empty",
+    "refuse_deep",
+    "truth_of",
+    "weight_of",
+]
 
 _TRUTHS = {
     **dict.fromkeys((True, 1, "true", "1", "yes"), True),
@@ -14,6 +23,7 @@ _TRUTHS = {
 }
 
 
+_DEEPEST = 100  # lists and objects in each other; templates and Python recurse into them
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 
 
@@ -30,6 +40,25 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str | list | dict) and not value)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def refuse_deep(value: Any, name: str) -> None:
+    """Raise `MalformedError` if lists and objects are nested so deeply that nobody reads them."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        found = [inner for outer in level for inner in _inside(outer)]
+        level = [inner for inner in found if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise MalformedError(
+        f"{name} is nested more than {_DEEPEST} levels deep; remove the row, or that field"
+    )
 
 
 def cleaned(value: Any) -> Any:
@@ -50,6 +79,8 @@ def weight_of(value: Any) -> float | None:
     """Read a weight: a finite number from 0 on, or true or false; None for anything else."""
     try:
         weight = float(value) if isinstance(value, bool | int | float | str) else math.nan
+    except OverflowError:  # an integer beyond the largest float
+        return None
     except ValueError:
         return None if truth_of(value) is None else float(truth_of(value) or 0.0)
     return weight if 0 <= weight < math.inf else None
@@ -73,6 +104,11 @@ class Fields:
             and f"{path}{key}" not in ignore
         }
         self._taken: set[str] = set()
+
+    def refuse_deep(self) -> None:
+        """Raise `MalformedError` where a value is nested too deeply."""
+        for name, value in self._values.items():
+            refuse_deep(value, f"{self._path}{name}")
 
     @property
     def names(self) -> list[str]:

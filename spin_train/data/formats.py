@@ -83,6 +83,7 @@ def row_of(
         raise RowError(f"{where}: the row could be {' or '.join(fitting)}; choose with data.shape")
     reading = _Reading(fields, where, turn, ignore)
     try:
+        fields.refuse_deep()
         return reading.finished(FORMATS[format_name or fitting[0]][1](reading))
     except MalformedError as error:
         raise RowError(f"{where}: {error}") from None

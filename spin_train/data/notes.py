@@ -33,6 +33,8 @@ def notes_on(data: DataConfig, summary: dict[str, Any]) -> list[str]:
             f"data.rows asks for {data.rows} training prompts, but there are only "
             f"{summary['train_prompts']}"
         )
+    if left := summary.get("source", {}).get("files_not_read"):
+        notes.append(f"files of the folder that no split reads: {', '.join(left)}")
     shared = summary["held_out_responses_in_training"]
     if shared and data.shared_responses == "keep":
         notes.append(

@@ -201,6 +201,13 @@ class Renderer:
         return prompt, full
 
     def _encode(self, text: str, special_tokens: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise ValueError(
+                f"a text contains an unpaired surrogate ({half!r}); fix or remove the row"
+            ) from None
         marked = self._special.marked(text)
         start = "" if marked else text
         ids: list[int] = self._tokenizer(start, add_special_tokens=special_tokens)["input_ids"]

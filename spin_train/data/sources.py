@@ -6,15 +6,15 @@ import logging
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from lzma import LZMAError
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from spin_train.config.sections import DataConfig
+from spin_train.data.folders import SUFFIXES, files_not_read, files_of, without_runs
 from spin_train.data.formats import RowError, SftRow, row_of
 from spin_train.data.opening import open_bytes, open_text, plain_suffix
 from spin_train.errors import UserError, one_line
@@ -24,7 +24,6 @@ from spin_train.system.ownership import files_outside_runs
 __all__ = ["drop_or_raise", "names_a_file", "read_rows", "source_of"]
 
 _LOG = logging.getLogger(__name__)
-_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 # What `datasets` leaves where it saved a data set, one split or several.
 _SAVED = ("state.json", "dataset_dict.json")
 _BATCH_ROWS = 256
@@ -70,7 +69,9 @@ def source_of(data: DataConfig) -> dict[str, Any]:
         files = sorted(file for file in files_outside_runs(path) if file.is_file())
         names = "".join(f"{file.relative_to(path)} {sha256_of_file(file)}\n" for file in files)
         size = sum(file.stat().st_size for file in files)
-        return {"path": data.path, "bytes": size, "sha256": sha256_of_text(names)}
+        source = {"path": data.path, "bytes": size, "sha256": sha256_of_text(names)}
+        left = [] if _is_saved(path) else files_not_read(data)
+        return source | ({"files_not_read": left} if left else {})
     return {
         "hub": data.path,
         "subset": data.subset,
@@ -81,27 +82,48 @@ def source_of(data: DataConfig) -> dict[str, Any]:
 
 def names_a_file(path: Path) -> bool:
     """Say whether a path can only be a file or folder, and no name on the hub."""
-    return plain_suffix(path) in _SUFFIXES or path.is_absolute()
+    return plain_suffix(path) in SUFFIXES or path.is_absolute()
 
 
 def _read_source(data: DataConfig) -> Iterator[tuple[str, Any]]:
     path = Path(data.path)
     if path.is_file():
-        readers = {".parquet": _read_parquet, ".json": _read_json, ".csv": _read_csv}
-        try:
-            yield from readers.get(plain_suffix(path), _read_jsonl)(path)
-        except (EOFError, OSError, LZMAError, zlib.error) as error:
-            raise UserError(
-                f"{path}: cannot be read to its end ({one_line(error)}); check it, or copy it again"
-            ) from None
-        except RecursionError:
-            raise UserError(
-                f"{path}: a row is nested too deeply for Python to read; remove that row or field"
-            ) from None
+        yield from _read_file(path)
     elif not path.is_dir() and names_a_file(path):
         raise UserError(f"no data file at {path}; correct data.path")
+    elif path.is_dir() and not _is_saved(path) and (files := _files_of_folder(data)):
+        for file in files:
+            yield from _read_file(file)
     else:
         yield from _read_dataset(data)
+
+
+def _files_of_folder(data: DataConfig) -> list[Path] | None:
+    try:
+        return files_of(data)
+    except KeyError as error:
+        raise _no_rows(data, f"there is no split {error}") from None
+    except Exception as error:  # of many libraries
+        raise _no_rows(data, one_line(error, 300)) from None
+
+
+def _is_saved(folder: Path) -> bool:
+    """Say whether `datasets` saved a data set there."""
+    return any((folder / name).is_file() for name in _SAVED)
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
+    readers = {".parquet": _read_parquet, ".json": _read_json, ".csv": _read_csv}
+    try:
+        yield from readers.get(plain_suffix(path), _read_jsonl)(path)
+    except (EOFError, OSError, LZMAError, zlib.error) as error:
+        raise UserError(
+            f"{path}: cannot be read to its end ({one_line(error)}); check it, or copy it again"
+        ) from None
+    except RecursionError:
+        raise UserError(
+            f"{path}: a row is nested too deeply for Python to read; remove that row or field"
+        ) from None
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
@@ -182,6 +204,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
+            if twice := _twice_among(file.schema_arrow):
+                raise UserError(f"{path}: the column {twice!r} stands twice; rename one of them")
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for row in batch.to_pylist():
                     number += 1
@@ -192,48 +216,59 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
         ) from None
 
 
+def _twice_among(columns: Any) -> str:
+    """Name a column, at any depth, that another one of its struct is called as well."""
+    import pyarrow as pa
+
+    columns = [columns.field(i) for i in range(len(getattr(columns, "names", ())))] or list(columns)
+    if twice := [name for name, n in Counter(column.name for column in columns).items() if n > 1]:
+        return twice[0]
+    inner = []
+    for column in columns:
+        kind = column.type
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            kind = kind.value_type
+        if pa.types.is_struct(kind):
+            inner.append([kind.field(i) for i in range(kind.num_fields)])
+    return next((name for name in map(_twice_among, inner) if name), "")
+
+
 def _read_dataset(data: DataConfig) -> Iterator[tuple[str, Any]]:
     """Rows of a hub dataset or of a folder, streamed."""
     import datasets
 
     path = Path(data.path)
     try:
-        with ExitStack() as stack:
-            if any((path / name).is_file() for name in _SAVED):
-                saved = datasets.load_from_disk(data.path)
-                rows = saved[data.split] if isinstance(saved, datasets.DatasetDict) else saved
-            else:
-                rows = datasets.load_dataset(
-                    stack.enter_context(_without_runs(path)) if path.is_dir() else data.path,
-                    name=data.subset,
-                    split=data.split,
-                    revision=None if path.is_dir() else data.revision,
-                    streaming=True,
-                )
-            for number, row in enumerate(rows, 1):
-                yield f"{data.path}[{data.split}], row {number}", row
+        if _is_saved(path):
+            saved = datasets.load_from_disk(data.path)
+            rows = saved[data.split] if isinstance(saved, datasets.DatasetDict) else saved
+            yield from _numbered(data, rows)
+            return
+        with without_runs(path) if path.is_dir() else nullcontext(data.path) as place:
+            rows = datasets.load_dataset(
+                place,
+                name=data.subset,
+                split=data.split,
+                revision=None if path.is_dir() else data.revision,
+                streaming=True,
+            )
+            yield from _numbered(data, rows)
     except Exception as error:  # of many libraries: datasets, huggingface_hub, fsspec, httpx
-        reason = one_line(error, 300)
-        what = "the folder" if path.is_dir() else "there is no such file, and the hub"
-        raise UserError(
-            f"data.path {data.path!r}: {what} returned no rows (split {data.split!r}, subset "
-            f"{data.subset!r}): {reason}"
-        ) from None
+        raise _no_rows(data, one_line(error, 300)) from None
 
 
-@contextmanager
-def _without_runs(folder: Path) -> Iterator[str]:
-    """Give a folder as `datasets` is to see it: runs that lie in it are not data."""
-    kept = [file for file in files_outside_runs(folder) if file.is_file()]
-    if len(kept) == sum(file.is_file() for file in folder.rglob("*")):
-        yield str(folder)
-        return
-    with TemporaryDirectory() as view:
-        for file in kept:
-            link = Path(view) / file.relative_to(folder)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file.resolve())
-        yield view
+def _numbered(data: DataConfig, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    for number, row in enumerate(rows, 1):
+        yield f"{data.path}[{data.split}], row {number}", row
+
+
+def _no_rows(data: DataConfig, reason: str) -> UserError:
+    is_folder = Path(data.path).is_dir()
+    what = "the folder" if is_folder else "there is no such file, and the hub"
+    return UserError(
+        f"data.path {data.path!r}: {what} returned no rows (split {data.split!r}, subset "
+        f"{data.subset!r}): {reason}"
+    )
 
 
 def _hub_commit(data: DataConfig) -> str | None:

@@ -5,7 +5,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from spin_train.data.fields import Fields, MalformedError, cleaned, is_empty, truth_of, weight_of
+from spin_train.data.fields import (
+    Fields,
+    MalformedError,
+    cleaned,
+    is_empty,
+    refuse_deep,
+    truth_of,
+    weight_of,
+)
 
 __all__ = ["TURN", "Message", "Turn", "is_of_a_tool", "json_or_text", "text_of"]
 
@@ -83,9 +91,15 @@ def json_or_text(value: Any) -> Any:
     if not isinstance(value, str) or value.strip()[:1] not in ("{", "["):
         return value
     try:
-        return json.loads(value)
+        read = json.loads(value)
     except ValueError:
         return value
+    except RecursionError:
+        raise MalformedError(
+            f"JSON in text is nested too deeply ({value!r:.40}); remove the row, or that field"
+        ) from None
+    refuse_deep(read, "JSON in text")
+    return read
 
 
 def text_of(value: Any, name: str, *, empty: bool = False) -> str:

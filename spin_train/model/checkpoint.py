@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from spin_train.errors import UserError
 
 __all__ = ["refuse_checkpoint", "refuse_other_weights", "refuse_quantised"]
 
+_TRAINED_TYPES = {"F64", "F32", "F16", "BF16"}  # as safetensors calls them
 _NAMED = 3  # tensors of a kind that a message names
 
 
@@ -35,22 +38,22 @@ def refuse_checkpoint(path: str | Path) -> None:
         raise UserError(_gguf_message(files[0]))
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # loading says what is wrong with it
+    except (OSError, ValueError, RecursionError):  # loading says what is wrong with it
         return
     if isinstance(settings, dict):
         refuse_quantised(path, settings)
+        _refuse_attention(path, settings)
+    if (place / "hf_quant_config.json").is_file():  # as NVIDIA's ModelOpt writes it
+        raise UserError(_quantised_message(path, "hf_quant_config.json"))
+    _refuse_narrow_weights(place)
 
 
 def refuse_quantised(path: str | Path, settings: Mapping[str, Any]) -> None:
     """Raise UserError if a model's configuration, or a part of it, says that it is quantised."""
-    for key in ("quantization_config", "compression_config"):
+    for key in ("quantization_config", "compression_config", "quantization"):  # the last: MLX
         if settings.get(key):
             method = settings[key].get("quant_method", "") if _is_mapping(settings[key]) else ""
-            raise UserError(
-                f"model: {path} is quantised ({method or key}): its weights cannot be trained and "
-                "saved as they are; start from the checkpoint that it was quantised from, or from "
-                "a copy in bfloat16 (for LoRA on 4 bits: adapter.quantised=true on such a one)"
-            )
+            raise UserError(_quantised_message(path, method or key))
     for part in settings.values():
         if _is_mapping(part):
             refuse_quantised(path, part)
@@ -87,6 +90,41 @@ def refuse_other_weights(
             " Training would start from random numbers or leave weights out; give a whole causal "
             "language model with its own config.json"
         )
+
+
+def _quantised_message(path: str | Path, method: str) -> str:
+    return (
+        f"model: {path} is quantised ({method}): its weights cannot be trained and saved as they "
+        "are; start from the checkpoint that it was quantised from, or from a copy in bfloat16 "
+        "(for LoRA on 4 bits: adapter.quantised=true on such a one)"
+    )
+
+
+def _refuse_attention(path: str | Path, settings: Mapping[str, Any]) -> None:
+    """Raise UserError if config.json asks for attention that no run takes."""
+    for key in ("attn_implementation", "_attn_implementation"):
+        if settings.get(key) not in (None, "eager", "sdpa"):
+            raise UserError(
+                f"model: the config.json of {path} asks for {key}={settings[key]!r}, and runs "
+                f"choose the attention themselves: remove {key} from it"
+            )
+
+
+def _refuse_narrow_weights(folder: Path) -> None:
+    """Raise UserError if weights are stored in fewer bits than they are trained in.
+
+    Without their scales, and whatever config.json says, their numbers are not the model's. Buffers,
+    such as masks, may have any type.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - no mapping
+                    kind = tensors.get_slice(name).get_dtype()
+                    if name.endswith("weight") and kind not in _TRAINED_TYPES:
+                        raise UserError(_quantised_message(folder, f"{name} is stored as {kind}"))
+        except (OSError, SafetensorError):  # loading says what is wrong with it
+            continue
 
 
 def _named(names: list[str]) -> str:

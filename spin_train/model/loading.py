@@ -2,14 +2,13 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,7 +18,7 @@ from transformers import (
 )
 
 from spin_train.config.schema import Config
-from spin_train.errors import DivergedError, UserError, disk_full, one_line
+from spin_train.errors import DivergedError, UserError, disk_full, one_line, out_of_memory
 from spin_train.model.adapters import is_adapter, quantisation, with_adapter
 from spin_train.model.checkpoint import (
     refuse_checkpoint,
@@ -53,10 +52,8 @@ def _source(config: Config) -> dict[str, Any]:
 
 def load_tokenizer(config: Config) -> Any:
     """Tokenizer of the model a run starts from, the same in all its stages (else UserError)."""
-    try:
+    with _reading("tokenizer", config.model):
         return AutoTokenizer.from_pretrained(config.model, **_source(config))
-    except (OSError, ValueError) as error:
-        raise UserError(_not_at("tokenizer", config.model, error)) from None
 
 
 def load_model(
@@ -69,7 +66,7 @@ def load_model(
     or the checkpoint lacks weights, holds others or is quantised itself.
     """
     refuse_checkpoint(path)
-    try:
+    with _reading("causal language model", path):
         settings = AutoConfig.from_pretrained(path, **source)
         refuse_quantised(path, settings.to_dict())
         _without_noise(settings)
@@ -86,8 +83,6 @@ def load_model(
             **(quantised or {}),
             **source,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(_not_at("causal language model", path, error)) from None
     model, report = loaded
     refuse_other_weights(
         path,
@@ -163,10 +158,8 @@ def model_limits(config: Config) -> tuple[int, int]:
     Where frequencies follow the length of a row, a sequence ends before they do: what a token's
     log-prob is must not depend on what comes after it.
     """
-    try:
+    with _reading("model", config.model):
         settings = AutoConfig.from_pretrained(config.model, **_source(config))
-    except (OSError, ValueError) as error:
-        raise UserError(_not_at("model", config.model, error)) from None
     text = settings.get_text_config()
     context = context_of(text) or 1_000_000
     fixed = longest_with_fixed_frequencies(text)
@@ -187,14 +180,19 @@ def ends_of_text(config: Config) -> list[int]:
     A chat model often has several, and its tokenizer names one.
     """
     ends = [load_tokenizer(config).eos_token_id]
-    settings = AutoConfig.from_pretrained(config.model, **_source(config))
-    sources: list[Any] = [settings.get_text_config(), settings]
-    with suppress(OSError):  # a model without settings for generation
-        sources.append(GenerationConfig.from_pretrained(config.model, **_source(config)))
-    for source in sources:
-        found = getattr(source, "eos_token_id", None)
-        ends += found if isinstance(found, list) else [found]
-    return sorted({int(end) for end in ends if end is not None})
+    with _reading("model", config.model):
+        settings = AutoConfig.from_pretrained(config.model, **_source(config))
+        sources: list[Any] = [settings.get_text_config(), settings]
+        try:
+            sources.append(GenerationConfig.from_pretrained(config.model, **_source(config)))
+        except OSError as error:
+            if "not a valid JSON" in str(error):  # else a model without settings for generation
+                raise
+        for source in sources:
+            found = getattr(source, "eos_token_id", None)
+            ends += found if isinstance(found, list) else [found]
+        # Some models write -1 where they have none.
+        return sorted({int(end) for end in ends if end is not None and int(end) >= 0})
 
 
 def teach_ends(model: Any, ends: Sequence[int]) -> None:
@@ -243,6 +241,22 @@ def _disk_message(path: Path) -> str:
     )
 
 
+@contextmanager
+def _reading(what: str, path: str | Path) -> Iterator[None]:
+    """Make a UserError of whatever transformers says about files that it cannot use.
+
+    A wrong value in them shows as an error of any type. Memory and disk are no fault of theirs.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if out_of_memory(error) or disk_full(error):
+            raise
+        raise UserError(_not_at(what, path, error)) from error
+
+
 def _not_at(what: str, path: str | Path, error: BaseException) -> str:
     """Say on one line what could not be loaded, and why."""
     place = Path(path)
@@ -251,4 +265,7 @@ def _not_at(what: str, path: str | Path, error: BaseException) -> str:
         return f"model: there is no directory {path}"
     if place.is_dir() and not (place / "config.json").is_file():
         return f"model: {path} is not a model directory: it has no config.json"
-    return f"model: no {what} at {path} ({one_line(error, 300)})"
+    said = one_line(error, 300)
+    if not isinstance(error, OSError | ValueError):  # the message of a KeyError is the key
+        said = f"{type(error).__name__}: {said}"
+    return f"model: no {what} at {path} ({said})"

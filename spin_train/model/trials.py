@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from spin_train.errors import UserError
+from spin_train.errors import StoppedError, UserError, one_line, out_of_memory
 from spin_train.model.exactness import (
     exact_tolerance,
     first_exact,
@@ -26,7 +26,10 @@ _OWN_ROUNDING = 4
 _LEAST_ROUNDING = 0.01
 _SHORTEST = 90  # tokens; some faults need a few blocks of a mask or a chunk to show
 _LONGEST_RESPONSE = 512  # tokens; whole rows of logits are computed for each of them
-_CONTEXTS = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "n_positions")
+_CONTEXTS = (
+    *("max_position_embeddings", "max_seq_len", "max_sequence_length", "n_positions", "n_ctx"),
+    *("max_seq_length", "seq_length", "context_length", "max_target_positions"),
+)
 # Of the responses of the random groups, the last of each.
 _LAST = [1, 3, 5]
 
@@ -78,19 +81,27 @@ class Trial(Generic[Way]):
         by: Callable[[Way, Sequence[Group]], _Logps],
     ) -> None:
         self._module = module
+        self._length = length
         self._groups = random_groups(module.config.get_text_config(), length)
         self._alone = alone
         self._by = by
 
     def first_exact(self, ways: Mapping[str, Way], nothing: str) -> Way:
         """Pick the first way that is exact; UserError with the message `nothing` without one."""
+        try:
+            return self._first_exact(ways, nothing)
+        except UserError:
+            self._refuse_seeing_ahead()
+            raise
+
+    def _first_exact(self, ways: Mapping[str, Way], nothing: str) -> Way:
+        expected = self._plainly()
         if is_narrow(self._module):
             with widened(self._module) as wide:
                 truth = None if wide is None else self._alone(self._groups)
             if truth is not None:
-                flaw = self._against_wider(truth)
+                flaw = self._against_wider(truth, expected)
                 return first_exact(self._module, ways, flaw, nothing)
-        expected = self._alone(self._groups)
         tolerance = exact_tolerance(self._module)
         try:
             return first_exact(self._module, ways, self._against(expected, tolerance), nothing)
@@ -99,6 +110,41 @@ class Trial(Generic[Way]):
             if wider <= tolerance:
                 raise
             return first_exact(self._module, ways, self._against(expected, wider), nothing)
+
+    def _plainly(self) -> _Logps:
+        """Compute what ways are compared with; UserError where the model itself cannot."""
+        name = f"model: {type(self._module).__name__}"
+        try:
+            logps = self._alone(self._groups)
+        except (UserError, StoppedError):
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise UserError(
+                f"{name} cannot compute a row of {self._length} tokens ({type(error).__name__}: "
+                f"{one_line(error, 200)}); if its context is shorter, lower data.max_prompt_tokens "
+                "and data.max_response_tokens"
+            ) from error
+        if not all(part.isfinite().all() for part in logps):
+            raise UserError(
+                f"{name} gives log-probs that are not finite: its weights are broken, or "
+                "training.dtype is too narrow for it; try training.dtype=float32"
+            )
+        return logps
+
+    def _refuse_seeing_ahead(self) -> None:
+        """Raise UserError if log-probs depend on later tokens, which explains every difference."""
+        *_, (prompt, responses) = ((g.prompt_ids, g.responses) for g in self._groups)
+        half = len(responses[0]) // 2
+        changed = responses[0][:half] + responses[0][half:][::-1]
+        now, then = self._alone([Group(prompt, [responses[0]]), Group(prompt, [changed])])
+        difference = (now[:half] - then[:half]).abs().max().item()
+        if difference > exact_tolerance(self._module):
+            raise UserError(
+                f"model: {type(self._module).__name__} sees the tokens that follow (they change a "
+                f"log-prob by {difference:.2g} nats), as encoders do: give a causal language model"
+            )
 
     def _against(self, expected: _Logps, tolerance: float) -> Callable[[Way], str]:
         """Give what is wrong with a way, in the type that the model has now."""
@@ -117,13 +163,12 @@ class Trial(Generic[Way]):
 
         return flaw
 
-    def _against_wider(self, truth: _Logps) -> Callable[[Way], str]:
+    def _against_wider(self, truth: _Logps, plain: _Logps) -> Callable[[Way], str]:
         """Do the same for a narrow type, against the log-probs of the same weights in a wide one.
 
         In the wide type a way is as exact as that type allows. In the model's own it is not much
         further from the truth than the plain forward pass.
         """
-        plain = self._alone(self._groups)
         rounding = _rms(plain, truth)
         allowed = max(_LEAST_ROUNDING, _OWN_ROUNDING * rounding)
 

@@ -123,8 +123,8 @@ def prepare_rows(
         share_out(rendered, dict(zip((train, held_out), masks, strict=True)))
     finally:
         rendered.unlink(missing_ok=True)
-    summary = pass_.summary(*masks)
-    return {"source": source_of(data), **summary, "notes": notes_on(data, summary)}
+    summary = {"source": source_of(data), **pass_.summary(*masks)}
+    return {**summary, "notes": notes_on(data, summary)}
 
 
 _COUNTS = (

@@ -1,6 +1,7 @@
 """Every field of a row is used, or the row is refused or left out, or the field is named."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from spin_train.config.sections import DataConfig
+from spin_train.data.notes import notes_on
 from spin_train.data.records import read_records
 from spin_train.data.rendering import Renderer
+from spin_train.data.sources import read_rows, source_of
 from spin_train.errors import UserError
 from spin_train.stages.prepare import Limits, prepare_rows
 from tests.train.tokenizers import CHATML, byte_level
@@ -173,7 +176,25 @@ def test_a_name_can_be_silenced(tmp_path, name):
     assert (summary["unused_fields"], summary["notes"]) == ({}, [])
 
 
+HALF = "\ud800"
+
+
+def nested(levels):
+    return json.loads("[" * levels + "]" * levels)
+
+
 REFUSED = {
+    "weight_beyond_floats": (chat(user(), answer(), weight=10**400), "weight must be a number"),
+    "deep_tools": (chat(user(), answer(), tools=nested(600)), "tools is nested more than 100"),
+    "deep_field": (chat(user(), answer(meta=nested(600))), "messages is nested more than 100"),
+    "deep_tools_in_text": (
+        chat(user(), answer(), tools="[" * 100_000 + "]" * 100_000),
+        "JSON in text is nested too deeply",
+    ),
+    "deep_history_in_text": (
+        {"prompt": "q", "response": "a", "history": "[" * 600 + "]" * 600},
+        "JSON in text is nested more than 100",
+    ),
     "images": (chat(user("<image> q"), answer(), images=["a.png"]), "images: only text"),
     "images_of_a_turn": (
         chat({**user("<image> q"), "images": ["a.png"]}, answer()),
@@ -196,6 +217,20 @@ REFUSED = {
     "ultrafeedback": ({"instruction": "q", "completions": [{"response": "a"}]}, "needs one of"),
     "nectar": ({"prompt": "q", "answers": [{"answer": "a", "rank": 1.0}]}, "needs one of"),
 }
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        chat(user(), answer(), tools=[{"type": "function", "function": {"name": HALF}}]),
+        chat(user(), answer(reasoning_content=HALF)),
+        chat(user(), answer(tool_calls=[{"name": "f", "arguments": {"x": HALF}}])),
+    ],
+)
+def test_half_a_character_is_refused_wherever_the_template_writes_it(tmp_path, row):
+    everything = CHATML.replace("{{ m.content }}", "{{ m | tojson }}{{ tools | tojson }}")
+    with pytest.raises(UserError, match=r"rows.jsonl, line 1: .* unpaired surrogate .*ud800"):
+        prepared(tmp_path, [row], template=everything)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -349,6 +384,52 @@ def test_a_name_that_stands_twice_is_refused(tmp_path, name, content, says):
             held_out=tmp_path / "b",
             seed=0,
         )
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_column_of_parquet_that_stands_twice_is_refused(tmp_path, inner):
+    texts = pa.array(["a", "b"])
+    twice = pa.StructArray.from_arrays([texts, texts], names=["x", "x"])
+    names = ["prompt", "response", "meta" if inner else "response"]
+    table = pa.Table.from_arrays([texts, texts, twice if inner else texts], names=names)
+    pq.write_table(table, tmp_path / "r.parquet")
+    with pytest.raises(UserError, match=f"column '{'x' if inner else 'response'}' stands twice"):
+        list(read_rows(DataConfig(path=str(tmp_path / "r.parquet"))))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train.csv", "prompt,response,response\na,b,c\n", "the column 'response' stands twice"),
+        ("train.jsonl", '{"prompt": "a", "response": "b", "response": "c"}', "'response' stands"),
+        ("train.jsonl", '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: nested too deep"),
+    ],
+)
+def test_a_file_in_a_folder_is_read_as_if_it_were_alone(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"{tmp_path / name}.*{says}"):
+        list(read_rows(DataConfig(path=str(tmp_path))))
+
+
+def test_files_of_a_folder_that_no_split_reads_are_named(tmp_path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (folder / name).write_text('{"prompt": "a", "response": "b"}\n' * 2)
+    (folder / "c.csv").write_text("prompt,response\nx,y\n")
+    data = DataConfig(path=str(folder))
+    assert len(list(read_rows(data))) == 4
+    assert source_of(data)["files_not_read"] == ["c.csv"]
+    assert "no split reads: c.csv" in notes_on(data, Counter(source=source_of(data)))[0]
+
+
+def test_a_folder_is_read_as_its_readme_says(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: a.csv\n  sep: ';'\n---\n"
+    )
+    (tmp_path / "a.csv").write_text("prompt;response\na;b\nc;d\n")
+    rows = list(read_rows(DataConfig(path=str(tmp_path))))
+    assert [(row.messages[0]["content"], row.response) for row in rows] == [("a", "b"), ("c", "d")]
 
 
 def test_the_nulls_of_parquet_are_not_there(tmp_path):

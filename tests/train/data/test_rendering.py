@@ -157,6 +157,22 @@ def test_a_template_has_the_day_of_the_configuration_not_that_of_the_run():
     assert not Renderer(byte_level(chat_template=CHATML), None).depends_on_date
 
 
+@pytest.mark.parametrize(
+    ("clock", "written"),
+    [
+        ("{% set form = '%Y-%m-%d' %}{{ strftime_now(form) }}", "1999-12-01"),
+        ("{% set now = strftime_now %}{{ now('%-d %B %y, 100%%') }}", "1 December 99, 100%"),
+        ("{% macro day(f) %}{{ strftime_now(f) }}{% endmacro %}{{ day('%A') }}", "Wednesday"),
+    ],
+)
+def test_the_day_is_pinned_however_a_template_asks_for_it(clock, written):
+    tokenizer = byte_level(chat_template=f"{clock} {CHATML}")
+    renderer = Renderer(tokenizer, None, today=date(1999, 12, 1))
+    prompt_ids, _ = renderer.render(pair_row("a", "b"))
+    assert tokenizer.decode(prompt_ids).startswith(f"{written} <|im_start|>user")
+    assert renderer.depends_on_date
+
+
 def test_arguments_reach_the_template():
     tokenizer = byte_level(chat_template="{{ mood }}" + CHATML)
     renderer = Renderer(tokenizer, None, arguments={"mood": "glad"})

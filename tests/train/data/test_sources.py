@@ -282,7 +282,10 @@ def test_a_folder_of_files_is_read_and_one_that_datasets_saved(tmp_path):
     for name, split, count in (("files", "train", 3), ("one", "train", 4), ("several", "test", 5)):
         rows = list(read_rows(DataConfig(path=str(tmp_path / name), split=split)))
         assert len(rows) == count
-        assert rows[-1].where == f"{tmp_path / name}[{split}], row {count}"
+        where = f"{tmp_path / name}[{split}], row {count}"
+        if name == "files":  # its files are read as they are, and named
+            where = f"{tmp_path / name / 'rows.jsonl'}, line {count}"
+        assert rows[-1].where == where
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from spin_train.config.files import parse_config
 from spin_train.errors import UserError
 from spin_train.model.checkpoint import refuse_checkpoint
-from spin_train.model.loading import load_model
+from spin_train.model.loading import load_model, load_tokenizer
 from tests.train.models import ARCHITECTURES, NOT_SHARING, tiny_model
 
 QUANTISED = {
@@ -55,6 +56,67 @@ def test_a_quantised_checkpoint_is_refused_from_its_configuration_alone(method, 
     (tmp_path / "config.json").write_text(json.dumps({part: settings} if part else settings))
     with pytest.raises(UserError, match=rf"^model: .* is quantised \({method}\)"):
         refuse_checkpoint(tmp_path)
+
+
+def test_what_other_tools_write_of_quantised_weights_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"quantization": {"group_size": 64, "bits": 4}}')
+    with pytest.raises(UserError, match=r"is quantised \(quantization\)"):  # MLX
+        refuse_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is quantised \(hf_quant_config\.json\)"):  # ModelOpt
+        refuse_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int32])
+def test_weights_of_few_bits_are_refused_whatever_config_json_says(variant, saved, kind):
+    weights = load_file(saved / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    folder = variant(weights={**weights, name: (100 * weights[name]).to(kind)})
+    with pytest.raises(UserError, match=rf"is quantised \({name} is stored as "):
+        refuse_checkpoint(folder)
+
+
+def test_a_mask_may_have_any_type(variant, saved):
+    weights = load_file(saved / "model.safetensors")
+    refuse_checkpoint(
+        variant(weights={**weights, "h.0.attn.bias": torch.ones(4, dtype=torch.bool)})
+    )
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_attention_that_no_run_takes_is_refused(tmp_path, key):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({key: "flash_attention_2"}))
+    with pytest.raises(UserError, match=f"{key}='flash_attention_2'.*: remove {key} from it"):
+        refuse_checkpoint(tmp_path)
+    file.write_text(json.dumps({key: "sdpa"}))
+    refuse_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_attention_heads": 0},
+        {"num_attention_heads": "4"},
+        {"max_position_embeddings": 64.0},
+        {"rope_parameters": {"rope_type": "no such", "rope_theta": 1e4}},
+        {"hidden_act": "no such"},
+        {"dtype": "no such"},
+    ],
+)
+def test_a_wrong_value_in_config_json_is_one_line(variant, changes):
+    with pytest.raises(UserError, match=r"^model: no causal language model at .*variant \("):
+        load_model(variant(**changes), dtype="float32")
+
+
+@pytest.mark.parametrize("content", ['{"model": {"type": "XYZ"}}', '{"version":'])
+def test_a_broken_tokenizer_is_one_line(saved, variant, content):
+    folder = variant()
+    (folder / "tokenizer.json").write_text(content)
+    config = {"model": str(folder), "data": {"path": "d"}, "output_dir": "o"}
+    with pytest.raises(UserError, match=r"^model: no tokenizer at "):
+        load_tokenizer(parse_config(config))
 
 
 def test_a_gguf_file_and_a_folder_of_them_are_refused_with_the_command_that_converts(tmp_path):

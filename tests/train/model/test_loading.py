@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from spin_train.config.files import parse_config
+from spin_train.errors import UserError
 from spin_train.model.loading import ends_of_text, load_model, save_policy, teach_ends
 from tests.train.models import tiny_model
 from tests.train.tokenizers import byte_level
@@ -72,6 +73,15 @@ def test_every_end_of_text_that_a_model_names_counts(tmp_path, named, ends, all_
         (tmp_path / "generation_config.json").unlink()
         found = ends_of_text(parse_config(content))
         assert found == sorted({2, *(named if isinstance(named, list) else [named])})
+
+
+def test_an_end_below_0_is_none_and_a_broken_file_of_them_is_refused(tmp_path):
+    saved(tmp_path, named=-1, ends=[4, -1])
+    config = parse_config({"model": str(tmp_path), "data": {"path": "d"}, "output_dir": "o"})
+    assert ends_of_text(config) == [2, 4]
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"generation_config\.json' is not a valid JSON file"):
+        ends_of_text(config)
 
 
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.6, "do_sample": False}])

@@ -1,23 +1,27 @@
 """Ways are tried where the run will go: at its lengths, and where rounding hides no fault."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     DogeConfig,
     LlamaConfig,
     ModernBertDecoderConfig,
     Phi3Config,
     PhimoeConfig,
+    RobertaConfig,
 )
 
+from spin_train.errors import UserError
 from spin_train.model import logps as scoring
 from spin_train.model.exactness import is_narrow, widened
 from spin_train.model.frequencies import longest_with_fixed_frequencies
 from spin_train.model.logps import Group, expect_rows_up_to, response_logps
-from spin_train.model.trials import length_to_try
+from spin_train.model.trials import context_of, length_to_try
 from tests.train.models import tiny_model
 
 SIZES = {
@@ -119,6 +123,32 @@ def test_in_bfloat16_another_head_than_the_models_shows():
     with torch.no_grad():
         difference = response_logps(model, groups) - scoring._one_by_one(model, groups)
     assert (difference / 40).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_encoder_is_called_one(dtype):
+    config = BertConfig(**SIZES, max_position_embeddings=256, initializer_range=0.3)
+    with torch.no_grad(), pytest.raises(UserError, match=r"BertLMHeadModel sees the tokens that f"):
+        response_logps(model_of(config, dtype), [Group(ids(20), [ids(10)])])
+
+
+def test_a_row_that_the_model_cannot_compute_is_named_by_its_length():
+    config = RobertaConfig(**SIZES, max_position_embeddings=180, is_decoder=True)
+    with torch.no_grad(), pytest.raises(UserError, match=r"a row of 180 tokens \(\w+Error: "):
+        response_logps(model_of(config), [Group(ids(100), [ids(10)])])
+
+
+def test_weights_that_are_not_finite_are_called_broken():
+    model = tiny_model("llama", torch.float32)
+    model.lm_head.weight.data[3] = torch.nan
+    with torch.no_grad(), pytest.raises(UserError, match="not finite: its weights are broken"):
+        response_logps(model, [Group([1, 2], [[1, 2]])])
+
+
+@pytest.mark.parametrize("name", ["max_seq_len", "n_ctx", "seq_length", "context_length"])
+def test_the_context_is_known_under_its_other_names(name):
+    assert context_of(SimpleNamespace(**{name: 64})) == 64
+    assert context_of(SimpleNamespace(**{name: None})) is None
 
 
 def test_rows_that_were_announced_are_tried_once(monkeypatch):
