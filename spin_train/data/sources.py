@@ -222,7 +222,7 @@ def _twice_among(columns: Any) -> str:
 
     columns = [columns.field(i) for i in range(len(getattr(columns, "names", ())))] or list(columns)
     if twice := [name for name, n in Counter(column.name for column in columns).items() if n > 1]:
-        return twice[0]
+        return str(twice[0])
     inner = []
     for column in columns:
         kind = column.type

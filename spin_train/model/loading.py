@@ -245,7 +245,7 @@ def _disk_message(path: Path) -> str:
 def _reading(what: str, path: str | Path) -> Iterator[None]:
     """Make a UserError of whatever transformers says about files that it cannot use.
 
-    A wrong value in them shows as an error of any type. It is not their fault where memory or disk runs out.
+    A wrong value in them shows as an error of any type. Full memory and disks are not theirs.
     """
     try:
         yield
