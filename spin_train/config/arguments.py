@@ -104,21 +104,42 @@ WITHOUT_EFFECT = {
 }
 """Further arguments that would change nothing, or go round what a run promises."""
 
+_WEIGHTS = "samples must come from the opponent's own weights"
+_WHOLE = "each rank samples on one device; set ranks instead"
+_PROCESS = "the engine runs in one process, which ends as a whole"
+
 VLLM_ARGUMENTS = {
+    "detokenize": "token ids go in and come out",
     "dtype": "set training.dtype instead",
     "generation_config": "samples follow generation.temperature alone",
     "gpu_memory_utilization": "set generation.vllm_memory instead",
+    "kv_cache_memory_bytes": "set generation.vllm_memory instead",
+    "logits_processors": "they would change what is sampled",
     "logprobs_mode": "log-probs are the model's own, at temperature 1",
     "max_model_len": "it follows from the prompts and generation.max_new_tokens",
-    "model": "the opponent is sampled",
+    "override_generation_config": "samples follow generation.temperature alone",
     "revision": "set model_revision instead",
     "seed": "set seed instead",
-    "skip_tokenizer_init": "token ids go in and come out",
-    "tokenizer": "token ids go in and come out",
     "trust_remote_code": "set trust_remote_code at the top level instead",
+    **dict.fromkeys(("model", "model_weights"), "the opponent is sampled"),
     **dict.fromkeys(
-        ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
-        "each rank samples on one device; set ranks instead",
+        ("skip_tokenizer_init", "tokenizer", "tokenizer_mode", "tokenizer_revision"),
+        "token ids go in and come out",
+    ),
+    **dict.fromkeys(
+        ("code_revision", "config_format", "hf_config_path", "hf_overrides", "load_format"),
+        _WEIGHTS,
+    ),
+    **dict.fromkeys(("convert", "enable_lora", "model_class_overrides", "runner"), _WEIGHTS),
+    **dict.fromkeys(("quantization", "quantization_config"), _WEIGHTS),
+    **dict.fromkeys(
+        ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"), _WHOLE
+    ),
+    **dict.fromkeys(
+        ("prefill_context_parallel_size", "decode_context_parallel_size", "nnodes"), _WHOLE
+    ),
+    **dict.fromkeys(
+        ("distributed_executor_backend", "worker_cls", "worker_extension_cls"), _PROCESS
     ),
 }
 """Arguments of vLLM's engine that the run sets; under `generation.vllm` they contradict it."""

@@ -31,7 +31,7 @@ def refuse_early(config: Config) -> None:
     if config.generation.engine == "vllm":
         from spin_train.sampling.vllm_engine import require_vllm
 
-        require_vllm()
+        require_vllm(config.generation.vllm)
     require_benchmarks(config)
 
 

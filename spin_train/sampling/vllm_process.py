@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 from spin_train.config.files import load_config
-from spin_train.errors import StoppedError, UserError, disk_full, one_line, out_of_memory
+from spin_train.errors import StoppedError, UserError, disk_full, one_line
 from spin_train.run.directory import RunDirectory
 from spin_train.sampling.play import fill_shards
-from spin_train.sampling.vllm_engine import load_engine, require_vllm, sample
+from spin_train.sampling.vllm_engine import little_memory, load_engine, require_vllm, sample
 from spin_train.system.files import read_json, write_json
 from spin_train.system.processes import die_with_driver
 from spin_train.system.surroundings import without_launchers
@@ -28,14 +28,6 @@ __all__ = ["process_environment", "run_process"]
 
 
 _POLL_SECONDS = 0.2
-# What vLLM says where weights, or its cache for one sequence, do not fit the share it was given.
-_LITTLE_MEMORY = (
-    "Free memory on device",
-    "No available memory for the cache blocks",
-    "KV cache is needed",
-    "GPU memory utilization",
-    "gpu_memory_utilization",
-)
 
 
 def run_process(
@@ -131,7 +123,7 @@ def main() -> None:
         traceback.print_exc()
         line = f"{type(error).__name__}: {one_line(error)}"
         said = {"fault": line}
-        if out_of_memory(error) or any(part in line for part in _LITTLE_MEMORY):
+        if little_memory(error):
             said = {"fix": _memory_line(line)}
         if disk_full(error):
             said = {

@@ -24,7 +24,7 @@ def test_a_run_without_vllm_is_refused_before_anything_is_trained(tmp_path):
     config = make_config(tmp_path, generation={"engine": "vllm"})
     code, _, err = run("run", config)
     assert code == 2
-    assert "spin-toolkit[vllm]" in err.strip().splitlines()[-1]
+    assert "pip install 'spin-toolkit[vllm" in err.strip().splitlines()[-1]
     assert not (tmp_path / "run" / "sft").exists()
 
 

