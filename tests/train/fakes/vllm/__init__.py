@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 __version__ = "0.30.0"
 WRONG = os.environ.get("FAKE_VLLM", "")
+if WRONG == "no import":
+    raise OSError("Could not load this library: libtorchcodec_image.so")
 
 
 @dataclass
