@@ -120,7 +120,7 @@ def loaded(installed, tmp_path, monkeypatch):
     """An engine as a run loads it, for prompts of ten tokens."""
 
     def load(**generation):
-        saved_model(tmp_path)
+        tiny_model("llama", torch.float32).save_pretrained(tmp_path / "model")
         shard = SimpleNamespace(records=[SimpleNamespace(prompt_ids=[3] * 10)])
         monkeypatch.setattr(vllm_engine, "shards_of", lambda *_: [shard])
         config = load_config(make_config(tmp_path, generation={"engine": "vllm", **generation}))
@@ -148,7 +148,7 @@ def test_a_model_that_vllm_refuses_is_for_the_user_to_fix(loaded, monkeypatch):
     monkeypatch.setattr("vllm.WRONG", "refused")
     with pytest.raises(UserError, match=r"are not supported.*: set generation.engine=hf"):
         loaded()
-    monkeypatch.setattr("vllm.WRONG", "no device")  # for `main` to explain
+    monkeypatch.setattr("vllm.WRONG", "no device")  # `main` explains it
     with pytest.raises(RuntimeError, match="No available memory"):
         loaded()
 
