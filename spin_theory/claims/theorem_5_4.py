@@ -181,8 +181,13 @@ def check_groups_that_hardly_meet(
     require_same_shape(data=data, opponent=opponent)
     real = torch.cat([data.log_probs, data.log_probs - apart], dim=-1)
     generated = torch.cat([opponent.log_probs - apart, opponent.log_probs], dim=-1)
-    found = newton(real[:, :, None] + generated[:, None, :], loss_type="logistic").scores
-    errors = (found - found[:, :1]) - (real - real[:, :1]) + (generated - generated[:, :1])
+    exact = real - generated
+    near = exact + torch.cat(
+        [data.log_probs, opponent.log_probs], dim=-1
+    )  # Newton takes 1 nat a step
+    log_weights = real[:, :, None] + generated[:, None, :]
+    found = newton(log_weights, loss_type="logistic", start=near).scores
+    errors = (found - found[:, :1]) - (exact - exact[:, :1])
     return Evidence(largest_error(errors.abs().flatten().tolist()), tolerance)
 
 
