@@ -1,6 +1,7 @@
 import copy
 import logging
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from spin_theory import spin_loss
-from spin_train.model import attention, linear_head
+from spin_train.model import attention, linear_head, trials
 from spin_train.model.logps import Group, response_logps, response_loss
 from tests.train.models import (
     ARCHITECTURES,
@@ -140,8 +141,13 @@ def test_a_model_that_cannot_share_prompts_says_so_and_is_scored_right(architect
     assert not any("padded" in line for line in lines)
 
 
-def test_a_state_that_passes_from_response_to_response_is_noticed_in_bfloat16_too(caplog):
+@pytest.mark.parametrize("room_for_a_wider_copy", [True, False])
+def test_a_state_that_passes_from_response_to_response_is_noticed_in_bfloat16_too(
+    room_for_a_wider_copy, caplog, monkeypatch
+):
     # It moves log-probs by 0.03 nats per token, which a tolerance for any rounding would let pass.
+    if not room_for_a_wider_copy:
+        monkeypatch.setattr(trials, "widened", lambda _: nullcontext())
     with caplog.at_level(logging.WARNING, "spin_train"):
         response_logps(tiny_model("mamba", torch.bfloat16), UNEVEN)
     refused = "shared prompts, full logits not used: off by"
