@@ -84,6 +84,18 @@ def test_columns_are_real_then_generated_then_proto(algorithm, roles):
     assert Objective(algorithm).roles == roles
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "whose"),
+    [
+        *[(name, "opponent") for name in ("spin", "space", "gsil")],
+        ("tspin_ref", "reference"),
+        *[(name, None) for name in ("sft", "tspin")],
+    ],
+)
+def test_log_probs_are_subtracted_of_the_opponent_or_of_p_0(algorithm, whose):
+    assert Objective(algorithm).reference == whose
+
+
 def test_spin_value_by_hand():
     # Margins: (-3 + 3.5) - (-2.5 + 2.25) = 0.75 and (-1 + 1.75) - (-6 + 5) = 1.75;
     # the correlation penalty is 1 - 2 * margin at beta 2.
