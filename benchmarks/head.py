@@ -43,7 +43,6 @@ def heads(model: Any) -> dict[str, Head]:
         Name to function.
     """
     weight = model.get_output_embeddings().weight
-    options = torch.nn.LinearCrossEntropyOptions()
 
     def told(hidden: Tensor, targets: Tensor, factors: Tensor) -> Tensor:
         def loss(logps: Tensor, run: slice) -> Tensor:
@@ -63,14 +62,16 @@ def heads(model: Any) -> dict[str, Head]:
                 -functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="none")
             )
         ),
-        "torch's chunks": of(
+    }
+    if hasattr(functional, "linear_cross_entropy"):  # torch 2.11 has none
+        options = torch.nn.LinearCrossEntropyOptions()
+        ways["torch's chunks"] = of(
             lambda hidden, targets: (
                 -functional.linear_cross_entropy(
                     hidden, weight, targets, reduction="none", options=options
                 )
             )
-        ),
-    }
+        )
     if weight.is_cuda:
         try:
             from cut_cross_entropy import linear_cross_entropy
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true", help="measure although others are working")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each way")
     arguments = parser.parse_args()
-    refuse_busy(allowed=arguments.busy)
+    refuse_busy(allowed=arguments.busy or arguments.gpu)
     torch.set_num_threads(CORES)
     size, device, dtypes = Size(), "cpu", [torch.float32, torch.bfloat16]
     if arguments.gpu:

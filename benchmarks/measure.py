@@ -54,7 +54,7 @@ class Row:
         sign = "≤" if self.at_most else "≥"
         target = f"{sign} {self.target:g}{self.unit}"
         if self.measured is None:
-            return f"| {self.claim} | {target} | not measured: no TRL | |"
+            return f"| {self.claim} | {target} | not measured | |"
         met = self.measured <= self.target if self.at_most else self.measured >= self.target
         shown = f"{self.measured:.3g}{self.unit}"
         return f"| {self.claim} | {target} | {shown} | {'met' if met else 'MISS'} |"

@@ -1,7 +1,7 @@
 """The training step: each target with what this run measured.
 
 ``python -m benchmarks.train_step`` takes some minutes on two cores; with ``--gpu`` it takes a model
-of 1B class through the same comparison on a CUDA device. TRL's rows need ``pip install
+of 1B class through the same comparison on a CUDA device (``--tiny``: a small one on any). TRL's rows need ``pip install
 '.[bench]'``. A busy machine is refused, its load recorded; with ``--busy`` it is processor seconds
 of one thread instead of wall time on two, which neighbours disturb less. Times are medians over
 rounds in which every way of making the step has its turn, so that a change of the machine's speed
@@ -278,12 +278,14 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--gpu", action="store_true", help="the 1B-class comparison on CUDA")
+    parser.add_argument("--tiny", action="store_true", help="try what --gpu does, on any device")
     parser.add_argument("--busy", action="store_true", help="measure although others are working")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each step")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    load = refuse_busy(allowed=arguments.busy)
-    torch.set_num_threads(1 if arguments.busy else CORES)
+    on_gpu = arguments.gpu or arguments.tiny
+    load = refuse_busy(allowed=arguments.busy or on_gpu)
+    torch.set_num_threads(1 if arguments.busy and not on_gpu else CORES)
     if arguments.memory:
         report_memory(arguments.memory)
         return
@@ -293,10 +295,10 @@ def main() -> None:
         with_trl, version = True, f"TRL {trl.__version__}"
     except ImportError:
         with_trl, version = False, "TRL is not installed: pip install '.[bench]'"
-    if arguments.gpu:
+    if on_gpu:
         from benchmarks.gpu_step import gpu_rows
 
-        rows, notes = gpu_rows(arguments.rounds, with_trl=with_trl)
+        rows, notes = gpu_rows(arguments.rounds, with_trl=with_trl, tiny=arguments.tiny)
     else:
         rows, notes = cpu_rows(arguments.rounds, with_trl=with_trl)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__},")

@@ -22,7 +22,15 @@ from transformers.cache_utils import DynamicLayer
 
 from spin_train.sampling.engine import Sample, SamplingSettings
 
-__all__ = ["Batch", "PartialResponse", "Task", "draw", "draw_and_take", "left_padded"]
+__all__ = [
+    "Batch",
+    "PartialResponse",
+    "Prompts",
+    "Task",
+    "draw",
+    "draw_and_take",
+    "left_padded",
+]
 
 _ROOM = 64  # columns; a cache that is full is copied
 
@@ -171,6 +179,39 @@ def _empty_cache() -> DynamicCache:
     return cache
 
 
+class Prompts:
+    """Runs prompts, or the next tokens of rows, through a model that is in evaluation mode."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._device = next(model.parameters()).device
+        self._parameters = inspect.signature(model.forward).parameters
+
+    def takes(self, **arguments: Any) -> dict[str, Any]:
+        """Keep those arguments that the model's `forward` has."""
+        return {name: value for name, value in arguments.items() if name in self._parameters}
+
+    def run(self, tasks: Sequence[Task]) -> tuple[Tensor, Tensor, Sequence[Any]]:
+        """Give logits (B, V) of the first token, the mask (B, longest) and the cache's layers."""
+        input_ids, mask = left_padded(tasks, self._device)
+        cache = _empty_cache()
+        logits = self.forward(input_ids, mask, cache)
+        return logits, mask, _layers(cache)
+
+    def forward(self, input_ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits (rows, V) after the last column; its states are put into the cache."""
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (rows, columns), 0 at the first token
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **self.takes(position_ids=positions[:, -input_ids.shape[1] :], logits_to_keep=1),
+        )
+        logits: Tensor = output.logits[:, -1]  # (rows, V)
+        return logits
+
+
 class Batch:
     """Rows being sampled, and the model's state after all of their tokens but the next.
 
@@ -179,13 +220,11 @@ class Batch:
 
     def __init__(self, model: Any) -> None:
         self.rows: list[PartialResponse] = []
-        self._model = model
+        self._prompts = Prompts(model)
         self._device = next(model.parameters()).device
         self._cache = _empty_cache()
         self._mask = torch.empty(0, 0)  # (rows, columns)
         self._logits = torch.empty(0, 0)  # (rows, V), of the next token
-        parameters = inspect.signature(model.forward).parameters
-        self._takes = {"position_ids", "logits_to_keep"} & parameters.keys()
 
     def drop_ended(self) -> None:
         """Remove rows that have ended, and the columns that only they needed."""
@@ -208,7 +247,7 @@ class Batch:
         """Run the prompts of tasks through the model and add them to the existing rows."""
         input_ids, mask = left_padded(tasks, self._device)
         cache = _empty_cache()  # the new rows' own; the two are joined below
-        logits = self._forward(input_ids, mask, cache)
+        logits = self._prompts.forward(input_ids, mask, cache)
         if self.rows:
             width = max(mask.shape[1], self._mask.shape[1])
             for old, new in zip(_layers(self._cache), _layers(cache), strict=True):
@@ -227,19 +266,7 @@ class Batch:
             # Rows that have ended stay in the batch until they are dropped, at their last
             # position: the next may be past the model's context.
             self._mask = torch.cat([self._mask, goes_on[:, None].long()], 1)
-            self._logits = self._forward(tokens[:, None], self._mask, self._cache)
-
-    def _forward(self, input_ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits (rows, V) after the last column; its states are put into the cache."""
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
-        if "position_ids" in self._takes:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (rows, columns), 0 at the first token
-            inputs["position_ids"] = positions[:, -input_ids.shape[1] :]
-        if "logits_to_keep" in self._takes:
-            inputs["logits_to_keep"] = 1
-        output = self._model(**inputs, past_key_values=cache, use_cache=True)
-        logits: Tensor = output.logits[:, -1]  # (rows, V)
-        return logits
+            self._logits = self._prompts.forward(tokens[:, None], self._mask, self._cache)
 
 
 def _layers(cache: DynamicCache) -> Sequence[Any]:

@@ -22,6 +22,7 @@ from spin_train.model.logps import Group, response_logps
 from spin_train.model.trials import length_to_try
 from spin_train.sampling.decoding import Batch, PartialResponse, Task, draw_and_take, left_padded
 from spin_train.sampling.engine import Sample, SamplingSettings
+from spin_train.sampling.replay import FixedBatch
 
 __all__ = ["sample"]
 
@@ -94,7 +95,24 @@ def _refilled(
     model: Any, tasks: Sequence[Task], settings: SamplingSettings, between: Callable[[], None]
 ) -> _Found:
     """Decode rows together; those that have ended make room for tasks that wait."""
-    batch = Batch(model)
+    yield from _decoded(Batch(model), tasks, settings, between)
+
+
+def _replayed(
+    model: Any, tasks: Sequence[Task], settings: SamplingSettings, between: Callable[[], None]
+) -> _Found:
+    """Do the same at fixed places, so that a GPU can replay one recorded step."""
+    rows = min(settings.batch_size, len(tasks))
+    longest = max(len(task.prompt_ids) + task.limit for task in tasks)
+    yield from _decoded(FixedBatch(model, rows, longest), tasks, settings, between)
+
+
+def _decoded(
+    batch: Batch | FixedBatch,
+    tasks: Sequence[Task],
+    settings: SamplingSettings,
+    between: Callable[[], None],
+) -> _Found:
     waiting = list(reversed(tasks))
     while waiting or batch.rows:
         ended = [row for row in batch.rows if row.ended]
@@ -191,6 +209,7 @@ class _Draws(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
 
+_ON_GPU: dict[str, _Way] = {"one recorded step replayed": _replayed}
 _WAYS: dict[str, _Way] = {
     "rows that have ended replaced": _refilled,
     "generate with padding": _generated,
@@ -228,8 +247,10 @@ def _exact_way(model: Any, length: int = 64) -> _Way:
         return "" if off <= tolerance else _off(off)
 
     tolerance = exact_tolerance(model)
+    on_gpu = next(model.parameters()).is_cuda
+    ways = _ON_GPU | _WAYS if on_gpu else _WAYS
     try:
-        return first_exact(model, _WAYS, flaw, _NOTHING)
+        return first_exact(model, ways, flaw, _NOTHING)
     except UserError:
         groups = [Group(task.prompt_ids, [task.prompt_ids[:12]]) for task in tasks]
         before = tolerance
@@ -238,7 +259,7 @@ def _exact_way(model: Any, length: int = 64) -> _Way:
         )
         if tolerance <= before:
             raise
-        return first_exact(model, _WAYS, flaw, _NOTHING)
+        return first_exact(model, ways, flaw, _NOTHING)
 
 
 def _off(error: float) -> str:

@@ -29,7 +29,7 @@ from tests.train.models import (
 STOP = 2
 # Longer than the windows of the sliding models, shorter than the context of 64.
 PROMPTS = [[3, 4, 5, 6, 7, 8, 9] * 4, [10], [11, STOP, 12], [13, 14], [15] * 9, [16, 17, 18]]
-WAYS = list(transformers_engine._WAYS.values())
+WAYS = [*transformers_engine._WAYS.values(), *transformers_engine._ON_GPU.values()]
 
 
 class Always(dict):
