@@ -75,10 +75,15 @@ def build(*, tiny: bool) -> Any:
     LlamaForCausalLM
         With random weights, in bfloat16, on the device there is, in evaluation mode.
     """
-    shape = (64, 96, 2, 4, 2, 500) if tiny else (576, 1536, 30, 9, 3, 49_152)
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    names += ("num_key_value_heads", "vocab_size")
-    config = LlamaConfig(**dict(zip(names, shape, strict=True)), tie_word_embeddings=True)
+    config = LlamaConfig(
+        hidden_size=64 if tiny else 576,
+        intermediate_size=96 if tiny else 1536,
+        num_hidden_layers=2 if tiny else 30,
+        num_attention_heads=4 if tiny else 9,
+        num_key_value_heads=2 if tiny else 3,
+        vocab_size=500 if tiny else 49_152,
+        tie_word_embeddings=True,
+    )
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
@@ -150,9 +155,10 @@ def least_bytes(model: Any, rows: int, tokens: int) -> float:
         Bytes.
     """
     config = model.config
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    states = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    return weights + rows * tokens * states * model.dtype.itemsize
+    weights: int = sum(parameter.nbytes for parameter in model.parameters())
+    states: int = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    width: int = model.dtype.itemsize
+    return weights + rows * tokens * states * width
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
 """The training step: each target with what this run measured.
 
 ``python -m benchmarks.train_step`` takes some minutes on two cores; with ``--gpu`` it takes a model
-of 1B class through the same comparison on a CUDA device (``--tiny``: a small one on any). TRL's rows need ``pip install
-'.[bench]'``. A busy machine is refused, its load recorded; with ``--busy`` it is processor seconds
-of one thread instead of wall time on two, which neighbours disturb less. Times are medians over
-rounds in which every way of making the step has its turn, so that a change of the machine's speed
-meets all alike; a factor is the ratio of two. The exit code is 0 whether targets are met or not.
+of 1B class through the same comparison on a CUDA device, with ``--tiny`` a small one on any. TRL's
+rows need ``pip install '.[bench]'``. A busy machine is refused, its load recorded; with ``--busy``
+it is processor seconds of one thread instead of wall time on two, which neighbours disturb less.
+Times are medians over rounds in which every way of making the step has its turn, so that a change
+of the machine's speed meets all alike; a factor is the ratio of two. The exit code is 0 whether
+targets are met or not.
 """
 
 import argparse

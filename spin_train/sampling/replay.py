@@ -42,16 +42,14 @@ _WARM_UP = 2
 class _FixedLayer(DynamicLayer):
     """A layer of the cache with all its columns from the start; new states go to `column`."""
 
-    def __init__(self, rows: int, columns: int, column: Tensor) -> None:
+    def __init__(self, rows: int, columns: int, column: Tensor, like: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._shape, self._column = (rows, columns), column
-
-    def hold(self, like: Tensor) -> None:
-        """Make room for states (rows, heads, columns, size) of this kind."""
-        rows, columns = self._shape
+        self._column = column
         self.lazy_initialization(like, like)
-        self.keys = like.new_zeros(rows, like.shape[1], columns, like.shape[3])
-        self.values = torch.zeros_like(self.keys)
+        keys = like.new_zeros(rows, like.shape[1], columns, like.shape[3])
+        self.states = keys, torch.zeros_like(keys)
+        """Of all slots: keys and values, each (rows, heads, columns, size)."""
+        self.keys, self.values = self.states
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -61,13 +59,6 @@ class _FixedLayer(DynamicLayer):
             keys.index_copy_(2, self._column, key_states),
             values.index_copy_(2, self._column, value_states),
         )
-
-    @property
-    def states(self) -> tuple[Tensor, Tensor]:
-        """Keys and values of all slots."""
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys, self.values
 
 
 class FixedBatch:
@@ -99,10 +90,9 @@ class FixedBatch:
         self._logits = torch.empty(0)  # (slots, V)
         self._windowed = self._mask.clone()
         self._window, self._masks = _masks(model, self._mask, self._windowed)
-        make = partial(_FixedLayer, rows, self._columns, self._column)
+        self._layer = partial(_FixedLayer, rows, self._columns, self._column)
+        self._layers: list[_FixedLayer] = []
         self._cache = DynamicCache()
-        self._cache.layer_class_to_replicate = make
-        self._layer = make
         self._replay: Callable[[], None] | None = None
 
     def drop_ended(self) -> None:
@@ -122,16 +112,15 @@ class FixedBatch:
             self._end = width
         elif self._end < width:
             self._move(to=width)
-        if not self._cache.layers:
-            self._cache.layers = [self._layer() for _ in layers]
-            for fixed, new in zip(self._cache.layers, layers, strict=True):
-                fixed.hold(new.keys)
+        if not self._layers:
+            self._layers = [self._layer(new.keys) for new in layers]
+            self._cache.layers = list(self._layers)
             self._logits = logits.new_zeros(len(self._ids), logits.shape[1])
         index = torch.tensor(slots, device=self._device)
         first = self._end - width
-        for fixed, new in zip(self._cache.layers, layers, strict=True):
-            fixed.keys[index, :, first : self._end] = new.keys
-            fixed.values[index, :, first : self._end] = new.values
+        for layer, new in zip(self._layers, layers, strict=True):
+            for states, added in zip(layer.states, (new.keys, new.values), strict=True):
+                states[index, :, first : self._end] = added
         self._mask[index] = self._hidden
         hidden = self._mask.new_zeros(mask.shape).masked_fill_(mask == 0, self._hidden)
         self._mask[index, 0, 0, first : self._end] = hidden
@@ -177,7 +166,7 @@ class FixedBatch:
 
     def _recorded(self) -> Callable[[], None]:
         """Record the step as a CUDA graph; running it several times writes the same states."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
@@ -192,7 +181,7 @@ class FixedBatch:
         """Move the columns that rows need so that they end at `to`."""
         length = min(self._end, to)
         source, target = slice(self._end - length, self._end), slice(to - length, to)
-        for layer in self._cache.layers:
+        for layer in self._layers:
             for states in layer.states:
                 states[:, :, target] = states[:, :, source].clone()
         mask = self._mask[..., source].clone()

@@ -12,7 +12,7 @@ from tests.train.models import ARCHITECTURES, VOCABULARY, tiny_model
 STOP = 2
 
 
-def some_tasks(count=30, *, longest=40, limit=20):
+def some_tasks(count=16, *, longest=40, limit=20):
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(1, longest, (count,), generator=generator).tolist()
     return [
@@ -21,7 +21,7 @@ def some_tasks(count=30, *, longest=40, limit=20):
     ]
 
 
-def decoded(batch, tasks, *, rows=7):
+def decoded(batch, tasks, *, rows=4):
     """Samples by their numbers."""
     settings = SamplingSettings((STOP,), 0, 1.0, rows)
     with torch.inference_mode():
@@ -40,7 +40,7 @@ def test_samples_are_those_of_a_cache_that_grows(architecture, order, room, monk
     if order == "longest first":
         tasks.sort(key=lambda task: -len(task.prompt_ids))
     expected = decoded(Batch(model), tasks)
-    ours = decoded(FixedBatch(model, 7, 60), tasks)
+    ours = decoded(FixedBatch(model, 4, 60), tasks)
     assert len({len(sampled.ids) for sampled in expected.values()}) > 1
     assert {n: s.ids for n, s in ours.items()} == {n: s.ids for n, s in expected.items()}
     for number, sampled in ours.items():
@@ -54,7 +54,7 @@ def test_its_tensors_stay_where_they_are():
     tasks = some_tasks(24)
 
     def places():
-        states = [tensor for layer in batch._cache.layers for tensor in layer.states]
+        states = [tensor for layer in batch._layers for tensor in layer.states]
         fixed = (batch._ids, batch._positions, batch._column, batch._windowed, batch._logits)
         return [tensor.data_ptr() for tensor in (*states, *fixed, batch._mask)]
 
