@@ -4,7 +4,8 @@
 verify` checks and puts the table into the page; without ``--write`` it prints it. With 10,000
 instances it took 28 minutes on two busy cores, with the default of 200 it takes half a minute.
 ``--claims PATTERN`` checks some claims and leaves the other rows of the page as they are.
-``--statements --write`` only writes what is claimed, into docs/theory.md, and checks nothing.
+``--statements --write`` only writes what is claimed, by us and by the papers with the verdicts,
+into docs/theory.md, and checks nothing.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import os
 import sys
 
 from benchmarks.pages import DOCS, write_between
-from spin_theory.claims.rows import as_markdown, statement_rows, verdict_rows
+from spin_theory.claims.papers import PAPER_CLAIMS
+from spin_theory.claims.rows import as_markdown, paper_rows, statement_rows, verdict_rows
 from spin_theory.claims.table import CASES, CLAIMS, named
 from spin_theory.claims.verification import verify
 
@@ -41,6 +43,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.statements:
         page, text, holds = STATEMENTS, as_markdown(statement_rows(CLAIMS)), True
+        papers = as_markdown(paper_rows(PAPER_CLAIMS))
+        print(papers)
+        if options.write:
+            write_between(page, "papers", papers)
     else:
         names = named(options.claims)
         verdicts = verify(seeds=range(options.instances), jobs=options.jobs, names=names)

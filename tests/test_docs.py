@@ -9,7 +9,8 @@ import yaml
 
 from benchmarks import claims
 from benchmarks.pages import write_between
-from spin_theory.claims.rows import as_markdown, statement_rows, verdict_rows
+from spin_theory.claims.papers import PAPER_CLAIMS
+from spin_theory.claims.rows import as_markdown, paper_rows, statement_rows, verdict_rows
 from spin_theory.claims.table import CLAIMS
 from spin_theory.claims.verification import verify
 
@@ -132,6 +133,12 @@ def test_theory_lists_the_claims_as_the_program_does():
     page = claims.STATEMENTS.read_text()
     table = page.partition("<!-- claims: begin -->\n")[2].partition("\n<!-- claims: end -->")[0]
     assert table == as_markdown(statement_rows(CLAIMS))
+
+
+def test_theory_has_the_verdict_on_every_claim_of_the_papers():
+    page = claims.STATEMENTS.read_text()
+    table = page.partition("<!-- papers: begin -->\n")[2].partition("\n<!-- papers: end -->")[0]
+    assert table == as_markdown(paper_rows(PAPER_CLAIMS))
 
 
 def test_the_citation_names_both_papers_and_this_version():

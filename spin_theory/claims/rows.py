@@ -4,9 +4,11 @@ import textwrap
 from collections.abc import Sequence
 
 from spin_theory.claims.claim import Claim
+from spin_theory.claims.papers import PaperClaim
+from spin_theory.claims.table import named
 from spin_theory.claims.verification import Verdict
 
-__all__ = ["as_markdown", "as_text", "statement_rows", "statements", "verdict_rows"]
+__all__ = ["as_markdown", "as_text", "paper_rows", "statement_rows", "statements", "verdict_rows"]
 
 Cells = tuple[str, ...]
 
@@ -58,6 +60,32 @@ def statement_rows(claims: Sequence[Claim]) -> list[Cells]:
         for claim in claims
     ]
     return [("name", "claim", "source", "check"), *rows]
+
+
+def paper_rows(papers: Sequence[PaperClaim]) -> list[Cells]:
+    """Write what papers claim, with the verdicts, as rows under a row of titles.
+
+    Parameters
+    ----------
+    papers : sequence of PaperClaim
+        Such as :data:`spin_theory.claims.papers.PAPER_CLAIMS`.
+
+    Returns
+    -------
+    list of tuple of str
+        Titles, then one row per statement; what shows it is in backquotes.
+
+    Raises
+    ------
+    ValueError
+        If a verdict rests on a claim that is not there.
+    """
+    rows = []
+    for paper in papers:
+        named([pattern for pattern in paper.shown_by if not pattern.startswith("python -m ")])
+        shown = "; ".join(f"`{name}`" for name in paper.shown_by)
+        rows.append((f"{paper.paper}, {paper.where}", paper.statement, paper.verdict, shown))
+    return [("paper", "what it says", "verdict", "shown by"), *rows]
 
 
 def statements(claims: Sequence[Claim]) -> str:
