@@ -128,6 +128,7 @@ def _rule(options: argparse.Namespace) -> opponents.OpponentRule:
         "mixed": partial(opponents.mixed_samples, earlier=options.earlier),
         "geometric": partial(opponents.geometric_mixture, base_weight=options.base_weight),
         "average": opponents.average_of_iterates,
+        "moving": partial(opponents.moving_average, decay=options.decay),
     }
     return rules[options.opponent]
 
@@ -164,7 +165,11 @@ def _play(options: argparse.Namespace) -> int:
     solver: Solver
     if options.solver in OPTIMISERS:
         solver = GradientSteps(
-            options.inner_steps, options.learning_rate, options.solver, options.pairs
+            options.inner_steps,
+            options.learning_rate,
+            options.solver,
+            options.pairs,
+            options.momentum,
         )
     elif options.pairs is not None:
         raise ValueError(f"--pairs needs --solver {' or '.join(OPTIMISERS)}")
@@ -297,6 +302,7 @@ def _phase(options: argparse.Namespace) -> int:
             inner_steps=[None if steps == "exact" else steps for steps in options.inner_steps],
             learning_rate=options.learning_rate,
             optimiser=options.optimiser,
+            momentum=options.momentum,
             iterations=options.iterations,
             games=options.games,
             responses=options.responses,

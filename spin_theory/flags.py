@@ -23,6 +23,7 @@ RULES = {
     "mixed": "samples of the last iterate and of --earlier iterates before it",
     "geometric": "geometric mixture with p_0 at weight --base-weight",
     "average": "fictitious play: the average of all iterates",
+    "moving": "moving average of log-probs that keeps --decay of itself",
 }
 
 
@@ -168,6 +169,9 @@ def _add_game_flags(parser: argparse.ArgumentParser) -> None:
         "--base-weight", type=float, default=0.5, help="weight of p_0, with --opponent geometric"
     )
     parser.add_argument(
+        "--decay", type=float, default=0.9, help="of the average, with --opponent moving"
+    )
+    parser.add_argument(
         "--history-weight", type=float, default=0.0, help="weight of T-SPIN's history term, >= 0"
     )
     parser.add_argument(
@@ -177,6 +181,9 @@ def _add_game_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", type=_positive, default=10, help="iterations of self-play")
     parser.add_argument(
         "--learning-rate", type=float, default=1.0, help="learning rate of the optimiser"
+    )
+    parser.add_argument(
+        "--momentum", type=float, default=0.9, help="factor on the last step, for momentum"
     )
     parser.add_argument(
         "--smallest", type=float, default=1e-3, help="smallest probability in a random table"

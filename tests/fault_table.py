@@ -224,6 +224,67 @@ FAULTS = {
             "samples at a temperature",
         ),
     },
+    "games.opponents:moving_average": {
+        "the other way round": (
+            lambda right: (
+                lambda policies, *, decay, **rules: right(
+                    policies, decay=min(1 - decay, 0.99), **rules
+                )
+            ),
+            "moving average",
+        ),
+        "of the other kind": (
+            lambda right: (
+                lambda policies, *, decay, of="log_probs": right(
+                    policies, decay=decay, of="log_probs" if of == "probs" else "probs"
+                )
+            ),
+            "opponents",
+        ),
+    },
+    "games.endings:rest_with_history": {
+        "the data": (
+            lambda right: lambda start, data, **rules: data,
+            "SPIN with a history term",
+        ),
+        "towards p_0": (
+            lambda right: (
+                lambda start, data, *, history_weight: right(
+                    data, start, history_weight=history_weight
+                )
+            ),
+            "SPIN with a history term",
+        ),
+    },
+    "games.pointwise:pointwise_multiplier": {
+        "of SPACE": (lambda right: lambda loss, **rules: 0.0, "games of SPACE and GSIL"),
+    },
+    "objectives.pointwise:pointwise_objective": {
+        "data and opponent swapped": (
+            lambda right: (
+                lambda policy, opponent, data, **rules: right(policy, data, opponent, **rules)
+            ),
+            "optimum of SPACE and GSIL",
+        ),
+    },
+    "losses.pointwise:space_loss": {
+        "the inverse mu": (
+            lambda right: lambda *, mu=1.0, **rules: right(mu=1 / mu, **rules),
+            "losses of SPACE and GSIL",
+        ),
+    },
+    "losses.pointwise:gsil_loss": {
+        "without the shift": (
+            lambda right: lambda *, shift=0.0, **rules: right(**rules),
+            "losses of SPACE and GSIL",
+        ),
+    },
+    "losses.pointwise:PointwiseLoss.sft_factor": {
+        "of the generated term": (
+            lambda right: lambda loss: loss.derivatives()[1][0],
+            "first step of SPACE and GSIL",
+        ),
+    },
     "games.temperature:tempered_limit": {
         "the data": (lambda right: lambda data, **_: data, "samples at a temperature"),
     },

@@ -192,8 +192,10 @@ def check_phase_diagram(
     Returns
     -------
     Evidence
-        Residual: the largest error of a cell's change, in powers of ten, and of its share of
-        games that end further away; infinite where rows or columns are not those asked for.
+        Residual: the largest error of a cell's change, in powers of ten, and of its shares of
+        games that end further away, that stall after one iteration, and that are stable near the
+        data; infinite where rows or columns are not those asked for, or a cell is wrongly said
+        to approach the data or not.
 
     Raises
     ------
@@ -237,6 +239,13 @@ def check_phase_diagram(
             errors.append(abs(float(diagram.change[row, column]) - change) / size)
             share = float((last > first + 1e-12).double().mean())
             errors.append(abs(float(diagram.diverged[row, column]) - share))
+            rates = _multipliers(data, strength, exact=steps is None)
+            stable = float((rates.abs() < 1).all(dim=-1).double().mean())
+            stalled = float(((last > 1e-12) & (last >= first - 1e-12)).double().mean())
+            for found, right in ((diagram.stable, stable), (diagram.stalled, stalled)):
+                errors.append(np.inf if found is None else abs(float(found[row, column]) - right))
+            if bool(diagram.approaches[row, column]) != (change < 0 and stalled < 0.25):
+                errors.append(np.inf)
     return Evidence(largest_error(errors), tolerance, {"change": float(diagram.change[0, 1])})
 
 
@@ -248,6 +257,15 @@ def _iterate(
         return torch.log_softmax(logits + (data.log_probs - logits) / beta, dim=-1)
     # The gradient at the opponent is beta l'(0) (p_data - p_t), l'(0) = -1/2.
     return torch.log_softmax(logits + beta / 2 * (data.probs - logits.exp()), dim=-1)
+
+
+def _multipliers(data: TabularPolicy, beta: float, *, exact: bool) -> torch.Tensor:
+    """Multipliers (X, Y - 1) near the data: 1 - 1/beta, or 1 - beta mu / 2 for a step of rate 1."""
+    if exact:
+        return torch.full((len(data.probs), 1), 1 - 1 / beta, dtype=torch.float64)
+    outer = data.probs[:, :, None] * data.probs[:, None, :]
+    eigenvalues = torch.linalg.eigvalsh(torch.diag_embed(data.probs) - outer)
+    return 1 - beta * eigenvalues[:, 1:] / 2  # the first one is 0, of constants
 
 
 def _spin(draw: Draw, *, sft_weight: float = 0.0) -> InnerProblem:
@@ -294,7 +312,8 @@ CLAIMS = (
     Claim(
         name="phase diagram",
         statement="A cell of the phase diagram is the mean change of the distance from the data, "
-        "and the share of the games that end further away.",
+        "and the shares of the games that end further away, that stall, and that are stable near "
+        "the data.",
         source="derived",
         function=check_phase_diagram,
         tolerance=ROUNDING,

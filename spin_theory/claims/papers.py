@@ -224,5 +224,44 @@ PAPER_CLAIMS: tuple[PaperClaim, ...] = (
         "holds at every beta, at a rate of `t^(-1 / beta)`",
         ("fictitious play near the data",),
     ),
+    PaperClaim(
+        "SPACE",
+        "theorem",
+        "The optimum of its objective is the data, at every mu.",
+        "holds, where log-ratios have no scale; the formula is from summaries of the paper",
+        ("optimum of SPACE and GSIL", "losses of SPACE and GSIL"),
+    ),
+    PaperClaim(
+        "SPACE",
+        "abstract",
+        "It converges more stably than methods based on a gap, such as SPIN.",
+        "holds under: SPIN at another beta than 1. An exact iteration lands on the data, as that "
+        "of SPIN at beta 1 does",
+        ("games of SPACE and GSIL", "optimum of SPACE and GSIL"),
+    ),
+    PaperClaim(
+        "GSIL",
+        "section 4",
+        "Its losses estimate the ratio of the data to the opponent, so that the policy imitates "
+        "the data.",
+        "holds under: scale 1, no shift and any loss but hinge",
+        ("optimum of SPACE and GSIL",),
+    ),
+    PaperClaim(
+        "GSIL",
+        "released runs",
+        "Scale 0.01 and shift 2.",
+        "does not hold: with these the data are not even a minimum of their own game",
+        ("games of SPACE and GSIL",),
+    ),
+    PaperClaim(
+        "SAPO",
+        "opponent",
+        "A moving average of the policy as opponent steadies training.",
+        "holds under: a beta above `(1 - d) / 2`, with d the part that the average keeps. It acts "
+        "as the beta `beta / (1 - d)`. That is for averages of log-probs or probabilities, where "
+        "the paper averages weights",
+        ("moving average of *",),
+    ),
 )
 """In the order of the papers."""

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spin_theory.claims.claim import Claim
@@ -14,6 +15,7 @@ from spin_theory.games.opponents import (
     geometric_mixture,
     last_iterate,
     mixed_samples,
+    moving_average,
     without_reference,
 )
 from spin_theory.minima.log_linear import LogLinearClass
@@ -118,6 +120,7 @@ def check_opponents(
     third: TabularPolicy,
     *,
     base_weight: float = 0.3,
+    decay: float = 0.4,
     tolerance: float = ROUNDING,
 ) -> Evidence:
     r"""Check who generates and what the denominator is, for every opponent.
@@ -128,6 +131,8 @@ def check_opponents(
         Three iterates, p_0 first.
     base_weight : float, default 0.3
         Weight of p_0 in the geometric mixture, in [0, 1], no unit.
+    decay : float, default 0.4
+        Part of the last moving average that is kept, in (0, 1), no unit.
     tolerance : float, default 1e-12
         Largest residual at which the claim holds.
 
@@ -152,9 +157,12 @@ def check_opponents(
     last = tables[-1]
     half = np.logaddexp(tables[1], last) - math.log(2)
     mean = np.logaddexp(np.logaddexp(tables[0], tables[1]), last) - math.log(3)
-    mixture = (1 - base_weight) * last + base_weight * tables[0]
-    highest = mixture.max(-1, keepdims=True)
-    mixture = mixture - highest - np.log(np.exp(mixture - highest).sum(-1, keepdims=True))
+    mixture = _normalised((1 - base_weight) * last + base_weight * tables[0])
+    slow = arithmetic = tables[0]
+    for table in tables[1:]:
+        slow = decay * slow + (1 - decay) * table
+        arithmetic = np.logaddexp(math.log(decay) + arithmetic, math.log1p(-decay) + table)
+    slow = _normalised(slow)
     expected = [
         (last_iterate(policies), last, last),
         (without_reference(policies), last, None),
@@ -162,6 +170,9 @@ def check_opponents(
         (mixed_samples(policies, earlier=2), mean, last),
         (average_of_iterates(policies), mean, mean),
         (geometric_mixture(policies, base_weight=base_weight), mixture, mixture),
+        (moving_average(policies, decay=decay), slow, slow),
+        (moving_average(policies, decay=decay, of="probs"), arithmetic, arithmetic),
+        (moving_average(policies, decay=0.0, of="probs"), last, last),
     ]
     errors = []
     for opponent, sampler, reference in expected:
@@ -172,6 +183,11 @@ def check_opponents(
                 apart = np.abs(found.log_probs.numpy() - right) / (1 + np.abs(right))
                 errors.append(float(apart.max()))
     return Evidence(largest_error(errors), tolerance, {"rules": float(len(expected))})
+
+
+def _normalised(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted: NDArray[np.float64] = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 CLAIMS = (

@@ -16,6 +16,7 @@ __all__ = [
     "geometric_mixture",
     "last_iterate",
     "mixed_samples",
+    "moving_average",
     "tempered_samples",
     "without_reference",
 ]
@@ -223,6 +224,71 @@ def geometric_mixture(policies: Sequence[TabularPolicy], *, base_weight: float =
     first, last = policies[0].log_probs, policies[-1].log_probs
     mixture = TabularPolicy.from_logits((1 - weight) * last + weight * first)
     return Opponent(sampler=mixture, reference=mixture)
+
+
+def moving_average(
+    policies: Sequence[TabularPolicy], *, decay: float, of: str = "log_probs"
+) -> Opponent:
+    r"""Opponent that follows the iterates slowly, as an exponential moving average.
+
+    Parameters
+    ----------
+    policies : sequence of TabularPolicy
+        p_0, ..., p_t; at least one.
+    decay : float
+        Part d of the last average that is kept, in [0, 1), no unit; 0 is :func:`last_iterate`.
+    of : {'log_probs', 'probs'}, default 'log_probs'
+        What is averaged.
+
+    Returns
+    -------
+    Opponent
+        :math:`q_t = d \, q_{t-1} + (1 - d) \, p_t` of log-probs, normalised, or of
+        probabilities, with :math:`q_0 = p_0`; as sampler and as denominator.
+
+    Raises
+    ------
+    ValueError
+        If `decay` is not in [0, 1) or `of` is unknown.
+
+    Notes
+    -----
+    Exact SPIN against it multiplies the average's log-ratio to the data by :math:`1 - (1 - d) /
+    \lambda`, near the data for either average and at any distance for that of log-probs: an
+    average is a larger :math:`\lambda`. [1]_ averages the weights of a network, which is neither:
+    in a table of logits it is the average of log-probs.
+
+    References
+    ----------
+    .. [1] Yin et al., "Self-Augmented Preference Optimization", arXiv:2405.20830.
+
+    Examples
+    --------
+    >>> policies = [TabularPolicy.from_probs([[p, 1 - p]]) for p in (0.5, 0.9)]
+    >>> moving_average(policies, decay=0.5).sampler.probs  # odds sqrt(1 * 9)
+    tensor([[0.7500, 0.2500]], dtype=torch.float64)
+    >>> moving_average(policies, decay=0.5, of="probs").sampler.probs
+    tensor([[0.7000, 0.3000]], dtype=torch.float64)
+    """
+    decay = number("decay", decay)
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must be in [0, 1), got {decay!r}")
+    if of not in ("log_probs", "probs"):
+        raise ValueError(f"of must be 'log_probs' or 'probs', got {of!r}")
+    require_same_shape(**{f"p_{index}": policy for index, policy in enumerate(policies)})
+    # p_0 has weight d^t, and p_i then (1 - d) d^(t - i).
+    last = len(policies) - 1
+    weights = torch.tensor(
+        [decay ** (last - i) * (1 - decay if i else 1.0) for i in range(last + 1)],
+        dtype=torch.float64,
+    )[:, None, None]
+    tables = torch.stack([policy.log_probs for policy in policies])
+    if of == "probs":
+        tables, weights = tables[weights.flatten() > 0], weights[weights.flatten() > 0]
+        average = TabularPolicy(torch.logsumexp(tables + weights.log(), dim=0))
+    else:
+        average = TabularPolicy.from_logits((weights * tables).sum(dim=0))
+    return Opponent(sampler=average, reference=average)
 
 
 def require_temperature(temperature: float) -> None:

@@ -76,6 +76,7 @@ def phase_diagram(
     inner_steps: Sequence[int | None],
     learning_rate: float = 1.0,
     optimiser: str = "gd",
+    momentum: float = 0.9,
     iterations: int = 10,
     games: int = 64,
     responses: int = 8,
@@ -99,6 +100,8 @@ def phase_diagram(
         Of the optimiser, on the logits of a prompt.
     optimiser : {'gd', 'momentum', 'adam', 'rmsprop'}, default 'gd'
         Gradient descent, with momentum (0.9), Adam or RMSProp.
+    momentum : float, default 0.9
+        Factor of 'momentum' on its last step, in [0, 1), no unit; the others do not use it.
     iterations : int, default 10
         Of self-play.
     games : int, default 64
@@ -151,7 +154,7 @@ def phase_diagram(
     solvers: list[Solver] = [
         (minimiser if searched else exact)
         if steps is None
-        else GradientSteps(steps=steps, learning_rate=learning_rate, optimiser=optimiser)
+        else GradientSteps(steps, learning_rate, optimiser, momentum=momentum)
         for steps in columns
     ]
     late_distances = partial(

@@ -33,6 +33,7 @@ def lines_of(capsys):
         ["--opponent", "mixed", "--earlier", "2"],
         ["--opponent", "geometric", "--base-weight", "0.25"],
         ["--opponent", "average"],
+        ["--opponent", "moving", "--decay", "0.5"],
         ["--opponent", "mixed", "--solver", "minimiser", "--history-weight", "0.1"],
         ["--algorithm", "tspin"],
         ["--algorithm", "tspin", "--solver", "minimiser", "--history-weight", "0.1"],
@@ -220,6 +221,9 @@ def test_plot_writes_a_figure(command, suffix, magic, tmp_path, capsys):
         (["play", "--loss-type", "hinge"], "no closed form; use --solver minimiser"),
         (["play", "--solver", "minimiser", "--history-weight", "-1"], "history_weight must be"),
         (["play", "--opponent", "geometric", "--base-weight", "2"], "base_weight must be"),
+        (["play", "--opponent", "moving", "--decay", "1"], "decay must be in"),
+        (["play", "--solver", "momentum", "--momentum", "1"], "momentum must be in"),
+        (["phase", "--optimiser", "momentum", "--momentum", "1"], "momentum must be in"),
         (["play", "--solver", "gd", "--learning-rate", "nan"], "learning_rate must be"),
         (["play", "--solver", "gd", "--learning-rate", "inf"], "learning_rate must be finite"),
         (["play", "--responses", "200000", "--solver", "minimiser"], "GB of memory"),
@@ -344,3 +348,13 @@ def test_the_module_is_a_command_that_exits_as_main_does():
     ran = run(["phase", "--betas", "-1", "--games", "1"], stdout=subprocess.PIPE)
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 1
+
+
+def test_momentum_reaches_both_commands(capsys):
+    printed = []
+    for command in (["play", "--solver"], ["phase", "--inner-steps", "3", "--optimiser"]):
+        for momentum in ("0.1", "0.9"):
+            assert main([*command, "momentum", "--momentum", momentum, "--iterations", "2"]) == 0
+            printed.append(capsys.readouterr().out)
+    assert printed[0] != printed[1]
+    assert printed[2] != printed[3]

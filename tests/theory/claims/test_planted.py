@@ -12,12 +12,6 @@ from tests.faults import planted, public_functions, rejected_by
 
 FUNCTIONS = public_functions()
 SEEDS = (1, 2, 5)
-WITHOUT_CLAIM = {
-    "games.endings:rest_with_history",
-    "games.phase:PhaseDiagram.approaches",
-    *(name for name in FUNCTIONS if name.startswith("losses.pointwise:")),
-}
-"""Functions whose claims are still to come; `make faults` lists their faults as survivors."""
 
 
 def reject(function, fault, start):
@@ -69,7 +63,7 @@ def test_every_public_function_is_called_by_a_claim():
     finally:
         for plant in undo[::-1]:
             plant.__exit__(None, None, None)
-    assert set(FUNCTIONS) - called <= WITHOUT_CLAIM
+    assert set(FUNCTIONS) == called
 
 
 def test_the_printed_remark_5_5_fails_in_many_tables():

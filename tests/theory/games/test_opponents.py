@@ -11,6 +11,7 @@ from spin_theory import (
     geometric_mixture,
     last_iterate,
     mixed_samples,
+    moving_average,
     tv,
     without_reference,
 )
@@ -101,3 +102,38 @@ def test_bad_arguments_are_refused():
     for rule in (mixed_samples, average_of_iterates):
         with pytest.raises(ValueError, match=r"one shape.*p_0.*p_1"):
             rule([two, three])
+
+
+@given(policies=iterates(), decay=st.floats(0.0, 0.99))
+def test_a_moving_average_is_its_recursion(policies, decay):
+    probs = policies[0].probs
+    log_probs = policies[0].log_probs
+    for policy in policies[1:]:
+        probs = decay * probs + (1 - decay) * policy.probs
+        log_probs = decay * log_probs + (1 - decay) * policy.log_probs
+    chosen = moving_average(policies, decay=decay, of="probs")
+    torch.testing.assert_close(chosen.sampler.probs, probs, rtol=1e-12, atol=0)
+    assert chosen.reference is chosen.sampler
+    chosen = moving_average(policies, decay=decay)
+    assert tv(chosen.sampler, TabularPolicy.from_logits(log_probs)).max() <= 1e-13
+    assert chosen.reference is chosen.sampler
+
+
+@given(policies=iterates())
+@pytest.mark.parametrize("of", ["log_probs", "probs"])
+def test_a_moving_average_that_keeps_nothing_is_the_last_iterate(policies, of):
+    assert tv(moving_average(policies, decay=0.0, of=of).sampler, policies[-1]).max() <= EXACT
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ({"decay": 1.0}, r"decay must be in \[0, 1\), got 1.0"),
+        ({"decay": float("nan")}, "decay must be in"),
+        ({"decay": 0.5, "of": "weights"}, "of must be 'log_probs' or 'probs', got 'weights'"),
+    ],
+)
+def test_a_bad_average_is_refused(rules, says):
+    half = TabularPolicy.from_probs([[0.5, 0.5]])
+    with pytest.raises(ValueError, match=says):
+        moving_average([half], **rules)
