@@ -29,7 +29,6 @@ from spin_theory.games.opponents import (
     geometric_mixture,
     last_iterate,
     mixed_samples,
-    moving_average,
     tempered_samples,
     without_reference,
 )
@@ -82,7 +81,6 @@ __all__ = [
     "minimise_within",
     "minimiser",
     "mixed_samples",
-    "moving_average",
     "multiplier",
     "optimal_value",
     "optimality_gap",

@@ -12,6 +12,9 @@ from torch import Tensor
 
 __all__ = ["generator", "number", "numbers", "require_memory", "rounding_of", "tensor", "whole"]
 
+ALWAYS_FITS = 2**20
+"""Numbers, 8 MB, for which nobody looks up how much memory there is: that takes longer."""
+
 # Where Linux says how much memory a container may use, in bytes: cgroups, version 2 and 1.
 _MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -235,7 +238,7 @@ def require_memory(what: str, cells: int) -> None:
         ...
     ValueError: a table of 10^18 pairs needs 8,000,000,000 GB of memory
     """
-    if 8 * cells > _memory():
+    if cells > ALWAYS_FITS and 8 * cells > _memory():
         raise ValueError(f"{what} needs {8 * cells / 1e9:,.0f} GB of memory")
 
 

@@ -264,7 +264,7 @@ def _multipliers(data: TabularPolicy, beta: float, *, exact: bool) -> torch.Tens
     if exact:
         return torch.full((len(data.probs), 1), 1 - 1 / beta, dtype=torch.float64)
     outer = data.probs[:, :, None] * data.probs[:, None, :]
-    eigenvalues = torch.linalg.eigvalsh(torch.diag_embed(data.probs) - outer)
+    eigenvalues: torch.Tensor = torch.linalg.eigvalsh(torch.diag_embed(data.probs) - outer)
     return 1 - beta * eigenvalues[:, 1:] / 2  # the first one is 0, of constants
 
 

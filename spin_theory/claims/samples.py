@@ -120,10 +120,11 @@ def check_power(
     total = 0.0
     for tuning, share in halves.items():
         values, stake = _tuned(tuning, 2 * math.log((1 + tv) / (1 - tv)), level)
+        gains = {outcome: math.log(1 + stake * value) for outcome, value in values.items()}
         total += share * sum(
             other
             for outcomes, other in halves.items()
-            if sum(math.log(1 + stake * values[outcome]) for outcome in outcomes) > level
+            if sum(gains[outcome] for outcome in outcomes) > level
         )
     found = claimed(tv=tv, samples=PAIRS, confidence=confidence)
     return Evidence(abs(found - total), tolerance, {"power": total})
@@ -134,14 +135,18 @@ def _tuned(
 ) -> tuple[dict[int, float], float]:
     """Choose by the first half what a win, a loss and a tie are worth, and the stake."""
     count, best = len(outcomes), (-math.inf, {0: 0.0}, 0.0)
+    numbers = {sign: outcomes.count(sign) for sign in (1, -1, 0)}
     for clip in (0.5, 1, 2, 4, 8):
         largest = 0.9 / math.log(1 + math.exp(clip))
         for exponent in range(-12, 7):
             scaled = min(2**exponent * margin, clip)
             values = {sign: math.log(2 / (1 + math.exp(-sign * scaled))) for sign in (1, -1)}
             values[0] = 0.0
-            drawn = torch.tensor([values[outcome] for outcome in outcomes], dtype=torch.float64)
-            mean, variance = float(drawn.mean()), float(drawn.var())
+            mean = sum(number * values[sign] for sign, number in numbers.items()) / count
+            squares = (
+                number * (values[sign] - mean) ** 2 for sign, number in numbers.items() if number
+            )
+            variance = sum(squares) / (count - 1)
             stake = largest
             if variance > 0:
                 stake = min(largest, math.sqrt(2 * level / (count * variance)))

@@ -187,7 +187,8 @@ def check_opponents(
 
 def _normalised(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted: NDArray[np.float64] = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return normalised
 
 
 CLAIMS = (

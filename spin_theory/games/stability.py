@@ -17,7 +17,7 @@ from spin_theory.minima.minimise import stationary
 from spin_theory.minima.newton import UnsolvedError, log_pulls, require_newton
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import NotFiniteError, TabularPolicy
-from spin_theory.tolerances import FIXED_POINT_STEP
+from spin_theory.tolerances import EPSILON, FIXED_POINT_STEP
 
 __all__ = ["Linearisation", "fixed_point", "linearise"]
 
@@ -25,6 +25,8 @@ Policies = Sequence[TabularPolicy]
 
 MOST_ITERATIONS = 10_000  # of the fixed point's search
 SMALLEST_PART = 1e-12  # of a step of it
+NEAR = 0.1  # total variation of a step below which it leaps: further away it may change basins
+MOST_SEEN = 6  # iterates that a leap looks back at
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,7 @@ def fixed_point(
     -----
     T-SPIN without history: :math:`\propto p_{data}^{1/(1 + \alpha)}`, not the data. A step that
     ends further from its next iterate than the last one did is taken back, and the part halved.
+    Near the end Anderson's mixing of the last iterates takes the place of plain steps.
     There may be other fixed points, and cycles that a game ends in instead.
 
     Examples
@@ -295,17 +298,24 @@ def fixed_point(
     rounding = tolerance / min(1.0, usual)  # an iteration multiplies that of scores by 1/beta
     policy, (step, scores) = start, direction(start, None)
     moved = along(policy, step)[1]
+    seen: list[tuple[Tensor, Tensor]] = []  # log-probs and their steps, since the last detour
     for _ in range(MOST_ITERATIONS):
-        stepped, distance = along(policy, part * step)
+        plain, distance = along(policy, part * step)
         if moved <= rounding and distance <= tolerance:
             return policy
+        free = step.mean(dim=-1, keepdim=True)  # a constant per prompt moves nothing
+        seen = [*seen[-MOST_SEEN:], (policy.log_probs, step - free)]
+        leap = _leap(seen, part) if moved < NEAR and len(seen) > 1 else None
+        stepped = plain if leap is None else along(policy, leap)[0]
         try:
             further, found = direction(stepped, scores)
             now = along(stepped, further)[1]
         except (NotFiniteError, UnsolvedError):
             now = math.inf
-        if now > moved + rounding:
-            part /= 2
+        if leap is not None and now >= moved:
+            seen = []  # the plain step is next
+        elif now > moved + rounding:
+            part, seen = part / 2, []
             if part < SMALLEST_PART:
                 break
         else:
@@ -313,6 +323,22 @@ def fixed_point(
     raise ValueError(
         f"no fixed point within {MOST_ITERATIONS} steps: the last one moved by {moved:.1e}"
     )
+
+
+def _leap(seen: Sequence[tuple[Tensor, Tensor]], part: float) -> Tensor:
+    """Step to where the last steps, if they change linearly, would be 0: Anderson's mixing.
+
+    Of the combinations of the last iterates the one whose step is least, in each prompt.
+    """
+    log_probs, steps = (torch.stack(parts, dim=-1) for parts in zip(*seen, strict=True))
+    last = steps[..., -1:]  # (X, Y, 1)
+    changes = steps.diff(dim=-1)  # (X, Y, m)
+    gram = changes.mT @ changes
+    ridge = EPSILON * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + SMALLEST_PART**2
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype)
+    shares = torch.linalg.solve(gram + ridge * eye, changes.mT @ last)
+    leap: Tensor = part * last - (log_probs.diff(dim=-1) + part * changes) @ shares
+    return leap[..., 0]
 
 
 def _part_to_rest(

@@ -241,10 +241,13 @@ def _cholesky(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
     The factor of a matrix with entries that are not finite is nan.
     """
-    lost = ~matrices.isfinite().all(dim=-1).all(dim=-1)
-    eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
+    lost = ~matrices.sum(dim=(-2, -1)).isfinite()  # entries are at most 1: no sum overflows
+    some = bool(lost.any())
+    if some:
+        eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
+        matrices = torch.where(lost[:, None, None], eye, matrices)
     factor: Tensor
-    factor, info = torch.linalg.cholesky_ex(torch.where(lost[:, None, None], eye, matrices))
+    factor, info = torch.linalg.cholesky_ex(matrices)
     pivots = factor.diagonal(dim1=-2, dim2=-1) ** 2
     singular = ((info > 0) | ~(pivots.amin(dim=-1) >= SMALLEST_PIVOT)) & ~lost
-    return factor.masked_fill(lost[:, None, None], math.nan), singular
+    return factor.masked_fill(lost[:, None, None], math.nan) if some else factor, singular

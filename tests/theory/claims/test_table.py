@@ -107,7 +107,7 @@ def test_every_penalty_has_its_claims():
     [
         ({"5.4 closed form, logistic", "closed form, exponential"}, None),
         (
-            {name for name in CASES if name.startswith("first step")},
+            {name for name in CASES if name.startswith("first step is SFT")},
             "claims.first_step.spin_objective",
         ),
         (

@@ -11,10 +11,10 @@ from spin_theory import (
     geometric_mixture,
     last_iterate,
     mixed_samples,
-    moving_average,
     tv,
     without_reference,
 )
+from spin_theory.games.opponents import moving_average
 from tests.strategies import BETAS, log_policies
 
 EXACT = 1e-14  # total variation: rounding of logsumexp
