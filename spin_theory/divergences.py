@@ -14,6 +14,11 @@ from spin_theory.policies import TabularPolicy, require_same_shape
 
 __all__ = ["bhattacharyya", "chi_square", "entropy", "hilbert", "js", "kl", "renyi", "tv"]
 
+SMALL_RATIO = 0.25
+"""Log-ratio in nats below which a relative entropy is summed as a series, without cancellation."""
+
+TAYLOR_TERMS = 14  # of it: the next one is below a rounding error
+
 
 def kl(p: TabularPolicy, q: TabularPolicy) -> Tensor:
     r"""Kullback-Leibler divergence KL(p || q).
@@ -45,7 +50,7 @@ def kl(p: TabularPolicy, q: TabularPolicy) -> Tensor:
     tensor([0.1438], dtype=torch.float64)
     """
     require_same_shape(p=p, q=q)
-    return _relative_entropy(p.log_probs, q.log_probs)
+    return _relative_entropy(p.log_probs, q.log_probs, p.log_probs - q.log_probs)
 
 
 def tv(p: TabularPolicy, q: TabularPolicy) -> Tensor:
@@ -103,7 +108,14 @@ def js(p: TabularPolicy, q: TabularPolicy) -> Tensor:
     """
     require_same_shape(p=p, q=q)
     middle = torch.logaddexp(p.log_probs, q.log_probs) - math.log(2)
-    return (_relative_entropy(p.log_probs, middle) + _relative_entropy(q.log_probs, middle)) / 2
+    log_ratio = p.log_probs - q.log_probs
+    # log(m / max(p, q)): the ratios to the middle are not differences of rounded log-probs.
+    below = torch.log1p(torch.expm1(-log_ratio.abs()) / 2)
+    parts = (
+        _relative_entropy(p.log_probs, middle, log_ratio.clamp(max=0) - below),
+        _relative_entropy(q.log_probs, middle, (-log_ratio).clamp(max=0) - below),
+    )
+    return (parts[0] + parts[1]) / 2
 
 
 def chi_square(p: TabularPolicy, q: TabularPolicy) -> Tensor:
@@ -269,7 +281,14 @@ def _difference(log_p: Tensor, log_q: Tensor) -> Tensor:
     return -sign * torch.maximum(log_p, log_q).exp() * torch.expm1(-sign * log_ratio)
 
 
-def _relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+def _relative_entropy(log_p: Tensor, log_q: Tensor, log_ratio: Tensor) -> Tensor:
     """Sum of p log(p/q) - p + q over the last dimension, of tables that each sum to one."""
-    terms = log_p.exp() * (log_p - log_q) - _difference(log_p, log_q)
+    far = log_p.exp() * log_ratio - _difference(log_p, log_q)
+    # p (r + e^-r - 1) with r the log-ratio: where it is small, by its Taylor series.
+    small = log_ratio.clamp(-SMALL_RATIO, SMALL_RATIO)
+    series = torch.zeros_like(small)
+    for power in range(TAYLOR_TERMS, 1, -1):
+        series = (1 - series) * small / (power + 1)
+    near = log_p.exp() * (small**2 / 2) * (1 - series)
+    terms = torch.where(log_ratio.abs() < SMALL_RATIO, near, far)
     return terms.clamp(min=0).sum(dim=-1)  # below 0 by rounding alone

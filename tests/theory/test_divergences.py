@@ -1,4 +1,5 @@
 import math
+from decimal import Decimal, localcontext
 
 import pytest
 import torch
@@ -209,3 +210,21 @@ def test_an_order_that_is_none_is_refused(order):
 def test_renyi_of_different_shapes_is_refused():
     with pytest.raises(ValueError, match=r"p \(1, 2\), q \(1, 1\)"):
         renyi(P, TabularPolicy.from_probs([[1.0]]), order=2.0)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_policies_that_nearly_agree_keep_the_digits_of_kl_and_js(size):
+    half = TabularPolicy.from_logits(torch.zeros(1, 2, dtype=torch.float64))
+    near = TabularPolicy.from_logits(torch.tensor([[size, -size]], dtype=torch.float64))
+    p, q = ([Decimal(value) for value in each.log_probs[0].tolist()] for each in (half, near))
+
+    def relative_entropy(one, other):
+        return sum(a.exp() * (a - b) - a.exp() + b.exp() for a, b in zip(one, other, strict=True))
+
+    with localcontext() as digits:
+        digits.prec = 60
+        middle = [((a.exp() + b.exp()) / 2).ln() for a, b in zip(p, q, strict=True)]
+        expected = relative_entropy(p, q)
+        both = (relative_entropy(p, middle) + relative_entropy(q, middle)) / 2
+    assert kl(half, near).item() == pytest.approx(float(expected), rel=1e-14)
+    assert js(half, near).item() == pytest.approx(float(both), rel=1e-14)
