@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from spin_train.system.files import write_json
 ROOT = Path(__file__).parents[1]
 LAST = 12
 """Lines of a step's log that the results repeat."""
+GRACE = 10
+"""Seconds for a step to end by itself."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,23 @@ class Step:
     """Options of this program without which it is left out."""
 
 
-TESTS = ["tests/train/test_gpu.py", "tests/runs/test_gpu_runs.py"]
+PYTEST = ["-m", "gpu", "-p", "no:cacheprovider", "-p", "no:benchmark", "--color=no", "--tb=short"]
 RUN = [
     *("training.dtype=bfloat16", "training.batch_size=64", "training.micro_batch_tokens=16384"),
     *("generation.batch_size=1024", "epochs=2", "data.held_out=256"),
 ]
 STEPS = {
     "tests": Step(
-        180,
+        120,
         "pytest",
-        ["-m", "gpu", "--numprocesses=8", "-p", "no:cacheprovider", "--color=no", *TESTS],
-        ["-m", "gpu", "-p", "no:cacheprovider", "--color=no", *TESTS],
+        [*PYTEST, "--numprocesses=6", "tests/train/test_gpu.py"],
+        [*PYTEST, "tests/train/test_gpu.py"],
+    ),
+    "runs": Step(
+        120,
+        "pytest",
+        [*PYTEST, "tests/runs/test_gpu_runs.py"],
+        [*PYTEST, "tests/runs/test_gpu_runs.py"],
     ),
     "train_step": Step(
         180,
@@ -119,9 +128,11 @@ def run_step(name: str, command: list[str], seconds: int, out: Path) -> dict[str
         try:
             code: int | None = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             code = None
+        for end in (signal.SIGINT, signal.SIGKILL):  # after the first pytest says what it found
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, end)
+                process.wait(GRACE)
     taken = round(time.monotonic() - started, 1)
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return {"command": command[1:], "code": code, "seconds": taken, "last": lines[-LAST:]}
@@ -144,6 +155,7 @@ def main() -> None:
     if arguments.wheels:
         install(arguments.wheels, out / "site")
         paths.append(str(out / "site"))
+    paths += [path for path in [os.environ.get("PYTHONPATH")] if path]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["PYTHONUNBUFFERED"] = "1"
     given = {"out": out, "gsm8k": arguments.gsm8k, "rows": arguments.rows}

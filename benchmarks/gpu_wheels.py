@@ -7,8 +7,10 @@ them, in the versions of constraints.txt, and this project's own wheel.
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +62,13 @@ def main() -> None:
     fetch = ["download", "--quiet", "--no-deps", f"--python-version={PYTHON}", *platforms]
     subprocess.run([*pip, *fetch, "--dest", str(folder), *map(pinned, FETCHED)], check=True)
     build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run([*pip, *build, *map(pinned, BUILT), str(ROOT)], check=True)
+    with tempfile.TemporaryDirectory() as name:
+        sources = Path(name, "sources")  # a build leaves files that the next one would take along
+        for package in ("spin_theory", "spin_train"):
+            shutil.copytree(ROOT / package, sources / package)
+        for file in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy2(ROOT / file, sources / file)
+        subprocess.run([*pip, *build, *map(pinned, BUILT), str(sources)], check=True)
     megabytes = sum(wheel.stat().st_size for wheel in folder.glob("*.whl")) / 1e6
     print(f"{len(list(folder.glob('*.whl')))} wheels, {megabytes:.1f} MB in {folder}")
     if megabytes > MOST_MEGABYTES:

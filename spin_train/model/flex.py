@@ -8,6 +8,8 @@ never made.
 from typing import Any
 
 import numpy as np
+import torch
+import torch._dynamo
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
@@ -16,6 +18,10 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from spin_train.model.packing import PackedRow
 
 __all__ = ["BLOCK", "block_mask", "flex_attention"]
+
+# A kernel is compiled for each type, window, soft cap, kind of length, and with or without
+# gradients. Past torch's limit of 8 it would make the whole mask, without a word that one sees.
+_COMPILED = {"recompile_limit": 64, "fail_on_recompile_limit_hit": True}
 
 BLOCK = 128
 """Queries, and keys, of a block."""
@@ -36,7 +42,8 @@ def flex_attention(
     Keys and values may have fewer heads. A token sees `window` tokens, itself included.
     """
     mask = row.once(("block mask", window), lambda: block_mask(row, window))
-    out, _ = flex_attention_forward(module, query, key, value, mask, scaling, softcap)
+    with torch._dynamo.config.patch(_COMPILED):
+        out, _ = flex_attention_forward(module, query, key, value, mask, scaling, softcap)
     return out
 
 

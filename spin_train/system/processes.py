@@ -38,13 +38,14 @@ _LIBC = ctypes.CDLL(None)  # looked up here: after a fork nothing may wait for a
 _WATCH_SECONDS = 0.5
 _STALE_SECONDS = 120.0  # a rank holds a lock of the compile cache for a second or two
 _SHARED_MEMORY = Path("/dev/shm")
+_NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")  # some sandboxes lack one
 _BUFFER_BYTES = 72 * 2**20  # a rank's allreduce buffer; seen: 66 MiB with DeepSpeed 0.19.8
 
 
 def cpu_only() -> bool:
     """Say, without importing torch, whether no NVIDIA device is there or visible."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset").strip() in ("", "-1")
-    return hidden or not Path("/proc/driver/nvidia/version").exists()
+    return hidden or not any(Path(sign).exists() for sign in _NVIDIA)
 
 
 def extensions_folder() -> Path:

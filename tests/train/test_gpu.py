@@ -20,6 +20,7 @@ from spin_train.training.objective import Objective
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.process,  # compilers
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 DEVICE = "cuda"

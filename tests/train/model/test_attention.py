@@ -95,6 +95,22 @@ def test_flex_attention_is_given_the_blocks_of_the_same_mask(lengths, window, bl
         assert name == "mask_mod" or same(vars(got)[name], value), name
 
 
+def test_no_kind_of_row_makes_flex_attention_the_one_that_is_not_compiled(monkeypatch):
+    """On an H200 one process met more than torch's 8 kinds, and got N x N scores instead."""
+    seen = []
+
+    def forward(*arguments):
+        seen.append(torch._dynamo.config.recompile_limit)
+        seen.append(torch._dynamo.config.fail_on_recompile_limit_hit)
+        return arguments[1], None
+
+    monkeypatch.setattr(flex, "flex_attention_forward", forward)
+    row, tensor = row_of([(5, [4])]), torch.zeros(1, 1, 8, 4)
+    flex.flex_attention(None, tensor, tensor, tensor, row, None, 1.0, None)
+    assert seen == [64, True]
+    assert torch._dynamo.config.fail_on_recompile_limit_hit is False
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (20, None), (None, 0.5)])
 def test_flex_attention_gives_the_same_values(window, softcap, monkeypatch):
