@@ -1,5 +1,6 @@
 """Hypothesis profiles, the data folder, no silent skips in CI, and no unmarked process."""
 
+import gc
 import multiprocessing.process
 import os
 import sys
@@ -48,6 +49,7 @@ def _watch(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def pytest_configure(config):
+    gc.disable()  # imports and collection of tests leave nothing to collect
     # Hooks of the interpreter cannot be removed; this one does nothing between tests.
     sys.addaudithook(_watch)
     begin = multiprocessing.process.BaseProcess.start
@@ -57,6 +59,14 @@ def pytest_configure(config):
         begin(process)
 
     multiprocessing.process.BaseProcess.start = start
+
+
+def pytest_collection_finish(session):
+    # Modules and tests live as long as the process. Training collects garbage at every start, and
+    # took longer to go through these than to train.
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

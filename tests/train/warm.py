@@ -8,6 +8,7 @@ product's own: arguments, locks, signals, files. How processes really start is w
 of the driver, and the wheel's test.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -78,6 +79,7 @@ def _command_line(arguments, environment, folder, out, err):
     import spin_train.driver.selfplay
     from spin_train.cli import main
 
+    gc.freeze()  # a collection need not go through all that was imported
     os.chdir(folder)
     _become(environment, out, err)
     spin_train.driver.selfplay.launch_workers = _launch_workers
