@@ -1,4 +1,4 @@
-"""The word list finds what it should, and nothing is left of it in what it reads."""
+"""The word list finds what it should; `make lint` holds the texts to it."""
 
 import json
 
@@ -7,11 +7,6 @@ import pytest
 from tests import words
 
 ENTRIES = words.content()["word"]
-
-
-@pytest.mark.parametrize("root", words.content()["scanned"])
-def test_texts_are_plain(root):
-    assert words.hits([words.ROOT / root]) == []
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry["bad"][0])
