@@ -1,7 +1,9 @@
 """Benchmarks: counts as published, refusals before anything starts, a local task end to end."""
 
+import functools
 import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -24,6 +26,7 @@ from spin_train.stages.leaderboards import (
 from tests.train.runs import make_config, make_model
 
 SMALLEST = {"model": "m", "data": {"path": "rows.jsonl"}, "output_dir": "out"}
+FOLDERS = ["arc", "gsm8k", "hellaswag", "leaderboard", "mmlu/default", "truthfulqa", "winogrande"]
 # The first choice is right; an untrained model that has a liking gets some of them wrong.
 QUESTIONS = [("dcba", ["abcd", "dcba"]), ("hgab", ["abgh", "hgba"]), ("cafe", ["feca", "acef"])]
 
@@ -59,6 +62,20 @@ def lm_eval():
     return pytest.importorskip("lm_eval")
 
 
+@functools.cache
+def indexed_tasks():
+    from lm_eval import tasks
+
+    root = Path(tasks.__file__).parent
+    return tasks.TaskManager(include_path=[root / name for name in FOLDERS], include_defaults=False)
+
+
+@pytest.fixture
+def indexed(lm_eval, monkeypatch):
+    """The tasks of the leaderboards: to read lm-eval's other 14,000 files takes ten seconds."""
+    monkeypatch.setattr(leaderboards, "task_manager", lambda include_path: indexed_tasks())
+
+
 def test_few_shot_counts_are_the_published_ones():
     shots = {
         name: {task.name: task.num_fewshot for task in tasks}
@@ -80,16 +97,16 @@ def test_few_shot_counts_are_the_published_ones():
     assert metrics["arc_challenge"] == metrics["hellaswag"] == "acc_norm,none"
 
 
-def test_lm_eval_knows_every_task_of_the_leaderboards(lm_eval):
+def test_lm_eval_knows_every_task_of_the_leaderboards(indexed):
     for leaderboard in LEADERBOARDS:
         require_benchmarks(config_with(leaderboard=leaderboard))
 
 
-def test_lm_eval_reports_the_metric_of_every_column(lm_eval):
+def test_lm_eval_reports_the_metric_of_every_column(indexed):
     """It is looked up by that name in what was found, hours later."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    index = leaderboards.task_manager(None).task_index
+    index = indexed_tasks().task_index
     for task in (*LEADERBOARDS["v1"], *LEADERBOARDS["tspin"]):
         content = load_yaml(index[task.name].yaml_path, resolve_func=False)
         listed = content.get("aggregate_metric_list") or content["metric_list"]
@@ -99,9 +116,9 @@ def test_lm_eval_reports_the_metric_of_every_column(lm_eval):
         assert filtered == filters[0], task
 
 
-def test_lm_evals_own_counts_agree_where_it_fixes_one(lm_eval):
+def test_lm_evals_own_counts_agree_where_it_fixes_one(indexed):
     """It overrides no task that has 0 in its file, so a preset must not ask for more there."""
-    index = leaderboards.task_manager(None).task_index
+    index = indexed_tasks().task_index
     for task in (*LEADERBOARDS["v1"], *LEADERBOARDS["tspin"]):
         path = index[task.name].yaml_path
         text = path.read_text() if path else ""
@@ -142,7 +159,7 @@ def test_without_benchmarks_nothing_is_looked_for(monkeypatch):
     require_benchmarks(parse_config(SMALLEST))
 
 
-def test_a_misspelt_task_is_refused_with_the_nearest_name(lm_eval):
+def test_a_misspelt_task_is_refused_with_the_nearest_name(indexed):
     with pytest.raises(UserError, match=r"no task 'helaswag'; did you mean hellaswag\?"):
         require_benchmarks(config_with(tasks=["helaswag"]))
 
