@@ -122,7 +122,7 @@ def test_pictures_are_small():
 def test_verification_lists_the_claims_that_the_program_checks():
     table = claims.PAGE.read_text().partition("<!-- claims: begin -->\n")[2]
     written = [row.split(" | ") for row in table.splitlines() if row.startswith("| ")][1:]
-    checked = as_markdown(verdict_rows(verify(seeds=[0]))).splitlines()[2:]
+    checked = as_markdown(verdict_rows(verify(seeds=[3]))).splitlines()[2:]
     name, tolerance = 0, 3
     columns = [[row.split(" | ")[i] for i in (name, tolerance)] for row in checked]
     assert [[row[i] for i in (name, tolerance)] for row in written] == columns

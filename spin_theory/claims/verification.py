@@ -85,8 +85,9 @@ def verify(
 
     Examples
     --------
-    >>> all(verdict.holds for verdict in verify(seeds=range(2)))
-    True
+    >>> (verdict,) = verify(seeds=range(2), names=["5.4 closed form, logistic"])
+    >>> verdict.instances, verdict.holds
+    (2, True)
     """
     if not jobs >= 1:
         raise ValueError(f"jobs must be >= 1, got {jobs!r}")

@@ -22,25 +22,29 @@ def allocated():
     return tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes()
 
 
-@pytest.fixture
-def traced():
+def trace():
     gc.collect()
     tracemalloc.start()
+
+
+@pytest.fixture
+def traced():
     yield
     tracemalloc.stop()
 
 
-LETTERS = "abcd " * 80  # 400 characters, at most as many tokens
+LETTERS = "abcd " * 24  # 120 characters, at most as many tokens
 
 
 def test_preparing_keeps_digests_of_rows_not_rows(tmp_path, traced):
-    """A row of some 300 tokens is 1.2 kB at 4 bytes per token, and 10 kB as Python lists."""
+    """A row of some 150 tokens is 600 bytes at 4 bytes per token, and 5 kB as Python lists."""
     path = tmp_path / "rows.jsonl"
     with path.open("w") as file:
         for number in range(2000):
             row = {"prompt": f"{LETTERS} {number}", "response": LETTERS}
             file.write(json.dumps(row) + "\n")
     sizes = {}
+    trace()
     prepare_rows(
         DataConfig(path=str(path)),
         Renderer(byte_level(), "{prompt}\n"),
@@ -51,8 +55,8 @@ def test_preparing_keeps_digests_of_rows_not_rows(tmp_path, traced):
         watch=lambda count: sizes.update({count: allocated()}),
     )
     assert list(sizes) == [1000, 2000]
-    assert len(read_records(tmp_path / "train.parquet")[0].prompt_ids) > 150
-    assert (sizes[2000] - sizes[1000]) / 1000 < 600
+    assert len(read_records(tmp_path / "train.parquet")[0].prompt_ids) > 75
+    assert (sizes[2000] - sizes[1000]) / 1000 < 300
 
 
 def test_a_training_stage_holds_little_more_than_four_bytes_a_token(tmp_path, traced):
@@ -61,7 +65,7 @@ def test_a_training_stage_holds_little_more_than_four_bytes_a_token(tmp_path, tr
         ids = list(range(1000, 1250))  # none of them an integer that Python keeps anyway
         roles = [Response(role, ids, "stop", opponent_logps=-1.0) for role in ("real", "generated")]
         write_records(shard, [Record(number, ids, roles) for number in range(64)])
-    gc.collect()
+    trace()
     before = allocated()
     batches = MicroBatches(
         examples_of(read_records(*shards), Objective("spin")),

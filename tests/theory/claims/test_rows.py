@@ -75,11 +75,13 @@ def test_verify_lists_the_claims_and_checks_none(flags, capsys, monkeypatch):
 
 
 def test_verify_prints_markdown(capsys):
-    assert main(["verify", "--instances", "1", "--markdown"]) == 0
+    assert main(["verify", "--instances", "1", "--markdown", "--claims", "5.*"]) == 0
     titles, line, *rows = capsys.readouterr().out.splitlines()
     assert titles.startswith("| claim | instances | worst residual | tolerance | verdict |")
     assert line == "|---|---|---|---|---|---|"
-    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in CASES]
+    assert [row.split(" | ")[0] for row in rows] == [
+        f"| {name}" for name in CASES if name.startswith("5.")
+    ]
 
 
 def test_json_and_markdown_together_are_refused(capsys):

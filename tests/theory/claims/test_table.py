@@ -81,7 +81,7 @@ def test_a_claim_is_checked_by_the_function_it_names(claim, monkeypatch):
 @each_claim
 def test_a_claims_tolerance_is_its_evidences(claim):
     for case in claim.cases.values():
-        assert case(random_instance(0), closed_form_update).tolerance == claim.tolerance
+        assert case(random_instance(3), closed_form_update).tolerance == claim.tolerance
 
 
 @each_claim
@@ -126,6 +126,6 @@ def test_a_wrong_formula_fails_the_claims_about_it_and_no_others(names, target, 
         right = getattr(__import__(f"spin_theory.{module}", fromlist=[name]), name)
         monkeypatch.setattr(f"spin_theory.{target}", at_another_beta)
     update = at_another_beta if target is None else closed_form_update
-    draw = random_instance(2)
+    draw = random_instance(7)
     failed = {name for name, case in CASES.items() if not case(draw, update).holds}
     assert failed == names

@@ -17,7 +17,7 @@ def wrong_update(opponent, data, *, beta, loss_type="logistic"):
 
 
 def test_all_claims_hold_on_random_instances():
-    instances = 2 if QUICK else 8
+    instances = 1 if QUICK else 8
     claims = verify(seeds=range(instances))
     assert [claim.name for claim in claims] == list(CASES)
     for claim in claims:
@@ -27,7 +27,7 @@ def test_all_claims_hold_on_random_instances():
 
 
 def test_a_wrong_update_fails_the_claims_about_it_and_no_others():
-    claims = verify(seeds=range(1, 3), update=wrong_update)
+    claims = verify(seeds=[1], update=wrong_update)
     failed = {claim.name for claim in claims if not claim.holds}
     assert failed == {"5.4 closed form, logistic", "closed form, exponential"}
 
@@ -67,7 +67,7 @@ def test_the_verify_command_returns_one_when_a_claim_fails(capsys, monkeypatch):
         "spin_theory.__main__.verify",
         lambda **rules: verify(**rules, update=wrong_update),
     )
-    assert main(["verify", "--instances", "1", "--json", "--claims", "*"]) == 1
+    assert main(["verify", "--instances", "1", "--json", "--claims", "5.[24]*"]) == 1
     claims = {claim["name"]: claim for claim in json.loads(capsys.readouterr().out)}
     assert claims["5.4 closed form, logistic"]["holds"] is False
     assert claims["5.2 necessity, hinge"]["holds"] is True
@@ -142,12 +142,12 @@ def test_a_residual_that_is_nan_fails_its_claim(monkeypatch):
     monkeypatch.setattr(
         "spin_theory.claims.objective.optimality_gap", lambda *_, **__: torch.tensor(math.nan)
     )
-    claims = {claim.name: claim for claim in verify(seeds=range(2))}
-    broken = claims["least value, logistic"]
+    names = ["least value, logistic", "5.2 necessity, logistic"]
+    broken, whole = verify(seeds=range(2), names=names)
     assert not broken.holds
     assert broken.failures == 2
     assert broken.worst_residual == math.inf
-    assert claims["5.2 necessity, logistic"].holds
+    assert whole.holds
 
 
 def test_verify_with_no_worker_is_refused():

@@ -108,7 +108,7 @@ PIECES = [*":-,[]{}&*!|>'\"%@`#?=<~\n \t019_.eE+ax", "!!int", "!!set ", "<<: ", 
 
 @example(text="!!int")
 @example(text="&a [*a]")
-@example(text="[" * 5000)
+@example(text="[" * 600)
 @given(text=st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | TEXTS)
 def test_no_text_ends_in_another_exception(text):
     with suppress(UserError):
