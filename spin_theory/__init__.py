@@ -35,7 +35,8 @@ from spin_theory.games.opponents import (
 from spin_theory.games.phase import phase_diagram
 from spin_theory.games.play import play
 from spin_theory.games.rates import effective_beta, multiplier, predicted_policy
-from spin_theory.games.sampling import SampledMinimiser, sample_complexity, samples_for
+from spin_theory.games.samples import sample_complexity, samples_for
+from spin_theory.games.sampling import SampledMinimiser
 from spin_theory.games.solvers import GradientSteps
 from spin_theory.games.stability import fixed_point, linearise
 from spin_theory.games.temperature import tempered_limit, tempered_multiplier

@@ -121,7 +121,7 @@ FAULTS = {
         ),
     },
     "games.rates:multiplier": {"at another beta": (_at_another_beta, "multipliers")},
-    "games.sampling:predicted_tv": {"at another beta": (_at_another_beta, "predicted distance")},
+    "games.samples:predicted_tv": {"at another beta": (_at_another_beta, "predicted distance")},
     "games.sampling:sampled_update": {
         "at another beta": (_at_another_beta, "minimiser of a sample")
     },

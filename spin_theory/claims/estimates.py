@@ -12,7 +12,8 @@ from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
-from spin_theory.games.sampling import predicted_tv, sample_complexity, sampled_update
+from spin_theory.games.samples import predicted_tv, sample_complexity
+from spin_theory.games.sampling import sampled_update
 from spin_theory.meter import convergence_meter
 from spin_theory.minima.closed_forms import closed_form_update
 from spin_theory.policies import TabularPolicy
