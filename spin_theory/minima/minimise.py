@@ -5,21 +5,14 @@ the same without the certificate, as a solver for games. All three search by `st
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from spin_theory.losses import Penalty
 from spin_theory.minima.certificates import certify
 from spin_theory.minima.closed_forms import linear_scores
-from spin_theory.minima.hinge import (
-    chain_potentials,
-    hinge_bound,
-    hinge_minimum,
-    hinge_programme,
-)
+from spin_theory.minima.kinks import search_for
 from spin_theory.minima.newton import Stationary, newton
 from spin_theory.minima.optimal import optimal_value, optimality_gap
 from spin_theory.minima.problems import InnerProblem
@@ -105,8 +98,8 @@ def minimise(
     -----
     In the advantages :math:`f = \beta \log(p_\theta/p_t)` the normaliser cancels and the
     objective is convex. Logistic and exponential by :func:`newton` from f = 0, which knows no
-    closed form; hinge by a shortest path, :func:`hinge_minimum`, with the bound that its dual
-    proves, :func:`hinge_bound`.
+    closed form; hinge by a shortest path, `hinge_minimum`, with the bound that its dual
+    proves, `hinge_bound`.
 
     Examples
     --------
@@ -133,7 +126,7 @@ def minimise(
         policy, opponent, data, beta=beta, loss_type=loss_type, prompt_probs=prompt_probs
     )
     if problem.penalty.kinks:
-        least = prompt_average(_search(problem.penalty).bound(data, opponent), prompt_probs)
+        least = prompt_average(search_for(problem.penalty).bound(data, opponent), prompt_probs)
     else:
         least = optimal_value(opponent, data, loss_type=loss_type, prompt_probs=prompt_probs)
     return _minimum(problem, solution, least, gap, prompt_probs)
@@ -164,7 +157,7 @@ def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = Non
 
     Notes
     -----
-    Logistic and exponential by :func:`newton`, hinge by :func:`hinge_programme`.
+    Logistic and exponential by :func:`newton`, hinge by `hinge_programme`.
 
     Examples
     --------
@@ -179,7 +172,7 @@ def minimise_problem(problem: InnerProblem, *, prompt_probs: Tensor | None = Non
     log_weights = problem.log_pair_weights().detach()
     flows = None
     if problem.penalty.kinks and problem.sft is None:
-        scores, flows = _search(problem.penalty).programme(log_weights)
+        scores, flows = search_for(problem.penalty).programme(log_weights)
         solution = _without_gradient(scores)
     else:
         solution = stationary(problem, prompt_probs=prompt_probs)
@@ -277,7 +270,7 @@ def stationary(
                 f"loss_type {penalty.name} has no search with an SFT term; in a game the solver "
                 "GradientSteps takes both"
             )
-        search = _search(penalty)
+        search = search_for(penalty)
         if problem.history_weight == 0:
             return _without_gradient(search.chain(problem.data, problem.sampler)[1])
         return _without_gradient(search.programme(problem.log_pair_weights())[0])
@@ -305,39 +298,6 @@ def _flat(problem: InnerProblem, prompt_probs: Tensor | None) -> Stationary:
             "unless the opponent is the data; see descending_ray"
         )
     return Stationary(torch.zeros_like(gradient), problem.beta * gradient, steps=0)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """How a penalty with kinks is minimised, as Newton's method cannot do it.
-
-    Attributes
-    ----------
-    chain : callable
-        From p_data and the sampler to least values (X,) and scores (X, Y), without history.
-    bound : callable
-        From the same to proven bounds (X,).
-    programme : callable
-        From any log-weights (X, Y, Y) to scores (X, Y) and flows (X, Y, Y) for :func:`certify`.
-    """
-
-    chain: Callable[[TabularPolicy, TabularPolicy], tuple[Tensor, Tensor]]
-    bound: Callable[[TabularPolicy, TabularPolicy], Tensor]
-    programme: Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-def _chain_bound(data: TabularPolicy, opponent: TabularPolicy) -> Tensor:
-    return hinge_bound(data, opponent, chain_potentials(data, opponent))
-
-
-_SEARCHES = {"hinge": _Search(hinge_minimum, _chain_bound, hinge_programme)}
-"""Searches by penalty."""
-
-
-def _search(penalty: Penalty) -> _Search:
-    if penalty.name not in _SEARCHES:
-        raise ValueError(f"loss_type {penalty.name} has kinks, and there is no search for it")
-    return _SEARCHES[penalty.name]
 
 
 def _without_gradient(scores: Tensor) -> Stationary:
