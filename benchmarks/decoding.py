@@ -1,7 +1,7 @@
 """Decoding on a device: what a step takes, and what its bytes alone would take.
 
 ``python -m benchmarks.decoding`` decodes rows of 100 prompt tokens with a model of SmolLM2-135M's
-shape and random weights, in bfloat16, and prints milliseconds a step, tokens a second and the share
+shape and random weights, in bfloat16, and prints milliseconds per step, tokens per second and the share
 of the device's bandwidth for three ways: a cache that grows (`spin_train.sampling.decoding`), fixed
 places (`spin_train.sampling.replay`), where a GPU replays one recorded step, and the loop that one
 writes first, `generate`. A step must read all weights and the states of all rows before it; the
@@ -38,7 +38,7 @@ class Device:
     name: str
     """As torch says it, or ``cpu``."""
     bandwidth: float
-    """Bytes a second of a large copy, those read and those written."""
+    """Bytes per second of a large copy, those read and those written."""
 
 
 def this_device(megabytes: int) -> Device:
@@ -129,7 +129,7 @@ def generate_seconds(model: Any, rows: int, prompt: int, steps: int) -> float:
     Returns
     -------
     float
-        Seconds a token, the prompts' own forward pass included.
+        Seconds per token, the prompts' own forward pass included.
     """
     ids = torch.randint(3, model.config.vocab_size, (rows, prompt), device=model.device)
     settings = GenerationConfig(
@@ -171,7 +171,7 @@ def main() -> None:
     device = this_device(16 if arguments.tiny else 2048)
     model = build(tiny=arguments.tiny)
     print(f"{device.name}, {device.bandwidth / 1e9:.0f} GB/s, torch {torch.__version__}\n")
-    print("| rows | way | ms a step | tokens a second | share of bandwidth, % |")
+    print("| rows | way | ms per step | tokens per second | share of bandwidth, % |")
     print("|---|---|---|---|---|", flush=True)
     generator = torch.Generator().manual_seed(0)
     for rows in arguments.batches:

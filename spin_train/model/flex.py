@@ -20,7 +20,7 @@ from spin_train.model.packing import PackedRow
 __all__ = ["BLOCK", "block_mask", "flex_attention"]
 
 # A kernel is compiled for each type, window, soft cap, kind of length, and with or without
-# gradients. Past torch's limit of 8 it would make the whole mask, without a word that one sees.
+# gradients. Past torch's limit of 8 it would make the whole mask, and say nothing that one sees.
 _COMPILED = {"recompile_limit": 64, "fail_on_recompile_limit_hit": True}
 
 BLOCK = 128

@@ -8,9 +8,9 @@ and the column that all rows end at wanders from left to right::
     slot 0   0 0 1 1 1 | 1 1 . .        prompt of 3 tokens, 2 sampled so far
     slot 1   . . . . . | . . . .        free: its row has ended
     slot 2   0 1 1 1 1 | 1 0 . .        prompt of 4, ended with its 2nd token
-                           ^ column
+                           ^ the column
 
-A prompt that takes a free slot is put to the left of the column. At the end of the room all rows
+Each prompt that takes a free slot is put to the left of the column. At the end of the room all rows
 move back to the left.
 """
 

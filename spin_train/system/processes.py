@@ -39,7 +39,7 @@ _WATCH_SECONDS = 0.5
 _STALE_SECONDS = 120.0  # a rank holds a lock of the compile cache for a second or two
 _SHARED_MEMORY = Path("/dev/shm")
 _NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")  # some sandboxes lack one
-_BUFFER_BYTES = 72 * 2**20  # a rank's allreduce buffer; seen: 66 MiB with DeepSpeed 0.19.8
+_BUFFER_BYTES = 72 * 2**20  # the allreduce buffer; seen: 66 MiB with DeepSpeed 0.19.8
 
 
 def cpu_only() -> bool:
