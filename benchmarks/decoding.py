@@ -1,12 +1,12 @@
 """Decoding on a device: what a step takes, and what its bytes alone would take.
 
 ``python -m benchmarks.decoding`` decodes rows of 100 prompt tokens with a model of SmolLM2-135M's
-shape and random weights, in bfloat16, and prints milliseconds per step, tokens per second and the share
-of the device's bandwidth for three ways: a cache that grows (`spin_train.sampling.decoding`), fixed
-places (`spin_train.sampling.replay`), where a GPU replays one recorded step, and the loop that one
-writes first, `generate`. A step must read all weights and the states of all rows before it; the
-bandwidth is that of a large copy, counting bytes read and written. ``--tiny`` takes a small model,
-to try it anywhere.
+shape and random weights, in bfloat16. It prints milliseconds per step, tokens per second and the
+share of the device's bandwidth for three ways: a cache that grows (`spin_train.sampling.decoding`),
+fixed places (`spin_train.sampling.replay`), where a GPU replays one recorded step, and the loop
+that one writes first, `generate`. A step must read all weights and the states of all rows before
+it; the bandwidth is that of a large copy, counting bytes read and written. ``--tiny`` takes a small
+model, to try it anywhere.
 """
 
 import argparse
