@@ -23,7 +23,7 @@ EVERY_CHANGE := not slow and not cluster and not browser and not vllm and not re
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
 .PHONY: help setup demo check test test-theory test-train test-long test-slow test-real test-vllm left-out \
-	real lint types verify lab figures mutants faults processors architectures gpu lowest extras \
+	real lint types verify lab figures mutants faults processors architectures gpu gpu-wheels lowest extras \
 	wheel-check clean
 
 help:
@@ -48,7 +48,8 @@ help:
 	@echo "make verify        check the theorems on 1000 random instances"
 	@echo "make figures       draw the figures into figures/"
 	@echo "make lab           open JupyterLab on notebooks/"
-	@echo "make gpu           on a machine with a CUDA device: its tests and benchmarks"
+	@echo "make gpu           on a machine with a CUDA device: its tests and benchmarks; WHEELS=build/wheels GSM8K=FILE"
+	@echo "make gpu-wheels    what such a machine needs where it has no index"
 	@echo "Times are of two quiet cores, after set-up and the first run of mypy."
 
 setup: $(READY)
@@ -152,11 +153,13 @@ processors: setup
 architectures: setup
 	$(BIN)/python -m benchmarks.architectures
 
-# TRL's and the other kernels' rows need: pip install '.[bench]' liger-kernel cut-cross-entropy
-gpu: setup
-	$(BIN)/python -m pytest -m gpu tests/train/test_gpu.py
-	$(BIN)/python -m benchmarks.head --gpu
-	$(BIN)/python -m benchmarks.train_step --gpu
+# With what the machine has and a folder of wheels, without an index (docs/gpu.md); TINY=1 rehearses on the CPU.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu $(if $(WHEELS),--wheels $(WHEELS)) $(if $(GSM8K),--gsm8k $(GSM8K)) $(if $(TINY),--tiny)
+
+gpu-wheels: setup
+	$(BIN)/python -m benchmarks.gpu_wheels build/wheels
 
 lowest: setup
 	$(BIN)/python -m tests.lowest
