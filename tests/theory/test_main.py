@@ -103,7 +103,7 @@ DIVERGES = "the game diverges from the first iteration on: each iteration multip
         ("--beta 1", "the game reaches the data in one iteration (multiplier 0)"),
         ("--beta 5", "the game approaches the data: each iteration multiplies the log-ratio"),
         ("--beta 0.1 --iterations 40", DIVERGES),
-        ("--beta 0.1 --solver minimiser", DIVERGES),
+        ("--beta 0.1 --solver minimiser --iterations 2", DIVERGES),
         ("--beta 1e10", "the game approaches the data: each iteration multiplies the log-ratio"),
         ("--beta 0.5 --loss-type exponential", "the game reaches the data in one iteration"),
         ("--algorithm tspin", "the game is a cycle of 2"),
