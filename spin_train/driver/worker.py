@@ -1,5 +1,6 @@
 """One rank: walks through the stages of a run."""
 
+import gc
 import logging
 import os
 import sys
@@ -70,6 +71,7 @@ def _walk(directory: RunDirectory) -> None:
     manifest = run.manifest()
     if needs_rehearsal(run.config.training):
         rehearse(run.config, ranks)
+    gc.freeze()  # each training collects garbage twice, and need not go through all modules
     for stage in run.stages:
         if stage.kind == "generate" and stage.iteration > 0:
             if ranks.is_first:

@@ -74,6 +74,14 @@ def done(run):
     return (run.root / "done").read_text().split()
 
 
+def test_before_the_first_stage_the_collector_is_kept_from_what_was_imported(begun, monkeypatch):
+    run, _ = begun()
+    started = []
+    monkeypatch.setattr(worker.gc, "freeze", lambda: started.append((run.root / "done").exists()))
+    worker._walk(run)
+    assert started == [False]
+
+
 def test_every_stage_is_done_once_and_recorded_with_what_it_left(begun):
     run, stages = begun(control=True)
     worker._walk(run)
