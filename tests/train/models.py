@@ -87,6 +87,20 @@ def tiny_model(architecture, dtype=torch.float64, *, seed=0):
     return model.eval()
 
 
+def slow_logps(model, groups):
+    """One unpadded forward a response, one token after the other."""
+    logps = []
+    for group in groups:
+        for response in group.responses:
+            ids = torch.tensor([group.prompt_ids + response])
+            log_probs = model(input_ids=ids).logits[0].log_softmax(-1)  # (T, V)
+            logp = torch.zeros((), dtype=torch.float64)
+            for place, token in enumerate(response, start=len(group.prompt_ids)):
+                logp = logp + log_probs[place - 1, token]
+            logps.append(logp)
+    return torch.stack(logps)
+
+
 @contextmanager
 def float64_throughout():
     """Keep norms and attention from going through float32, as models do whatever their type."""

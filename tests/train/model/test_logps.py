@@ -12,11 +12,13 @@ from torch.nn import functional
 from spin_theory import spin_loss
 from spin_train.model import attention, linear_head, trials
 from spin_train.model.logps import Group, response_logps, response_loss
+from tests.strategies import at_most
 from tests.train.models import (
     ARCHITECTURES,
     NOT_SHARING,
     VOCABULARY,
     float64_throughout,
+    slow_logps,
     tiny_model,
     uniform_model,
 )
@@ -36,20 +38,6 @@ LONG = Group([4] * 9, [[1] * 9, [2] * 30])
 KERNELS = st.tuples(
     st.sampled_from([0, 6, 64]), st.sampled_from([2, 3, 256]), st.sampled_from([0, 16])
 )
-
-
-def slow_logps(model, groups):
-    """One unpadded forward a response, one token after the other."""
-    logps = []
-    for group in groups:
-        for response in group.responses:
-            ids = torch.tensor([group.prompt_ids + response])
-            log_probs = model(input_ids=ids).logits[0].log_softmax(-1)  # (T, V)
-            logp = torch.zeros((), dtype=torch.float64)
-            for place, token in enumerate(response, start=len(group.prompt_ids)):
-                logp = logp + log_probs[place - 1, token]
-            logps.append(logp)
-    return torch.stack(logps)
 
 
 def weighted(logps, first=0):
@@ -89,6 +77,7 @@ def assert_same(model, groups, *, tolerance):
 
 @example(groups=UNEVEN, kernels=(64, 256, 16), rows=9).via("padding past a window gave nan")
 @example(groups=[*UNEVEN, LONG], kernels=(20, 8, 16), rows=9).via("nan too")
+@at_most(25)  # for each architecture
 @given(groups=GROUPS, kernels=KERNELS, rows=st.sampled_from([1, 20, 10**6]))
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_equals_one_unpadded_forward_a_response_in_value_and_gradient(

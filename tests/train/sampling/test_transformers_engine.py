@@ -1,5 +1,6 @@
 """Sampling with a transformers model: which tokens come, and with which log-probs."""
 
+import functools
 import itertools
 import logging
 import math
@@ -50,6 +51,12 @@ def settings(**changes):
     return SamplingSettings(**(given | changes))
 
 
+@functools.cache
+def model_of(architecture):
+    """A model that no test changes, so that its way of sampling is tried out once."""
+    return tiny_model(architecture, torch.float32)
+
+
 def ids_of(samples):
     return [sampled.ids for sampled in samples]
 
@@ -78,7 +85,7 @@ def test_tokens_come_with_the_probabilities_of_the_model(temperature):
     generator = torch.Generator().manual_seed(0)
     probs = torch.rand(200, generator=generator).square()
     probs = probs / probs.sum()
-    count = 20_000
+    count = 8_000
     model = constant_model(probs.tolist())
     samples = sample(
         model,
@@ -99,7 +106,7 @@ def test_whole_responses_come_with_their_probabilities():
     model = tiny_model("llama", torch.float64)
     with torch.no_grad():  # flatter
         model.lm_head.weight.mul_(0.3)
-    prompt, length, count = [3, 7], 2, 20_000
+    prompt, length, count = [3, 7], 2, 8_000
     kept = [token for token in range(VOCABULARY) if token != STOP]
     bodies = [[STOP], *([t, u] for t, u in itertools.product(kept, range(VOCABULARY)))]
     probs = response_logps(model, [Group(prompt, bodies)]).exp().detach()
@@ -151,7 +158,7 @@ def test_log_probs_are_those_of_temperature_one_at_any_temperature():
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, *NOT_SHARING])
 def test_log_probs_of_samples_are_those_of_scoring(architecture):
     # Three rows at a time, so that rows of other lengths are dropped and taken in.
-    model = tiny_model(architecture, torch.float32)
+    model = model_of(architecture)
     prompts = PROMPTS * 3
     samples = sample(model, prompts, range(18), settings(max_new_tokens=20, batch_size=3))
     assert len({len(ids) for ids in ids_of(samples)}) > 1
@@ -247,7 +254,7 @@ def greedy(model, prompt, length):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_prompt_beside_longer_ones_is_continued_as_if_alone_and_in_its_place(architecture):
     # Nearly no temperature: samples are the most probable tokens, which a loop finds unpadded.
-    model = tiny_model(architecture, torch.float32)
+    model = model_of(architecture)
     samples = sample(model, PROMPTS, range(6), settings(temperature=1e-4, batch_size=4))
     assert ids_of(samples) == [greedy(model, prompt, 6) for prompt in PROMPTS]
 
@@ -312,7 +319,7 @@ def test_the_longest_prompts_go_first(monkeypatch):
 
 
 def test_settings_that_came_with_the_model_are_ignored(tmp_path):
-    plain = tiny_model("llama", torch.float32)
+    plain = model_of("llama")
     prompts = [[3, 4], [5], [6, 7, 8]]
     expected = [sample(plain, prompts, range(3), settings())] * len(WAYS)
     biased = tiny_model("llama", torch.float32)
@@ -375,7 +382,7 @@ def test_a_prompt_may_hold_the_end_token():
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_its_place_or_neighbours():
-    model = tiny_model("llama", torch.float32)
+    model = model_of("llama")
     seeds = [5, 6, 7, 8, 9, 10]
     first = ids_of(sample(model, PROMPTS, seeds, settings(max_new_tokens=12)))
     torch.rand(7)

@@ -82,7 +82,7 @@ def test_a_response_that_is_not_whole_is_refused(installed, tmp_path, monkeypatc
     _, llm = saved_model(tmp_path)
     monkeypatch.setattr("vllm.WRONG", wrong)
     with pytest.raises(RuntimeError, match=said):
-        sample(llm, PROMPTS, range(15), settings())
+        sample(llm, PROMPTS[:6], range(6), settings())
 
 
 def test_the_process_is_alone_on_the_device_of_its_rank():
