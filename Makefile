@@ -19,10 +19,13 @@ WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cor
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHARED := --numprocesses $(WORKERS) --dist worksteal
 BY_FILE := --numprocesses $(WORKERS) --dist loadfile  # fixtures of a file are made once
+# Two targets at a time, each with half of these processes, and each one's output when it has ended.
+SIDE_BY_SIDE = $(MAKE) --no-print-directory --jobs 2 --output-sync
+HALF := $(if $(filter-out 0 1,$(shell echo $$(($(WORKERS) / 2)))),--numprocesses $(shell echo $$(($(WORKERS) / 2))) --dist worksteal)
 EVERY_CHANGE := not slow and not cluster and not browser and not vllm and not real
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
-.PHONY: help setup demo check test test-theory test-train test-long test-slow test-real test-vllm left-out \
+.PHONY: help setup demo check no-process-theory no-process-train test test-theory test-train test-long test-slow test-real test-vllm left-out \
 	real lint types verify lab figures mutants faults processors architectures gpu gpu-wheels lowest extras \
 	wheel-check clean
 
@@ -77,16 +80,24 @@ ROWS ?= 200
 real: setup
 	$(BIN)/python -m benchmarks.real --rows $(ROWS) $(if $(GSM8K),--data $(GSM8K)) $(if $(OUT),--out $(OUT)) $(SET)
 
-check: setup lint types
-	HYPOTHESIS_PROFILE=quick $(PYTEST) $(SHARED) -m "not process and ($(EVERY_CHANGE))"
+check: setup
+	+HYPOTHESIS_PROFILE=quick $(SIDE_BY_SIDE) lint types no-process-theory no-process-train
+
+# Each half imports only what its tests need.
+no-process-theory: setup
+	$(PYTEST) $(HALF) -m "not process and ($(EVERY_CHANGE))" tests/theory spin_theory
+
+no-process-train: setup
+	$(PYTEST) $(HALF) -m "not process and ($(EVERY_CHANGE))" --ignore tests/theory tests spin_train
 
 ifdef FILE
 test: setup
 	$(PYTEST) $(FILE)
 else
-test: setup lint types
+test: setup
+	+$(SIDE_BY_SIDE) lint types
 	$(PYTEST) $(BY_FILE) -m "process and ($(EVERY_CHANGE))"
-	$(PYTEST) $(SHARED) -m "not process and ($(EVERY_CHANGE))"
+	+$(SIDE_BY_SIDE) no-process-theory no-process-train
 endif
 
 test-theory: setup
