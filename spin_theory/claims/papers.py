@@ -263,5 +263,12 @@ PAPER_CLAIMS: tuple[PaperClaim, ...] = (
         "the paper averages weights",
         ("moving average of *",),
     ),
+    PaperClaim(
+        "IRIS",
+        "abstract",
+        "The data are the fixed point of its Renyi objective, at every order.",
+        "holds, for a formula that is reconstructed from the abstract; the paper was not at hand",
+        ("Renyi self-play",),
+    ),
 )
 """In the order of the papers."""

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from spin_theory.inputs import tensor
-from spin_theory.losses import require_beta
+from spin_theory.losses import require_beta, require_weight
 from spin_theory.minima.newton import log_pulls, require_newton
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, pair_log_probs, require_same_shape
@@ -128,6 +128,7 @@ def minimise_within(
     *,
     beta: float,
     loss_type: str = "logistic",
+    sft_weight: float = 0.0,
 ) -> RestrictedMinimum:
     r"""Minimise (4.7) over a log-linear class, from the opponent's parameters.
 
@@ -143,6 +144,8 @@ def minimise_within(
         Pull towards the opponent, > 0, no unit.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
+    sft_weight : float, default 0.0
+        Weight of the SFT term, >= 0, per nat.
 
     Returns
     -------
@@ -153,7 +156,8 @@ def minimise_within(
     Raises
     ------
     ValueError
-        If shapes differ, `beta` is not > 0, or the penalty is not smooth.
+        If shapes differ, `beta` is not > 0, `sft_weight` is not finite and >= 0, or the penalty
+        is not smooth.
 
     Notes
     -----
@@ -168,6 +172,7 @@ def minimise_within(
     True
     """
     beta, start = require_beta(beta), tensor("start", start)
+    weight = require_weight("sft_weight", sft_weight)
     require_newton(loss_type)
     opponent = family.policy(start)
     require_same_shape(data=data, opponent=opponent)
@@ -180,23 +185,34 @@ def minimise_within(
         log_pull, log_curvature = log_pulls(scores, log_weights, loss_type)
         return log_pull.exp(), log_curvature.exp()
 
+    def probs(theta: Vector) -> Tensor:
+        return family.policy(torch.from_numpy(theta)).probs
+
     def value(theta: Vector) -> float:
         policy = family.policy(torch.from_numpy(theta))
-        return float(spin_objective(policy, opponent, data, beta=beta, loss_type=loss_type))
+        return float(
+            spin_objective(
+                policy, opponent, data, beta=beta, loss_type=loss_type, sft_weight=weight
+            )
+        )
 
     def gradient(theta: Vector) -> Vector:
         pulls, _ = derivatives(theta)
         # The slope of a pair is -pull in its real response (row), +pull in its generated one.
         in_scores = pulls.sum(dim=-2) - pulls.sum(dim=-1)  # (X, Y)
-        return as_vector(beta / prompts * torch.einsum("xy,xyd->d", in_scores, features))
+        # An SFT term pulls the means of the features towards those of the data.
+        in_logits = beta * in_scores + weight * (probs(theta) - data.probs)
+        return as_vector(torch.einsum("xy,xyd->d", in_logits, features) / prompts)
 
     def hessian(theta: Vector) -> Vector:
         _, curvature = derivatives(theta)
         curvature = curvature + curvature.mT
         # Sum of curvature_ij (e_i - e_j)(e_i - e_j)^T, then the chain rule: scores are linear.
-        laplacian = torch.diag_embed(curvature.sum(dim=-1)) - curvature
-        in_parameters = torch.einsum("xid,xij,xje->de", features, laplacian, features)
-        return as_vector(beta**2 / prompts * in_parameters)
+        laplacian = beta**2 * (torch.diag_embed(curvature.sum(dim=-1)) - curvature)
+        if weight > 0:  # ... and its curvature is their covariance
+            at = probs(theta)
+            laplacian += weight * (torch.diag_embed(at) - at[:, :, None] * at[:, None, :])
+        return as_vector(torch.einsum("xid,xij,xje->de", features, laplacian, features) / prompts)
 
     best = trust_newton(value, gradient, hessian, as_vector(start))
     parameters = torch.from_numpy(best)

@@ -89,7 +89,7 @@ def test_a_claim_says_what_is_claimed_and_where_it_comes_from(claim):
     assert claim.statement.endswith(".")
     assert claim.statement.count("`") % 2 == 0
     assert "|" not in claim.statement + claim.name  # the rows go into Markdown tables
-    papers = ("SPIN, ", "T-SPIN, ", "Alami", "SPACE", "GSIL", "SAPO")
+    papers = ("SPIN, ", "T-SPIN, ", "Alami", "SPACE", "GSIL", "SAPO", "IRIS")
     assert claim.source == "derived" or claim.source.startswith(papers)
     assert len(claim.tolerance.reason) > 10
     assert set(claim.loss_types) <= set(PENALTIES)

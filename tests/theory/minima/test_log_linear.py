@@ -10,6 +10,7 @@ from spin_theory import (
     LogLinearClass,
     TabularPolicy,
     closed_form_update,
+    minimise,
     minimise_within,
     spin_objective,
     tv,
@@ -110,3 +111,40 @@ def test_bad_arguments_are_refused():
         minimise_within(family, theta, data, beta=1.0, loss_type="hinge")
     with pytest.raises(ValueError, match="one shape"):
         minimise_within(family, theta, TabularPolicy.random(1, 3, seed=0), beta=1.0)
+
+
+@pytest.mark.parametrize("loss_type", SMOOTH)
+@pytest.mark.parametrize("weight", [0.05, 0.5, 20.0])
+def test_an_sft_term_in_a_class_of_all_tables_has_the_tables_minimum(loss_type, weight):
+    opponent, data = (TabularPolicy.random(1, 5, seed=seed, smallest=0.05) for seed in (0, 1))
+    family = LogLinearClass(torch.eye(5, dtype=torch.float64)[None])
+    rules = {"beta": 0.4, "loss_type": loss_type, "sft_weight": weight}
+    found = minimise_within(family, opponent.log_probs[0], data, **rules)
+    expected = minimise(opponent, data, **rules)
+    assert tv(found.policy, expected.policy).max() <= 1e-10
+    assert found.objective == pytest.approx(expected.objective, rel=1e-12)
+    assert found.gradient_norm <= 1e-10
+
+
+def test_an_sft_term_leaves_no_gradient_in_a_smaller_class():
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(3, 6, 2, generator=generator, dtype=torch.float64)
+    family, data = LogLinearClass(features), TabularPolicy.random(3, 6, seed=2, smallest=0.05)
+    start = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    found = minimise_within(family, start, data, beta=0.3, sft_weight=0.2)
+    theta = found.parameters.clone().requires_grad_()
+    value = spin_objective(
+        family.policy(theta), family.policy(start), data, beta=0.3, sft_weight=0.2
+    )
+    (gradient,) = torch.autograd.grad(value, theta)
+    assert gradient.norm() <= 1e-12
+    assert found.objective == pytest.approx(value.item(), rel=1e-14)
+    without = minimise_within(family, start, data, beta=0.3)
+    assert (without.parameters - found.parameters).norm() > 0.1
+
+
+def test_an_sft_weight_below_0_is_refused():
+    family = LogLinearClass(torch.eye(2, dtype=torch.float64)[None])
+    half = TabularPolicy.from_probs([[0.5, 0.5]])
+    with pytest.raises(ValueError, match="sft_weight must be"):
+        minimise_within(family, half.log_probs[0], half, beta=1.0, sft_weight=-0.1)
