@@ -207,22 +207,27 @@ def _direction(
     penalty = penalty_named(loss_type)
     log_slope, log_curvature = penalty.log_derivatives(pairwise_differences(scores))
     log_pull = log_weights + log_slope
-    # Each pair of responses curves the sum by W_ij l''(t) + W_ji l''(-t).
-    if penalty.even_curvature:
-        log_curvature = log_both + log_curvature
-    else:
-        log_curvature = log_weights + log_curvature
-        log_curvature = torch.logaddexp(log_curvature, log_curvature.mT)
+    # Each pair of responses curves the sum by W_ij l''(t) + W_ji l''(-t): `both_ways` says whether
+    # log_curvature is of that already.
+    both_ways = penalty.even_curvature or sft is not None
+    log_curvature = (log_both if penalty.even_curvature else log_weights) + log_curvature
     if sft is not None:
+        if not penalty.even_curvature:
+            log_curvature = torch.logaddexp(log_curvature, log_curvature.mT)
         log_pull = torch.logaddexp(log_pull, sft.log_pulls(scores))
         log_curvature = torch.logaddexp(log_curvature, sft.log_curvatures(scores))
     # The Hessian is a Laplacian: its diagonal holds the sums of rows. Dividing row and column y by
     # the root of entry y makes the diagonal 1, whatever the range of the weights.
-    log_scale = -torch.logsumexp(log_curvature, dim=-1, keepdim=True) / 2  # (X, Y, 1)
-    pulls = (log_pull + log_scale).exp()  # scaled by the row's response: each y is pulled up ...
-    pushes = (log_pull.mT + log_scale).exp()  # ... as real and pushed down as generated
-    negative_gradient = (pulls - pushes).sum(dim=-1, keepdim=True)
-    laplacian = -(log_curvature + log_scale + log_scale.mT).exp()
+    log_row = torch.logsumexp(log_curvature, dim=-1)
+    if not both_ways:
+        log_row = torch.logaddexp(log_row, torch.logsumexp(log_curvature, dim=-2))
+    log_scale = (-log_row / 2)[..., None]  # (X, Y, 1)
+    pulls = (log_pull + log_scale).exp_()  # scaled by the row's response: each y is pulled up ...
+    pushes = (log_pull.mT + log_scale).exp_()  # ... as real and pushed down as generated
+    negative_gradient = pulls.sub_(pushes).sum(dim=-1, keepdim=True)
+    laplacian = (log_curvature + log_scale).add_(log_scale.mT).exp_().neg_()
+    if not both_ways:
+        laplacian = laplacian + laplacian.mT
     laplacian.diagonal(dim1=-2, dim2=-1).fill_(1.0)
     # Constants per prompt are free: the null vector, scaled, gets eigenvalue 1 instead of 0.
     free = torch.softmax(-2 * log_scale, dim=-2).sqrt()  # unit norm
@@ -231,6 +236,8 @@ def _direction(
     direction = (log_scale.exp() * solution).squeeze(-1)
     if bool(singular.any()):
         pull, curvature = log_pull[singular], log_curvature[singular]
+        if not both_ways:
+            curvature = torch.logaddexp(curvature, curvature.mT)
         ratio = (pull - curvature).exp() - (pull.mT - curvature).exp()
         direction[singular] = potentials(curvature, torch.where(curvature > -math.inf, ratio, 0.0))
     return direction
