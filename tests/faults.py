@@ -37,6 +37,8 @@ NOT_NUMBERS = {
     "claims.claim": "what a claim is",
     "claims.evidence": "what a check returns; the claims themselves rest on it",
     "claims.instances": "draws the instances",
+    "claims.nearby": "part of checks; tests/theory/claims/test_nearby.py plants faults in it",
+    "claims.papers": "text",
     "claims.rows": "text",
     "claims.table": "the list of the claims",
     "claims.verification": "runs the claims",

@@ -73,6 +73,16 @@ class Draw:
         """The instance's beta, > 0, no unit."""
         return self.instance.beta
 
+    @property
+    def sft_weight(self) -> float:
+        """Weight of an SFT term, by the seed from 0.001 to 10, per nat."""
+        return float(10.0 ** (self.instance.seed % 9 / 2 - 3))
+
+    @property
+    def mu(self) -> float:
+        """SPACE's generated responses per real one, by the seed from 1/4 to 16, no unit."""
+        return float(2.0 ** (self.instance.seed % 7 - 2))
+
     def network(self, parameters: Tensor) -> Tensor:
         """Log-probs (1, Z) of a small network with four parameters: a class that is not convex."""
         hidden = torch.tanh(self.features @ parameters[:2])

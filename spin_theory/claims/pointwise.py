@@ -10,7 +10,6 @@ from torch import Tensor
 
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
-from spin_theory.claims.instances import Draw
 from spin_theory.divergences import chi_square, js, kl
 from spin_theory.losses import (
     PointwiseLoss,
@@ -27,7 +26,6 @@ __all__ = [
     "CLAIMS",
     "check_pointwise_losses",
     "check_pointwise_optimum",
-    "mu_of",
 ]
 
 Numbers = NDArray[np.float64]
@@ -261,22 +259,6 @@ _GSIL: dict[
 """Terms as functions of t and t'; first and second derivatives in t of both, at t = b."""
 
 
-def mu_of(draw: Draw) -> float:
-    """Choose SPACE's mu for an instance.
-
-    Parameters
-    ----------
-    draw : Draw
-        The instance.
-
-    Returns
-    -------
-    float
-        From 1/4 to 16, no unit.
-    """
-    return 2.0 ** (draw.instance.seed % 7 - 2)  # from 1/4 to 16
-
-
 CLAIMS = (
     Claim(
         name="losses of SPACE and GSIL",
@@ -289,7 +271,7 @@ CLAIMS = (
         function=check_pointwise_losses,
         tolerance=ROUNDING,
         check=lambda draw, *_: check_pointwise_losses(
-            draw.small_data, draw.small_start, scale=draw.beta / 4, shift=0.3, mu=mu_of(draw)
+            draw.small_data, draw.small_start, scale=draw.beta / 4, shift=0.3, mu=draw.mu
         ),
     ),
     Claim(
@@ -301,7 +283,7 @@ CLAIMS = (
         function=check_pointwise_optimum,
         tolerance=ROUNDING,
         check=lambda draw, *_: check_pointwise_optimum(
-            draw.small_start, draw.small_data, draw.small_other, mu=mu_of(draw)
+            draw.small_start, draw.small_data, draw.small_other, mu=draw.mu
         ),
     ),
 )

@@ -10,7 +10,6 @@ from torch.autograd.functional import jacobian
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.instances import Draw
-from spin_theory.claims.pointwise import mu_of
 from spin_theory.games.pointwise import pointwise_curvature, pointwise_multiplier
 from spin_theory.losses import GSIL_LOSSES, PointwiseLoss, gsil, space
 from spin_theory.objectives.pointwise import pointwise_objective
@@ -171,7 +170,7 @@ def _losses(draw: Draw) -> list[PointwiseLoss]:
     """SPACE, and GSIL's losses at the instance's beta, at scale 1 or as released, in turn."""
     scales = [{"scale": draw.beta, "shift": 0.3}, {"scale": 1.0, "shift": 0.0}, AS_RELEASED]
     return [
-        space(mu_of(draw)),
+        space(draw.mu),
         *(
             gsil(name, **scales[(draw.instance.seed + place) % 3])
             for place, name in enumerate(GSIL_LOSSES)

@@ -165,6 +165,8 @@ def check_minimum(problem: InnerProblem, *, tolerance: float = STATIONARY) -> Ev
         errors += [float(apart) / (factor * float(size.max())), float(stop.scores.mean().abs())]
         errors.append(float(tv(problem.policy(stop.scores), found.policy).max()))
     steps = found.steps == whole.steps and near.steps <= 2  # it starts where it ends
+    alone = newton(whole.scores.new_zeros(1, 1, 1), loss_type=problem.loss_type)  # nothing to do
+    steps = steps and alone.steps == 0 and whole.require_solved() is whole
     errors.append(0.0 if steps else np.inf)
     if problem.history_weight > 0:
         errors.append(float(tv(minimiser(problem), found.policy).max()))

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error, written_out
-from spin_theory.claims.sft_term import chosen_weight
 from spin_theory.games.play import play
 from spin_theory.games.sft import sft_multiplier, steadying_weight
 from spin_theory.games.stability import linearise
@@ -242,7 +241,7 @@ CLAIMS = (
         function=check_sft_multiplier,
         tolerance=ROUNDING,
         check=lambda draw, _, loss_type: check_sft_multiplier(
-            draw.small_data, beta=draw.beta, sft_weight=chosen_weight(draw), loss_type=loss_type
+            draw.small_data, beta=draw.beta, sft_weight=draw.sft_weight, loss_type=loss_type
         ),
         loss_types=("logistic", "exponential"),
     ),
@@ -256,7 +255,7 @@ CLAIMS = (
         check=lambda draw, _, loss_type: check_sft_play(
             draw.small_data,
             beta=draw.beta,
-            sft_weight=chosen_weight(draw),
+            sft_weight=draw.sft_weight,
             loss_type=loss_type,
             seed=draw.instance.seed,
         ),

@@ -178,22 +178,6 @@ _PENALTIES: dict[str, tuple[Callable[[Numbers], Numbers], Callable[[Numbers], Nu
 """l and l' of a margin."""
 
 
-def chosen_weight(draw: Draw) -> float:
-    """Choose the weight of the term by the seed.
-
-    Parameters
-    ----------
-    draw : Draw
-        The instance.
-
-    Returns
-    -------
-    float
-        From 0.001 to 10, per nat.
-    """
-    return float(10.0 ** (draw.instance.seed % 9 / 2 - 3))
-
-
 def _problem(draw: Draw, loss_type: str) -> InnerProblem:
     """SPIN's problem or, for an odd seed, T-SPIN's."""
     tspin = draw.instance.seed % 2 == 1
@@ -205,7 +189,7 @@ def _problem(draw: Draw, loss_type: str) -> InnerProblem:
         loss_type=loss_type,
         initial=draw.small_other,
         history_weight=0.1 if tspin else 0.0,
-        sft_weight=chosen_weight(draw),
+        sft_weight=draw.sft_weight,
     )
 
 
