@@ -262,7 +262,11 @@ CLAIMS = (
         function=check_sampled_update,
         tolerance=STATIONARY,
         check=lambda draw, *_: check_sampled_update(
-            draw.small_start, draw.small_data, beta=draw.beta, seed=draw.instance.seed
+            draw.small_start,
+            draw.small_data,
+            beta=draw.beta,
+            pairs=1000 if draw.instance.seed % 2 else 100,  # with a minimiser mostly, or without
+            seed=draw.instance.seed,
         ),
     ),
     Claim(

@@ -75,12 +75,24 @@ class Draw:
 
     @property
     def sft_weight(self) -> float:
-        """Weight of an SFT term, by the seed from 0.001 to 10, per nat."""
+        """Choose the weight of an SFT term by the seed.
+
+        Returns
+        -------
+        float
+            From 0.001 to 10, per nat.
+        """
         return float(10.0 ** (self.instance.seed % 9 / 2 - 3))
 
     @property
     def mu(self) -> float:
-        """SPACE's generated responses per real one, by the seed from 1/4 to 16, no unit."""
+        """Choose SPACE's mu by the seed.
+
+        Returns
+        -------
+        float
+            From 1/4 to 16, no unit.
+        """
         return float(2.0 ** (self.instance.seed % 7 - 2))
 
     def network(self, parameters: Tensor) -> Tensor:

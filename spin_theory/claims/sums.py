@@ -164,6 +164,8 @@ def check_inner_problem(
         )
         found.append(value.expand(len(expected)) + torch.from_numpy(expected - expected.mean()))
     errors = [float((np.abs(values.numpy() - expected) / sizes).max()) for values in found]
+    # The penalty that the problem gives is the one of the table, with all that it says.
+    errors.append(0.0 if problem.penalty is PENALTIES[problem.loss_type] else np.inf)
     log_weights = problem.log_pair_weights()
     back = problem.policy(problem.scores(policy))
     errors += [

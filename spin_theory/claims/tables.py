@@ -18,6 +18,7 @@ from spin_theory.games.opponents import (
     moving_average,
     without_reference,
 )
+from spin_theory.inputs import rounding_of
 from spin_theory.minima.log_linear import LogLinearClass
 from spin_theory.policies import (
     TabularPolicy,
@@ -103,6 +104,8 @@ def check_tables(
         (TabularPolicy.random(2, 6, seed=seed, smallest=1e-6).log_probs, drawn),
     ]
     errors = [float(np.abs(found.numpy() - right).max()) / size for found, right in apart]
+    # Tables of float32 may be off by 32 units in their last place, those of float64 by none.
+    errors.append(abs(rounding_of(p.probs.float()) / 2**-18 - 1) + rounding_of(p.probs))
     for weights in (None, torch.tensor([0.5, 0.0, 0.25, 0.25], dtype=torch.float64)):
         shares = [0.25] * 4 if weights is None else weights.tolist()
         errors.append(float((prompt_weights(4, weights) - torch.tensor(shares)).abs().max()))
