@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import bdtrc
-from scipy.stats import binom
 from torch import Tensor
 
 from spin_theory.inputs import number, tensor, whole
@@ -219,6 +218,8 @@ def power(*, tv: float, samples: int, confidence: float = 0.95) -> float:
 
 def _counts(trials: NDArray[np.float64], chance: float) -> tuple[NDArray[np.float64], ...]:
     """Values of binomial counts and their shares, (trials, K) each: all, or some quantiles."""
+    from scipy.stats import binom  # half a second to import, seldom needed
+
     most = int(trials.max())
     if most < _QUANTILES:
         values = np.broadcast_to(np.arange(most + 1.0), (len(trials), most + 1))

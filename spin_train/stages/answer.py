@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
 from spin_train.config.schema import Config
 from spin_train.data.records import Record, Response, read_records, write_records
 from spin_train.model.loading import load_tokenizer
@@ -152,6 +150,8 @@ def summarise_answers(
     }
     if not found:
         return summary
+    from scipy.stats import binomtest  # half a second to import
+
     right = sum(value == human[number] for number, value in found.items())
     interval = binomtest(right, len(found)).proportion_ci(CONFIDENCE, method="wilson")
     return {
