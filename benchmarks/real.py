@@ -23,7 +23,7 @@ from spin_train.driver import selfplay
 from spin_train.errors import UserError
 from spin_train.model.gguf_files import convert
 from spin_train.model.loading import load_policy
-from spin_train.run.frames import answers
+from spin_train.run.frames import prompts_with_samples
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
 from spin_train.run.tables import answers_table
@@ -194,7 +194,7 @@ def main() -> None:
     table = answers_table([model, *run.listed])
     if table is not None:
         show_table(table)
-    shown = answers(run.config, run.directory, split="held_out", more=[model])
+    shown = prompts_with_samples(run.config, run.directory, split="held_out", more=[model])
     show_answers([answer for answer in shown if answer["greedy"]][:SHOWN])
     summary = read_json(run.directory.data_summary)
     text = (

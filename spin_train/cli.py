@@ -201,11 +201,11 @@ def samples(
     ] = False,
 ) -> None:
     """Show prompts with the human response and what each policy answered."""
-    from spin_train.run.frames import answers
+    from spin_train.run.frames import prompts_with_samples
     from spin_train.run.run import Run
 
     run = Run.open(run_dir)
-    found = answers(run.config, run.directory, split=split)
+    found = prompts_with_samples(run.config, run.directory, split=split)
     if as_json:
         for answer in found:
             print(json.dumps(answer, ensure_ascii=False))

@@ -15,7 +15,7 @@ from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
 from spin_train.run.policies import Policy, listed_policies
 
-__all__ = ["answers", "metrics_frame", "samples_frame"]
+__all__ = ["metrics_frame", "prompts_with_samples", "samples_frame"]
 
 
 def metrics_frame(root: Path, stages: list[Stage]) -> pandas.DataFrame:
@@ -68,7 +68,7 @@ def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pa
     return pandas.DataFrame(rows)
 
 
-def answers(
+def prompts_with_samples(
     config: Config, directory: RunDirectory, *, split: str, more: Sequence[Policy] = ()
 ) -> list[dict[str, Any]]:
     """Prompts of a split, each with the human response and a list of answers per policy.
