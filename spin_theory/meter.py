@@ -218,7 +218,7 @@ def power(*, tv: float, samples: int, confidence: float = 0.95) -> float:
 
 def _counts(trials: NDArray[np.float64], chance: float) -> tuple[NDArray[np.float64], ...]:
     """Values of binomial counts and their shares, (trials, K) each: all, or some quantiles."""
-    from scipy.stats import binom  # half a second to import, seldom needed
+    from scipy.stats import binom  # half a second to import, rarely needed
 
     most = int(trials.max())
     if most < _QUANTILES:
