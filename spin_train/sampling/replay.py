@@ -132,16 +132,14 @@ class FixedBatch:
         """Draw a token for every row, and run it through the model."""
         index = torch.tensor(self._slots, device=self._device)
         tokens = draw_and_take(self.rows, self._logits[index], settings)
-        going = [not row.ended for row in self.rows]
-        if not any(going):
+        if all(row.ended for row in self.rows):
             return
         if self._end == self._columns:
             self._move(to=max(len(row.task.prompt_ids) + len(row.ids) for row in self.rows) - 1)
-        # The last position of a row that has ended stays: the next may be past the context.
+        # A row that has ended goes on until it is dropped, unread, at its last position: the next
+        # may be past the context.
         positions = [len(row.task.prompt_ids) + len(row.ids) - 1 for row in self.rows]
-        self._mask[index, 0, 0, self._end] = self._mask.new_tensor(
-            [0.0 if on else self._hidden for on in going]
-        )
+        self._mask[index, 0, 0, self._end] = 0.0
         self._ids[index, 0] = tokens
         self._positions[index, 0] = torch.tensor(positions, device=self._device)
         self._windowed.copy_(self._mask)

@@ -48,6 +48,29 @@ def test_samples_are_those_of_a_cache_that_grows(architecture, order, room, monk
         assert sampled.logps == pytest.approx(expected[number].logps, abs=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_rows_move_to_the_right_of_a_longer_prompt(architecture):
+    """A window counts columns, so they must end where the new prompt does."""
+    model = tiny_model(architecture, torch.float32)
+    generator = torch.Generator().manual_seed(3)
+    tasks = [
+        Task(n, torch.randint(3, VOCABULARY, (length,), generator=generator).tolist(), n, limit)
+        for n, (length, limit) in enumerate([(3, 20), (2, 1), (30, 20), (2, 20)])
+    ]
+    expected, batch = decoded(Batch(model), tasks, rows=2), FixedBatch(model, 2, 60)
+    moved, add = [], batch.add
+
+    def adding(new):
+        before = batch._end if batch.rows else None
+        add(new)
+        moved.append(before is not None and batch._end > before)
+
+    batch.add = adding
+    ours = decoded(batch, tasks, rows=2)
+    assert any(moved)
+    assert {n: s.ids for n, s in ours.items()} == {n: s.ids for n, s in expected.items()}
+
+
 def test_its_tensors_stay_where_they_are():
     model = tiny_model("llama", torch.float32)
     batch = FixedBatch(model, 4, 60)
