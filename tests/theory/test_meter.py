@@ -17,7 +17,7 @@ from spin_theory.meter import FEWEST_PROMPTS, convergence_meter, power
 from spin_theory.policies import TabularPolicy
 from tests.strategies import QUICK
 
-DRAWS = 40 if QUICK else 200
+DRAWS = 20 if QUICK else 200
 CONFIDENCE = 0.8  # low, so that a bound that is too bold is seen in so few draws
 
 
