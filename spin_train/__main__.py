@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # `python -m` puts the working directory first, where a file datasets.py would replace a package.
@@ -9,6 +10,7 @@ if not sys.flags.safe_path and sys.path[0] == os.getcwd() != _ROOT:
     del sys.path[0]
 
 from spin_train.errors import UserError  # noqa: E402
+from spin_train.system.shadows import shadow_of  # noqa: E402
 from spin_train.system.surroundings import home_variables, open_streams  # noqa: E402
 
 __all__ = ["main"]
@@ -19,17 +21,28 @@ def main() -> None:
     open_streams()
     try:
         os.environ.update(home_variables())
-        from spin_train.cli import main as run
+        _run()
     except UserError as error:
-        print(f"spin-train: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(str(error))
+    except Exception as error:
+        if line := shadow_of(error):
+            _leave(line)
+        raise
+
+
+def _run() -> None:
+    try:
+        from spin_train.cli import main as run
     except ModuleNotFoundError as error:
-        if str(error.name).startswith(("spin_train", "spin_theory")):
+        if shadow_of(error) or str(error.name).startswith(("spin_train", "spin_theory")):
             raise
-        line = f"{error.name} is not installed: pip install 'spin-toolkit[train]'"
-        print(f"spin-train: {line}", file=sys.stderr)
-        sys.exit(2)
+        _leave(f"{error.name} is not installed: pip install 'spin-toolkit[train]'")
     run()
+
+
+def _leave(line: str) -> NoReturn:
+    print(f"spin-train: {line}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from spin_train.sampling.play import stop_ids_of
 from spin_train.sampling.transformers_engine import sample
 from spin_train.seeds import seed_of
 from spin_train.system.files import write_directory, write_json
-from spin_train.system.ownership import claim
+from spin_train.system.ownership import DEMO_HEAD, claim, is_demo
 
 __all__ = ["Measurement", "build", "demo_table", "measure", "run_demo"]
 
@@ -68,8 +68,8 @@ def build(out: Path, *, ranks: int, overrides: Sequence[str] = ()) -> Config:
     }
     override(content, overrides)
     config = parse_config(content, source="demo")
-    claim(out, key="--out", mark="demo.yaml")
-    (out / "demo.yaml").write_text(yaml_text(content), encoding="utf-8")
+    claim(out, key="--out", is_ours=is_demo)
+    (out / "demo.yaml").write_text(DEMO_HEAD + yaml_text(content), encoding="utf-8")
     if not model.is_dir():
         with write_directory(model) as partial:
             drawn.tokenizer.save_pretrained(partial)

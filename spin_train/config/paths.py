@@ -28,8 +28,8 @@ def expanded(path: str) -> str:
     Raises
     ------
     ValueError
-        If a variable is not set, or there is no home directory. A file whose own name holds a
-        dollar sign is taken as it is.
+        If a variable is not set, there is no home directory, or the path holds a zero byte. A file
+        whose own name holds a dollar sign is taken as it is.
 
     Examples
     --------
@@ -37,6 +37,8 @@ def expanded(path: str) -> str:
     >>> expanded("$SCRATCH/runs"), expanded("org/model")
     ('/scratch/me/runs', 'org/model')
     """
+    if "\0" in path:
+        raise ValueError("a path cannot hold a zero byte")
     if "$" in path and not Path(path).exists():
         unset = [name for name in _VARIABLE.findall(path) if name.strip("{}") not in os.environ]
         if unset:

@@ -23,6 +23,7 @@ from spin_train.system.surroundings import (
     interpreter_variables,
     without_launchers,
     without_missing_interfaces,
+    without_odd_threads,
 )
 
 __all__ = ["launch_workers", "worker_environment"]
@@ -37,7 +38,8 @@ def worker_environment(ranks: int) -> dict[str, str]:
     """
     cores = len(os.sched_getaffinity(0))
     environment, lines = without_missing_interfaces(without_launchers(os.environ))
-    for line in lines:
+    environment, of_threads = without_odd_threads(environment)
+    for line in (*lines, *of_threads):
         _LOG.warning("%s", line)
     environment |= home_variables() | interpreter_variables(os.environ)
     environment.pop("PYTHONIOENCODING", None)  # the log is UTF-8, whatever the terminal is

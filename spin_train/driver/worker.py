@@ -22,6 +22,7 @@ from spin_train.run.directory import RunDirectory
 from spin_train.system.files import write_json
 from spin_train.system.locks import FileLock
 from spin_train.system.processes import die_with_driver
+from spin_train.system.shadows import shadow_of
 
 __all__ = ["main"]
 
@@ -48,6 +49,8 @@ def main() -> None:
                 f"the disk is full ({error}): free some space on the disk of {directory.root}, "
                 "then run the same command again",
             )
+        if line := shadow_of(error):
+            _fail(directory, 2, line)
         _fail(directory, 1, f"{type(error).__name__}: {one_line(error)}")
     _leave(0)
 

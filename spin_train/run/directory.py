@@ -16,11 +16,12 @@
     logs/                one file per start, all output of the workers; tensorboard/, by stage
 """
 
+import os
 import shutil
 from pathlib import Path
 
 from spin_train.system.files import PARTIAL
-from spin_train.system.ownership import MANIFEST
+from spin_train.system.ownership import MANIFEST, is_run
 
 __all__ = ["RunDirectory", "remove_partial"]
 
@@ -57,9 +58,18 @@ class RunDirectory:
 
 
 def remove_partial(root: Path) -> None:
-    """Delete half-written files of killed writers; no process may be working on the run."""
-    for partial in root.rglob(f"*{PARTIAL}"):
-        if partial.is_dir() and not partial.is_symlink():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+    """Delete half-written files of killed writers; no process may be working on the run.
+
+    Another run inside the directory is left alone: its own process may be writing.
+    """
+    for place, folders, files in os.walk(root):
+        here = Path(place)
+        for name in folders:
+            if name.endswith(PARTIAL) and not (here / name).is_symlink():
+                shutil.rmtree(here / name)
+        for name in (*files, *folders):
+            if name.endswith(PARTIAL):
+                (here / name).unlink(missing_ok=True)
+        folders[:] = [
+            name for name in folders if not name.endswith(PARTIAL) and not is_run(here / name)
+        ]

@@ -1,45 +1,59 @@
 """Which folders are ours: a manifest says so. In all others nothing is written or deleted."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spin_train.errors import UserError
 from spin_train.system.files import PARTIAL, read_json
 
-__all__ = ["MANIFEST", "claim", "files_outside_runs", "is_run"]
+__all__ = ["DEMO_HEAD", "MANIFEST", "claim", "files_outside_runs", "is_demo", "is_run"]
 
 MANIFEST = "manifest.json"
-_HARMLESS = {".lock", ".workers.lock", "lost+found"}
-"""Locks of a start that got no further, and what a file system puts into every disk."""
+DEMO_HEAD = "# Written by `spin-train demo`.\n"
+"""How the file of a demo begins."""
+
+_LOCKS = {".lock", ".workers.lock"}
+_PACKAGE = "spin-toolkit"
 _SHOWN = 3
 
 
 def is_run(folder: Path) -> bool:
-    """Say whether a folder is a run's: whether its manifest lists stages."""
+    """Say whether a folder is a run's: its manifest lists stages and names the package.
+
+    Other programs have a manifest.json with stages too. A start that got no further has an empty
+    list of stages, and nothing else.
+    """
     try:
         content = read_json(folder / MANIFEST)
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and isinstance(content.get("stages"), dict)
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
+        return False
+    versions = content.get("versions")
+    return content == {"stages": {}} or (isinstance(versions, dict) and _PACKAGE in versions)
 
 
-def claim(folder: Path, *, key: str = "output_dir", mark: str | None = None) -> None:
-    """Create a folder, or check that it is ours or empty; else `UserError`, and nothing changes.
+def is_demo(folder: Path) -> bool:
+    """Say whether a folder is a demo's: its run lies there, or demo.yaml says so."""
+    try:
+        text = (folder / "demo.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return text.startswith(DEMO_HEAD) or is_run(folder / "run")
 
-    Ours is a run's folder or, where a `mark` is given, one that holds a file of that name.
-    """
+
+def claim(
+    folder: Path, *, key: str = "output_dir", is_ours: Callable[[Path], bool] = is_run
+) -> None:
+    """Create a folder, or check that it is ours or empty; else `UserError`, and nothing changes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(
-            name
-            for name in os.listdir(folder)
-            if name not in _HARMLESS and not name.endswith(PARTIAL)
-        )
+        with os.scandir(folder) as entries:
+            foreign = sorted(entry.name for entry in entries if not _is_harmless(entry))
     except OSError as error:
         raise UserError(f"cannot create {key} {folder}: {error}") from None
-    ours = (folder / mark).is_file() if mark else is_run(folder)
-    if foreign and not ours:
+    if foreign and not is_ours(folder):
         more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
         raise UserError(
             f"{key} {folder} holds files that are not of a run ({', '.join(foreign[:_SHOWN])}"
@@ -48,11 +62,18 @@ def claim(folder: Path, *, key: str = "output_dir", mark: str | None = None) -> 
         )
 
 
+def _is_harmless(entry: "os.DirEntry[str]") -> bool:
+    """Say whether a start that got no further left it, or a file system, which any disk has."""
+    if entry.name in _LOCKS:
+        return entry.is_file()
+    return entry.name == "lost+found" or entry.name.endswith(PARTIAL)
+
+
 def files_outside_runs(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder, at any depth and in order, but those of runs."""
     for root, folders, files in os.walk(folder):
         here = Path(root)
-        if is_run(here) or (is_run(here / "run") and (here / "demo.yaml").is_file()):
+        if is_run(here) or is_demo(here):
             folders.clear()
             continue
         folders.sort()

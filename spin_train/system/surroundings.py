@@ -28,6 +28,7 @@ __all__ = [
     "require_temporary_files",
     "without_launchers",
     "without_missing_interfaces",
+    "without_odd_threads",
 ]
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -90,6 +91,22 @@ def without_missing_interfaces(environment: Mapping[str, str]) -> tuple[dict[str
         if not (any(found) if variable == "NCCL_SOCKET_IFNAME" else all(found)):
             del kept[variable]
             lines.append(f"{variable}={wanted} is left out: this machine has {', '.join(present)}")
+    return kept, lines
+
+
+def without_odd_threads(environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Leave out numbers of threads that are none, and say which in lines.
+
+    Of a list, one number per level of nesting, the first stays: packages read it as one number.
+    """
+    kept, lines = dict(environment), []
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        given = kept.pop(variable, "")
+        first = given.partition(",")[0].strip()
+        if first.isdecimal() and int(first) > 0:
+            kept[variable] = first
+        elif given:
+            lines.append(f"{variable}={given} is left out: it is not a number of threads")
     return kept, lines
 
 

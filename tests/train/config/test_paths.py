@@ -44,7 +44,11 @@ def test_every_key_whose_meaning_is_a_place_is_expanded(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("$NOWHERE/x", "NOWHERE is not set"), ("~nobody-here/x", "no home directory ~nobody-here")],
+    [
+        ("$NOWHERE/x", "NOWHERE is not set"),
+        ("~nobody-here/x", "no home directory ~nobody-here"),
+        ("a\0b", "cannot hold a zero byte"),
+    ],
 )
 def test_a_path_that_leads_nowhere_is_refused_by_its_key(path, reason):
     with pytest.raises(UserError, match=f"output_dir: .*{reason}"):

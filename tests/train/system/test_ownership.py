@@ -55,7 +55,15 @@ def test_a_run_changes_nothing_in_a_folder_of_other_files(tmp_path, played, name
 
 
 def test_a_manifest_of_another_program_makes_no_run(tmp_path, played):
-    for text in ("{}", "[]", "not JSON", '{"stages": ["build"]}'):
+    texts = [
+        "{}",
+        "[]",
+        "not JSON",
+        '{"stages": ["build"]}',
+        '{"stages": {"build": {"image": "x"}}}',
+    ]
+    texts += ['{"stages": {}, "name": "pipeline"}', '{"stages": {}, "versions": "2"}']
+    for text in texts:
         write(tmp_path, {"manifest.json": text})
         with pytest.raises(UserError, match=r"manifest\.json"):
             played(run_in(tmp_path))
@@ -80,6 +88,24 @@ def test_an_empty_folder_becomes_a_run_and_stays_one(tmp_path, played):
     assert contents(root)["data/notes.partial"] == "mine"
 
 
+def test_a_folder_that_stands_where_a_lock_goes_is_refused(tmp_path, played):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"\(\.lock\)"):
+        played(run_in(tmp_path))
+
+
+def test_half_written_files_of_another_run_inside_are_left_to_it(tmp_path, played):
+    """Its own process may be writing them."""
+    played(run_in(tmp_path))
+    played(run_in(tmp_path / "other"))
+    theirs = {"other/data/rows.spin-partial": "half", "other/iter0/policy.spin-partial/a": "half"}
+    write(tmp_path, {**theirs, "data/rows.spin-partial": "left", "iter0/p.spin-partial/a": "left"})
+    (tmp_path / "link.spin-partial").symlink_to(tmp_path / "other")
+    played(run_in(tmp_path))
+    left = {name: text for name, text in contents(tmp_path).items() if "spin-partial" in name}
+    assert left == theirs
+
+
 def test_a_folder_is_claimed_before_rows_are_written_to_it(tmp_path, played):
     """A start that is killed right after must be able to go on."""
     seen = []
@@ -91,6 +117,11 @@ def test_the_demo_and_a_grid_overwrite_nothing_either(tmp_path):
     write(tmp_path, MINE)
     with pytest.raises(UserError, match=r"--out .* holds files that are not of a run"):
         build(tmp_path, ranks=1)
+    write(tmp_path / "other", {"demo.yaml": "mine: true\n"})
+    with pytest.raises(UserError, match=r"\(demo\.yaml\)"):
+        build(tmp_path / "other", ranks=1)
+    assert contents(tmp_path / "other") == {"demo.yaml": "mine: true\n"}
+    (tmp_path / "other" / "demo.yaml").unlink()
     write(tmp_path, {"grid.json": "mine"})
     with pytest.raises(UserError, match=r"grid\.json is not of a grid"):
         play_grid(Path("config.yaml"), tmp_path, axes={"learning_rate": ["0.1"]}, seeds=[0])

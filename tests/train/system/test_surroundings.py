@@ -105,6 +105,16 @@ def test_an_interface_of_another_machine_is_left_out(monkeypatch):
     assert "GLOO_SOCKET_IFNAME" not in worker_environment(1)
 
 
+def test_numbers_of_threads_that_are_none_are_left_out(monkeypatch):
+    """TrainingArguments would refuse them, after the data is prepared, in words of its own."""
+    given = {"OMP_NUM_THREADS": "abc", "MKL_NUM_THREADS": "2,1", "A": "b"}
+    kept, lines = surroundings.without_odd_threads(given)
+    assert kept == {"MKL_NUM_THREADS": "2", "A": "b"}
+    assert lines == ["OMP_NUM_THREADS=abc is left out: it is not a number of threads"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")
+    assert int(worker_environment(1)["OMP_NUM_THREADS"]) > 0
+
+
 def test_workers_import_nothing_from_the_working_directory(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}lib{os.pathsep}")
     environment = worker_environment(1)
