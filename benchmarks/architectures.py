@@ -1,7 +1,9 @@
 """Every causal language model of transformers, made tiny, through one whole iteration.
 
 ``python -m benchmarks.architectures`` sweeps all types, in this process, and prints what became of
-each; ``--write`` puts the table into docs/models.md. Names of types as arguments sweep these alone.
+each; ``--write`` puts each into the table of docs/models.md as soon as it is done, and leaves the
+other rows as they are. Names of types as arguments sweep these alone, ``--left`` those that the
+table has no row of, so that a sweep may be cut short and go on.
 An iteration is: load, sample, score, compare both, train a step, save, load again and compare.
 """
 
@@ -11,6 +13,7 @@ import os
 import tempfile
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from benchmarks.pages import DOCS, write_between
+from benchmarks.pages import DOCS, between, write_between
 from spin_train.errors import UserError, one_line
 from spin_train.model import logps as scoring
 from spin_train.model.loading import load_model, save_policy
@@ -77,11 +80,11 @@ _SIZES: dict[str, Any] = {
     **dict.fromkeys(("bos_token_id", "decoder_start_token_id"), 1),
     "eos_token_id": 2,
     **dict.fromkeys(("pad_token_id", "unk_token_id"), 0),
+    "is_decoder": True,  # otherwise some see the tokens that follow
 }
 # What makes a model of its own kind, where the sizes alone do not.
 _OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
-    "bert": {"is_decoder": True},
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma2": {"query_pre_attn_scalar": 8},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
@@ -99,7 +102,6 @@ _OWN: dict[str, dict[str, Any]] = {
     "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
     "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
     "recurrent_gemma": {"num_hidden_layers": 3, "num_key_value_heads": 1, "intermediate_size": 96},
-    "roberta": {"is_decoder": True},
     "zamba2": {
         "layers_block_type": ["mamba", "hybrid"],
         "num_mem_blocks": 1,
@@ -108,6 +110,8 @@ _OWN: dict[str, dict[str, Any]] = {
         "use_mem_rope": True,
     },
 }
+_VERSION = f"with transformers {transformers.__version__}"
+_MOST_WEIGHTS = 20_000_000
 _PROMPT_TOKENS = (40, 3, 17, 8)
 _NEW_TOKENS = 8
 
@@ -142,6 +146,8 @@ def tiny_config(kind: str) -> Any:
 def _sizes_of(cls: Any) -> dict[str, Any]:
     names = {*getattr(cls, "__dataclass_fields__", {}), *getattr(cls, "attribute_map", {})}
     own = {name: size for name, size in _SIZES.items() if name in names}
+    if "kv_lora_rank" in names:  # latent attention: each head has keys of its own
+        own["num_key_value_heads"] = own["num_attention_heads"]
     for name, part in getattr(cls, "sub_configs", {}).items():
         if hasattr(part, "__dataclass_fields__"):
             own[name] = _sizes_of(part)
@@ -153,11 +159,14 @@ def one_iteration(kind: str, folder: Path) -> Outcome:
     try:
         config = tiny_config(kind)
         config.initializer_range = 0.2  # far from uniform, so that a wrong token shows
+        with torch.device("meta"):  # the number of weights, before they take memory
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        weights = sum(p.numel() for p in model.parameters())
+        if weights > _MOST_WEIGHTS:
+            return Outcome(kind, verdict=f"not made small here ({weights / 1e6:.0f} M weights)")
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        if sum(p.numel() for p in model.parameters()) > 20_000_000:
-            return Outcome(kind, verdict="not made small here")
         model.save_pretrained(folder / "model")
     except Exception as error:
         return Outcome(kind, verdict=f"not made small here ({one_line(error, 60)})")
@@ -210,18 +219,19 @@ def _name(ways: Any, chosen: dict[int, Any]) -> str:
     return next(name for name, known in names.items() if known == way)
 
 
-def table(outcomes: list[Outcome]) -> str:
+def table(outcomes: Iterable[Outcome]) -> str:
     """Write the outcomes as Markdown."""
     lines = ["| type | sampling | scoring | verdict |", "|---|---|---|---|"]
     lines += [f"| {o.kind} | {o.sampling} | {o.scoring} | {o.verdict} |" for o in outcomes]
-    runs = sum(outcome.verdict == "runs" for outcome in outcomes)
-    return "\n".join(
-        [
-            f"{runs} of {len(outcomes)} types run, with transformers {transformers.__version__}.",
-            "",
-            *lines,
-        ]
-    )
+    runs = sum(line.endswith("| runs |") for line in lines)
+    return "\n".join([f"{runs} of {len(lines) - 2} types run, {_VERSION}.", "", *lines])
+
+
+def outcomes_of(text: str) -> dict[str, Outcome]:
+    """Read a table back, by type; nothing of one that was made with other versions."""
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    found = [Outcome(*(cell.strip() for cell in row[1:5])) for row in rows[1:]]
+    return {outcome.kind: outcome for outcome in found} if f"{_VERSION}." in text else {}
 
 
 def main() -> None:
@@ -229,14 +239,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", help="types to sweep; all of them if none is named")
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
+    parser.add_argument("--left", action="store_true", help="only types without a row there")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
+    known = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    before = outcomes_of(between(PAGE, "architectures"))
+    rows = {kind: outcome for kind, outcome in before.items() if kind in known}
     outcomes = []
-    for kind in arguments.kinds or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    for kind in arguments.kinds or known:
+        if arguments.left and kind in rows:
+            continue
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -245,8 +261,9 @@ def main() -> None:
                 outcome = Outcome(kind, verdict=f"{type(error).__name__}: {one_line(error, 80)}")
         outcomes.append(outcome)
         print(f"{outcome} {time.monotonic() - started:.1f} s", flush=True)
-    if arguments.write:
-        write_between(PAGE, "architectures", table(outcomes))
+        rows[kind] = outcome
+        if arguments.write:
+            write_between(PAGE, "architectures", table(rows[kind] for kind in sorted(rows)))
     expected = ("runs", "refused", "not made small")
     failed = [o.kind for o in outcomes if not o.verdict.startswith(expected)]
     if failed:

@@ -22,9 +22,20 @@ def write_between(page: Path, name: str, text: str) -> None:
     SystemExit
         If the page lacks one of the markers.
     """
+    before, _, after = _parts(page, name)
+    page.write_text(f"{before}\n{text}\n{after}", encoding="utf-8")
+
+
+def between(page: Path, name: str) -> str:
+    """Read what stands between the markers of a table; SystemExit without them."""
+    return _parts(page, name)[1].strip("\n")
+
+
+def _parts(page: Path, name: str) -> tuple[str, str, str]:
+    """Cut a page into what ends with a table's first marker, the table, and the rest."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
+    text, closed, after = rest.partition(end)
     if not (found and closed):
         raise SystemExit(f"{page} has no place for {name}: put {begin} and {end} where it belongs")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    return before + found, text, closed + after

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import claims
-from benchmarks.pages import write_between
+from benchmarks import claims, supported
+from benchmarks.pages import between, write_between
 from spin_theory.claims.papers import PAPER_CLAIMS
 from spin_theory.claims.rows import as_markdown, paper_rows, statement_rows, verdict_rows
 from spin_theory.claims.table import CLAIMS
@@ -139,6 +139,13 @@ def test_theory_has_the_verdict_on_every_claim_of_the_papers():
     page = claims.STATEMENTS.read_text()
     table = page.partition("<!-- papers: begin -->\n")[2].partition("\n<!-- papers: end -->")[0]
     assert table == as_markdown(paper_rows(PAPER_CLAIMS))
+
+
+def test_what_is_supported_is_what_the_program_says():
+    for name, table in supported.tables().items():
+        if name == "names" and table.splitlines()[0] not in supported.PAGE.read_text():
+            continue  # made with another version of transformers
+        assert between(supported.PAGE, name) == table, "python -m benchmarks.supported --write"
 
 
 def test_the_citation_names_both_papers_and_this_version():

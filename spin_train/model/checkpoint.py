@@ -10,7 +10,10 @@ from safetensors import SafetensorError, safe_open
 
 from spin_train.errors import UserError
 
-__all__ = ["refuse_checkpoint", "refuse_other_weights", "refuse_quantised"]
+__all__ = ["QUANTISED", "refuse_checkpoint", "refuse_other_weights", "refuse_quantised"]
+
+QUANTISED = ("quantization_config", "compression_config", "quantization")  # the last: MLX
+"""Keys of a configuration that say that the weights are quantised."""
 
 _TRAINED_TYPES = {"F64", "F32", "F16", "BF16"}  # as safetensors calls them
 _NAMED = 3  # tensors of a kind that a message names
@@ -50,7 +53,7 @@ def refuse_checkpoint(path: str | Path) -> None:
 
 def refuse_quantised(path: str | Path, settings: Mapping[str, Any]) -> None:
     """Raise UserError if a model's configuration, or a part of it, says that it is quantised."""
-    for key in ("quantization_config", "compression_config", "quantization"):  # the last: MLX
+    for key in QUANTISED:
         if settings.get(key):
             method = settings[key].get("quant_method", "") if _is_mapping(settings[key]) else ""
             raise UserError(_quantised_message(path, method or key))

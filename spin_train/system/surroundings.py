@@ -19,6 +19,8 @@ from typing import IO
 from spin_train.errors import UserError
 
 __all__ = [
+    "INTERFACES",
+    "THREADS",
     "caches",
     "home_variables",
     "interpreter_variables",
@@ -41,6 +43,10 @@ _PREFIXES = (
     *("OMPI_", "PMI_", "PMIX_", "MV2_", "MPI_LOCAL"),
     *("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_"),
 )
+INTERFACES = ("GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Variables that name network interfaces."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that hold a number of threads."""
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -77,7 +83,7 @@ def without_missing_interfaces(environment: Mapping[str, str]) -> tuple[dict[str
     """
     present = [name for _, name in socket.if_nameindex()]
     kept, lines = dict(environment), []
-    for variable in ("GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+    for variable in INTERFACES:
         wanted = kept.get(variable, "")
         if not wanted or wanted.startswith("^"):
             continue
@@ -100,7 +106,7 @@ def without_odd_threads(environment: Mapping[str, str]) -> tuple[dict[str, str],
     Of a list, one number per level of nesting, the first stays: packages read it as one number.
     """
     kept, lines = dict(environment), []
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    for variable in THREADS:
         given = kept.pop(variable, "")
         first = given.partition(",")[0].strip()
         if first.isdecimal() and int(first) > 0:
