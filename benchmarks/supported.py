@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import transformers
-from transformers.training_args import OptimizerNames, SchedulerType
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from benchmarks.pages import DOCS, write_between
 from spin_train.config.arguments import MANAGED_ARGUMENTS, PASSED_ON, WITHOUT_EFFECT
@@ -108,7 +109,10 @@ def _arguments() -> str:
 
 
 def _names() -> str:
-    kinds = {"training.optim": OptimizerNames, "training.lr_scheduler_type": SchedulerType}
+    kinds: dict[str, Any] = {
+        "training.optim": OptimizerNames,
+        "training.lr_scheduler_type": SchedulerType,
+    }
     rows = [(f"`{key}`", _code(item.value for item in kind)) for key, kind in kinds.items()]
     return f"With transformers {transformers.__version__}:\n\n" + _markdown(("key", "names"), rows)
 
