@@ -2,18 +2,28 @@
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
 from spin_train.data.formats import SftRow
 from spin_train.errors import UserError
 
-__all__ = ["Conversations", "digest", "prompt_text", "split_prompts"]
+__all__ = ["Conversations", "alike", "digest", "prompt_text", "split_prompts"]
 
 
 def digest(text: str) -> bytes:
     """Hash a text to 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def alike(text: str) -> str:
+    r"""Reduce a text to what two copies of it have in common: case, spaces and accents vary.
+
+    >>> alike(" Two\n words") == alike("two words ")
+    True
+    """
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def prompt_text(row: SftRow) -> str:
@@ -33,10 +43,18 @@ class Conversations:
     def __init__(self) -> None:
         self._parents: dict[bytes, bytes] = {}
         self._answered: dict[bytes, bytes] = {}
+        self._alike: dict[bytes, bytes] = {}
         self._beginnings: list[tuple[bytes, bytes]] = []
 
     def add(self, row: SftRow, prompt: bytes) -> None:
-        """Note the conversation that a row ends, and those that its prompt goes on from."""
+        """Note the conversation that a row ends, and those that its prompt goes on from.
+
+        Prompts that differ in case or spaces alone belong together.
+        """
+        words = digest(json.dumps([alike(message["content"]) for message in row.messages]))
+        copy = self._alike.setdefault(words, prompt)
+        if copy != prompt:
+            self._join(copy, prompt)
         whole = [*(message["content"] for message in row.messages), row.response]
         same = self._answered.setdefault(digest(json.dumps(whole)), prompt)
         if same != prompt:  # with other tools

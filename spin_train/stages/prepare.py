@@ -20,7 +20,7 @@ from spin_train.data.pairing import labelled_pairs
 from spin_train.data.records import Record, Response, share_out, write_records
 from spin_train.data.rendering import Renderer
 from spin_train.data.sources import drop_or_raise, read_rows, source_of
-from spin_train.data.splitting import Conversations, digest, prompt_text, split_prompts
+from spin_train.data.splitting import Conversations, alike, digest, prompt_text, split_prompts
 from spin_train.errors import UserError
 from spin_train.model.loading import ends_of_text, load_tokenizer, model_limits
 from spin_train.run.graph import Stage
@@ -190,7 +190,7 @@ class _Pass:
             counts["dropped_turns_after_response"] += row.dropped_turns
             self.texts.update((b"\n" if self.prompts else b"") + text.encode())
             self.prompts.append(prompt)
-            self.responses.append(digest(row.response.strip()))
+            self.responses.append(digest(alike(row.response)))
             self.weights.append(row.weight)
             self.conversations.add(row, prompt)
             lengths = {response.role: len(response.ids) for response in record.responses}

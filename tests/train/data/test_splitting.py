@@ -111,6 +111,26 @@ def test_held_out_responses_that_stand_in_training_are_counted_and_named(tmp_pat
     assert note.startswith(f"{expected} of 4 held-out responses stand word for word in training")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Answer", "answer"), ("an  swer", "an swer"), ("an\nswer", "an swer"), ("é", "e\u0301")],
+)
+def test_copies_that_differ_in_case_or_spaces_are_counted_and_prompts_split_together(
+    tmp_path, one, other
+):
+    rows = [
+        {"prompt": f"question {n} {text}", "response": f"{text} {n}"}
+        for n in range(8)
+        for text in (one, other)
+    ]
+    train, held_out, summary = prepared(tmp_path, rows, held_out=4)
+    numbers = [{prompt.split()[2] for prompt, _ in side} for side in (train, held_out)]
+    assert not numbers[0] & numbers[1]
+    apart = [{**row, "prompt": f"{number} of its own"} for number, row in enumerate(rows)]
+    _, held_out, summary = prepared(tmp_path, apart, held_out=4)
+    assert summary["held_out_responses_in_training"] > 0
+
+
 def test_training_rows_with_a_held_out_response_can_be_left_out(tmp_path):
     before, held_out, _ = prepared(tmp_path, shared_rows(), held_out=4)
     train, kept, summary = prepared(tmp_path, shared_rows(), held_out=4, shared_responses="drop")
