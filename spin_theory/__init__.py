@@ -23,6 +23,7 @@ only from those above it.
 from spin_theory.claims.theorem_5_2 import check_theorem_5_2
 from spin_theory.claims.theorem_5_4 import check_theorem_5_4
 from spin_theory.divergences import bhattacharyya, chi_square, entropy, hilbert, js, kl, renyi, tv
+from spin_theory.games.fixed_points import fixed_point
 from spin_theory.games.iterates import cycle_length
 from spin_theory.games.opponents import (
     average_of_iterates,
@@ -38,7 +39,7 @@ from spin_theory.games.rates import effective_beta, multiplier, predicted_policy
 from spin_theory.games.samples import sample_complexity, samples_for
 from spin_theory.games.sampling import SampledMinimiser
 from spin_theory.games.solvers import GradientSteps
-from spin_theory.games.stability import fixed_point, linearise
+from spin_theory.games.stability import linearise
 from spin_theory.games.temperature import tempered_limit, tempered_multiplier
 from spin_theory.languages import NoisySort
 from spin_theory.losses import PENALTIES, Penalty, sft_loss, spin_loss, tspin_loss

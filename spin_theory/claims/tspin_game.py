@@ -6,8 +6,9 @@ from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
+from spin_theory.games.fixed_points import fixed_point
 from spin_theory.games.opponents import without_reference
-from spin_theory.games.stability import fixed_point, linearise
+from spin_theory.games.stability import linearise
 from spin_theory.minima.closed_forms import exact
 from spin_theory.minima.minimise import minimise_problem
 from spin_theory.minima.problems import InnerProblem

@@ -336,7 +336,7 @@ def test_a_stable_fixed_point_says_nothing_about_a_far_start():
 
 
 def test_a_fixed_point_out_of_reach_is_refused(monkeypatch):
-    monkeypatch.setattr("spin_theory.games.stability.MOST_ITERATIONS", 2)
+    monkeypatch.setattr("spin_theory.games.fixed_points.MOST_ITERATIONS", 2)
     with pytest.raises(ValueError, match="no fixed point within 2 steps: the last one moved by"):
         fixed_point(START, DATA, beta=4.0, damping=0.5)
     for damping in (0.0, 1.5, math.nan):
