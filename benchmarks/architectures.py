@@ -173,7 +173,8 @@ def one_iteration(kind: str, folder: Path) -> Outcome:
     try:
         return _played(kind, folder)
     except UserError as error:
-        return Outcome(kind, verdict=f"refused: {one_line(str(error).removeprefix('model: '), 90)}")
+        said = str(error).removeprefix("model: ").replace(f"{folder}/", "")
+        return Outcome(kind, verdict=f"refused: {one_line(said, 90)}")
 
 
 def _played(kind: str, folder: Path) -> Outcome:
