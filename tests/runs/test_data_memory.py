@@ -56,7 +56,7 @@ def test_preparing_keeps_digests_of_rows_not_rows(tmp_path, traced):
     )
     assert list(sizes) == [1000, 2000]
     assert len(read_records(tmp_path / "train.parquet")[0].prompt_ids) > 75
-    assert (sizes[2000] - sizes[1000]) / 1000 < 300
+    assert (sizes[2000] - sizes[1000]) / 1000 < 450  # of the prompt, of its words, of the whole
 
 
 def test_a_training_stage_holds_little_more_than_four_bytes_a_token(tmp_path, traced):
