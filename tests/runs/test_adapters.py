@@ -1,4 +1,4 @@
-"""Runs with LoRA: the opponent is never the bare base (defect 14)."""
+"""Runs with LoRA: the opponent is never the bare base."""
 
 import json
 

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.architectures import Outcome, one_iteration, table
+from tests.strategies import QUICK
 
 # States, hybrids of states and attention, experts, windows in the mask alone, heads of their own.
 KINDS = [
@@ -24,7 +25,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[::3] if QUICK else KINDS)
 def test_a_type_of_model_runs_whole(kind, tmp_path):
     assert one_iteration(kind, tmp_path).verdict == "runs"
 
