@@ -88,14 +88,14 @@ class Trial(Generic[Way]):
 
     def first_exact(self, ways: Mapping[str, Way], nothing: str) -> Way:
         """Pick the first way that is exact; UserError with the message `nothing` without one."""
+        expected = self._plainly()
         try:
-            return self._first_exact(ways, nothing)
+            return self._first_exact(expected, ways, nothing)
         except UserError:
             self._refuse_seeing_ahead()
             raise
 
-    def _first_exact(self, ways: Mapping[str, Way], nothing: str) -> Way:
-        expected = self._plainly()
+    def _first_exact(self, expected: _Logps, ways: Mapping[str, Way], nothing: str) -> Way:
         if is_narrow(self._module):
             with widened(self._module) as wide:
                 truth = None if wide is None else self._alone(self._groups)

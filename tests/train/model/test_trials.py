@@ -14,6 +14,7 @@ from transformers import (
     Phi3Config,
     PhimoeConfig,
     RobertaConfig,
+    XmodConfig,
 )
 
 from spin_train.errors import UserError
@@ -179,3 +180,10 @@ def test_weights_are_wide_within_the_block_and_the_same_tensors_after_it():
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert model(torch.tensor([[1, 2, 3]])).logits.dtype == torch.float32
     assert [(p, p.data_ptr(), p.dtype) for p in model.parameters()] == before
+
+
+def test_a_model_that_cannot_compute_a_row_is_refused_with_its_own_reason():
+    """X-MOD asks for a language first; looking for why no way is exact must not hide that."""
+    model = AutoModelForCausalLM.from_config(XmodConfig(**SIZES, is_decoder=True)).eval()
+    with pytest.raises(UserError, match=r"cannot compute a row of .*Input language unknown"):
+        response_logps(model, [Group([6, 7], [[8, 9]])])
