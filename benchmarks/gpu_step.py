@@ -87,10 +87,11 @@ def gpu_rows(rounds: int, *, with_trl: bool, tiny: bool = False) -> tuple[list[R
         raise RuntimeError("--gpu needs a CUDA device")
     size, layouts = (TINY, TINY_LAYOUTS) if tiny else (LLAMA_1B, LAYOUTS)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
-    rate = product_rate(256 if tiny else SIDE)
+    side = 256 if tiny else SIDE
+    rate = product_rate(side)
     rows = []
     notes = [
-        f"{device}: {rate / 1e12:.0f} TFLOP/s in bfloat16 products of {SIDE} x {SIDE}\n",
+        f"{device}: {rate / 1e12:.3g} TFLOP/s in bfloat16 products of {side} x {side}\n",
         "| layout | way | s | peak, GiB | useful share, % | over ours |",
         "|---|---|---|---|---|---|",
     ]
