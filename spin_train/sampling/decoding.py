@@ -29,6 +29,7 @@ __all__ = [
     "Task",
     "draw",
     "draw_and_take",
+    "layers_of",
     "left_padded",
 ]
 
@@ -191,12 +192,12 @@ class Prompts:
         """Keep those arguments that the model's `forward` has."""
         return {name: value for name, value in arguments.items() if name in self._parameters}
 
-    def run(self, tasks: Sequence[Task]) -> tuple[Tensor, Tensor, Sequence[Any]]:
-        """Give logits (B, V) of the first token, the mask (B, longest) and the cache's layers."""
+    def run(self, tasks: Sequence[Task]) -> tuple[Tensor, Tensor, DynamicCache]:
+        """Give logits (B, V) of the first token, the mask (B, longest) and a cache of their own."""
         input_ids, mask = left_padded(tasks, self._device)
         cache = _empty_cache()
         logits = self.forward(input_ids, mask, cache)
-        return logits, mask, _layers(cache)
+        return logits, mask, cache
 
     def forward(self, input_ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         """Logits (rows, V) after the last column; its states are put into the cache."""
@@ -239,18 +240,16 @@ class Batch:
         longest = max(len(row.task.prompt_ids) + len(row.ids) for row in self.rows)
         first = self._mask.shape[1] - longest  # columns before it are padding in every row left
         self._cache.batch_select_indices(index)
-        for layer in _layers(self._cache):
+        for layer in layers_of(self._cache):
             layer.keys, layer.values = layer.keys[:, :, first:], layer.values[:, :, first:]
         self._mask, self._logits = self._mask[index, first:], self._logits[index]
 
     def add(self, tasks: Sequence[Task]) -> None:
         """Run the prompts of tasks through the model and add them to the existing rows."""
-        input_ids, mask = left_padded(tasks, self._device)
-        cache = _empty_cache()  # the new rows' own; the two are joined below
-        logits = self._prompts.forward(input_ids, mask, cache)
+        logits, mask, cache = self._prompts.run(tasks)
         if self.rows:
             width = max(mask.shape[1], self._mask.shape[1])
-            for old, new in zip(_layers(self._cache), _layers(cache), strict=True):
+            for old, new in zip(layers_of(self._cache), layers_of(cache), strict=True):
                 new.keys = _beside(old.keys, new.keys, width)
                 new.values = _beside(old.values, new.values, width)
             mask = torch.cat([pad(part, (width - part.shape[1], 0)) for part in (self._mask, mask)])
@@ -269,7 +268,7 @@ class Batch:
             self._logits = self._prompts.forward(tokens[:, None], self._mask, self._cache)
 
 
-def _layers(cache: DynamicCache) -> Sequence[Any]:
+def layers_of(cache: DynamicCache) -> Sequence[Any]:
     """Layers of a cache, whose states are (rows, heads, columns, size) if they are of its kind."""
     return cache.layers
 

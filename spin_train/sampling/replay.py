@@ -28,6 +28,7 @@ from spin_train.sampling.decoding import (
     Prompts,
     Task,
     draw_and_take,
+    layers_of,
 )
 from spin_train.sampling.engine import SamplingSettings
 
@@ -105,7 +106,8 @@ class FixedBatch:
 
     def add(self, tasks: Sequence[Task]) -> None:
         """Run the prompts of tasks through the model and put them into free slots."""
-        logits, mask, layers = self._prompts.run(tasks)
+        logits, mask, cache = self._prompts.run(tasks)
+        layers = layers_of(cache)
         width = mask.shape[1]
         slots = [self._free.pop() for _ in tasks]
         if not self.rows:
