@@ -32,6 +32,14 @@ def data_folder() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _every_model_is_tried_anew():
+    """Forget which ways were exact: a test that breaks a model must see its trial."""
+    yield
+    if remembered := sys.modules.get("spin_train.model.remembered"):
+        remembered.forget_ways()
+
+
 def _refuse_unmarked_process(what: str) -> None:
     """Fail a test, or the fixture it waits for, that starts a process and is not marked so."""
     item = _now.get("item")

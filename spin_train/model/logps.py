@@ -5,7 +5,7 @@ is exact: the first call with a model compares it with the plain forward pass.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,6 +21,7 @@ from spin_train.model.exactness import is_sharded
 from spin_train.model.frequencies import frequencies_by_row
 from spin_train.model.head import chunked_loss, chunked_token_logps, replaced_forward
 from spin_train.model.packing import Group, PackedRow
+from spin_train.model.remembered import exact_way
 from spin_train.model.trials import Trial, context_of, length_to_try
 
 __all__ = ["Group", "expect_rows_up_to", "response_logps", "response_loss"]
@@ -297,11 +298,14 @@ def _exact_way(model: Any, module: Any, length: int) -> _Way:
         lengths = [len(response) for group in groups for response in group.responses]
         return list(torch.split(token_logps, lengths))
 
+    def search(ways: Mapping[str, _Way], tokens: int) -> _Way:
+        trial = Trial(module, tokens, lambda groups: _alone(model, groups), by)
+        return trial.first_exact(ways, "no two forward passes agree on a log-prob")
+
     training = module.training
     module.eval()
     try:
-        trial = Trial(module, length, lambda groups: _alone(model, groups), by)
-        return trial.first_exact(_WAYS, "no two forward passes agree on a log-prob")
+        return exact_way("scoring", module, _WAYS, length, search)
     finally:
         module.train(training)
 

@@ -1,7 +1,8 @@
 """Sampling with a transformers model, in the first way that is exact on it."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,6 +20,7 @@ from spin_train.model.exactness import (
     widened,
 )
 from spin_train.model.logps import Group, response_logps
+from spin_train.model.remembered import exact_way
 from spin_train.model.trials import length_to_try
 from spin_train.sampling.decoding import Batch, PartialResponse, Task, draw_and_take, left_padded
 from spin_train.sampling.engine import Sample, SamplingSettings
@@ -224,6 +226,12 @@ def _exact_way(model: Any, length: int = 64) -> _Way:
 
     It is tried on rows of up to `length` tokens.
     """
+    on_gpu = next(model.parameters()).is_cuda
+    ways = _ON_GPU | _WAYS if on_gpu else _WAYS
+    return exact_way("sampling", model, ways, length, partial(_first_exact, model))
+
+
+def _first_exact(model: Any, ways: Mapping[str, _Way], length: int) -> _Way:
     config = model.config.get_text_config()
     tasks = _random_tasks(config, length)
     never = config.vocab_size  # so that responses end at the limits of their tasks
@@ -247,8 +255,6 @@ def _exact_way(model: Any, length: int = 64) -> _Way:
         return "" if off <= tolerance else _off(off)
 
     tolerance = exact_tolerance(model)
-    on_gpu = next(model.parameters()).is_cuda
-    ways = _ON_GPU | _WAYS if on_gpu else _WAYS
     try:
         return first_exact(model, ways, flaw, _NOTHING)
     except UserError:
