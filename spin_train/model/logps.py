@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spin_train.model.attention import ATTENTION
-from spin_train.model.exactness import is_sharded
 from spin_train.model.frequencies import frequencies_by_row
 from spin_train.model.head import chunked_loss, chunked_token_logps, replaced_forward
 from spin_train.model.packing import Group, PackedRow
 from spin_train.model.remembered import exact_way
-from spin_train.model.trials import Trial, context_of, length_to_try
+from spin_train.model.trials import Trial, announce_rows, length_for_rows
 
 __all__ = ["Group", "expect_rows_up_to", "response_logps", "response_loss"]
 
@@ -38,9 +37,8 @@ class _Way:
     chunked: bool
 
 
-# The way of each model for rows up to so many tokens, and the longest rows it was told of.
+# The way of each model for rows up to so many tokens, and the attention it came with.
 _chosen: "WeakKeyDictionary[nn.Module, dict[int, _Way]]" = WeakKeyDictionary()
-_expected: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
 _own_attention: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
 
 
@@ -141,8 +139,7 @@ def expect_rows_up_to(model: Any, tokens: int) -> None:
     tokens : int
         Bound on the length of a prompt with its response; the model's context bounds it too.
     """
-    module = _unwrapped(model)
-    _expected[module] = min(tokens, context_of(module.config.get_text_config()) or tokens)
+    announce_rows(_unwrapped(model), tokens)
 
 
 def _way(model: Any, groups: Sequence[Group]) -> _Way:
@@ -152,11 +149,7 @@ def _way(model: Any, groups: Sequence[Group]) -> _Way:
         raise ValueError("every prompt and every response needs at least one token")
     module = _unwrapped(model)
     longest = max(len(group.prompt_ids) + max(map(len, group.responses)) for group in groups)
-    expected = _expected.get(module, 0)
-    # Under ZeRO-3 all ranks must try at the same calls, so only what all of them know counts.
-    if longest <= expected or is_sharded(module):
-        longest = expected
-    length = length_to_try(module.config.get_text_config(), longest)
+    length = length_for_rows(module, longest)
     ways = _chosen.setdefault(module, {})
     if length not in ways:
         ways[length] = _exact_way(model, module, length)

@@ -2,21 +2,30 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spin_train.errors import StoppedError, UserError, one_line, out_of_memory
 from spin_train.model.exactness import (
     exact_tolerance,
     first_exact,
     is_narrow,
+    is_sharded,
     measured_tolerance,
     widened,
 )
 from spin_train.model.packing import Group
 
-__all__ = ["Trial", "context_of", "length_to_try", "random_groups"]
+__all__ = [
+    "Trial",
+    "announce_rows",
+    "context_of",
+    "length_for_rows",
+    "length_to_try",
+    "random_groups",
+]
 
 # Nats by which other responses may change a log-prob, in any type. Seen: 0; 3e-3 through a state.
 _BLIND_TOLERANCE = 1e-6
@@ -32,6 +41,9 @@ _CONTEXTS = (
 )
 # Of the responses of the random groups, the last of each.
 _LAST = [1, 3, 5]
+
+# Tokens of the longest row to come, where it was announced.
+_announced: "WeakKeyDictionary[nn.Module, int]" = WeakKeyDictionary()
 
 Way = TypeVar("Way")
 _Logps = list[Tensor]
@@ -49,6 +61,22 @@ def length_to_try(settings: Any, longest: int) -> int:
     while length < longest:
         length *= 2
     return max(longest, min(length, context_of(settings) or length))
+
+
+def announce_rows(module: nn.Module, longest: int) -> None:
+    """Say how long the rows to come are at most, so that one trial serves all of them."""
+    _announced[module] = longest
+
+
+def length_for_rows(module: Any, longest: int) -> int:
+    """Tokens of the longest row to try a model on, before rows of up to `longest` tokens."""
+    settings = module.config.get_text_config()
+    announced = _announced.get(module, 0)
+    # Under ZeRO-3 all ranks must try at the same calls, so only what all of them know counts.
+    if longest <= announced or is_sharded(module):
+        shortest = min(_SHORTEST, context_of(settings) or _SHORTEST)
+        return max(shortest, min(announced, context_of(settings) or announced))
+    return length_to_try(settings, longest)
 
 
 def random_groups(settings: Any, length: int) -> list[Group]:

@@ -21,7 +21,7 @@ from spin_train.model.exactness import (
 )
 from spin_train.model.logps import Group, response_logps
 from spin_train.model.remembered import exact_way
-from spin_train.model.trials import length_to_try
+from spin_train.model.trials import length_for_rows
 from spin_train.sampling.decoding import Batch, PartialResponse, Task, draw_and_take, left_padded
 from spin_train.sampling.engine import Sample, SamplingSettings
 from spin_train.sampling.replay import FixedBatch
@@ -67,7 +67,7 @@ def sample(
     if not prompts:
         return []
     longest = max(map(len, prompts)) + settings.max_new_tokens
-    length = length_to_try(model.config.get_text_config(), longest)
+    length = length_for_rows(model, longest)
     ways = _chosen.setdefault(model, {})
     if length not in ways:
         ways[length] = _exact_way(model, length)

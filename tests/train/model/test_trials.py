@@ -22,7 +22,7 @@ from spin_train.model import logps as scoring
 from spin_train.model.exactness import is_narrow, widened
 from spin_train.model.frequencies import longest_with_fixed_frequencies
 from spin_train.model.logps import Group, expect_rows_up_to, response_logps
-from spin_train.model.trials import context_of, length_to_try
+from spin_train.model.trials import context_of, length_for_rows, length_to_try
 from tests.train.models import tiny_model
 
 SIZES = {
@@ -157,10 +157,21 @@ def test_rows_that_were_announced_are_tried_once(monkeypatch):
     monkeypatch.setattr(
         scoring, "_exact_way", lambda *given: tried.append(given[2]) or scoring._Way(False, False)
     )
-    expect_rows_up_to(model, 50)
-    for count in (3, 40, 48):
+    model.config.max_position_embeddings = 1000
+    expect_rows_up_to(model, 200)
+    for count in (3, 40, 198):
         response_logps(model, [Group([1] * count, [[1, 2]])])
-    assert tried == [64]  # the model's context
+    assert tried == [200]
+    response_logps(model, [Group([1] * 199, [[1, 2]])])
+    assert tried == [200, 360]  # nobody announced it, so longer ones may follow
+
+
+def test_a_trial_is_as_long_as_the_announced_rows_and_the_context_allow():
+    model = tiny_model("llama", torch.float32)
+    for context, announced, expected in ((64, 50, 64), (64, 80, 64), (500, 50, 90), (500, 91, 91)):
+        model.config.max_position_embeddings = context
+        expect_rows_up_to(model, announced)
+        assert length_for_rows(model, 30) == expected
 
 
 def test_lengths_to_try_are_few_cover_the_rows_and_stay_within_the_context():
