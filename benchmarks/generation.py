@@ -6,14 +6,17 @@ writes first: batches in the order of the data, padded to their longest prompt, 
 `generate` until its last row has ended. Same model, prompts, batch size and longest response, one
 float32 model on the CPU. ``--data FOLDER`` takes the model and the texts of benchmarks.stories,
 responses ending at a line break; without it a Llama with random weights, the vocabulary so small
-that one token in 96 ends a response. A busy machine is refused as in benchmarks.train_step; the
-exit code is 0 whether the target is met or not.
+that one token in 96 ends a response. With ``--vllm``, in an environment that has vLLM (make
+test-vllm makes .venv-vllm), vLLM takes its turns too. A busy machine is refused as in
+benchmarks.train_step; the exit code is 0 whether the target is met or not.
 """
 
 import argparse
 import json
+import os
 import statistics
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -199,6 +202,45 @@ def engine(task: Task) -> list[list[int]]:
     return [sampled.ids for sampled in sample(task.model, task.prompts, seeds, task.settings)]
 
 
+def vllm_engine(task: Task) -> Callable[[], list[list[int]]]:
+    """Load the model into vLLM, with the engine's arguments of a run.
+
+    Parameters
+    ----------
+    task : Task
+        What is sampled.
+
+    Returns
+    -------
+    callable
+        Samples; token ids of the responses.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    from vllm import LLM  # type: ignore[import-not-found, unused-ignore]
+
+    from spin_train.sampling.vllm_engine import sample as sample_with_vllm
+
+    with tempfile.TemporaryDirectory() as folder:
+        task.model.save_pretrained(folder)
+        llm = LLM(
+            model=folder,
+            skip_tokenizer_init=True,
+            dtype="float32",
+            max_model_len=CONTEXT,
+            gpu_memory_utilization=0.3,
+            generation_config="vllm",
+            logprobs_mode="raw_logprobs",
+            enable_chunked_prefill=False,
+            max_num_seqs=task.settings.batch_size,
+        )
+    seeds = range(len(task.prompts))
+
+    def way() -> list[list[int]]:
+        return [each.ids for each in sample_with_vllm(llm, task.prompts, seeds, task.settings)]
+
+    return way
+
+
 def check(task: Task) -> float:
     """Compare the engine's log-probs of some samples with those of scoring.
 
@@ -246,6 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, help="model and stories of benchmarks.stories")
     parser.add_argument("--busy", action="store_true", help="measure although others are working")
+    parser.add_argument("--vllm", action="store_true", help="measure vLLM too")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="turns of each way")
     parser.add_argument("--prompts", type=int, default=256, help="how many")
     parser.add_argument("--batch-size", type=int, default=32, help="rows at a time, in both ways")
@@ -259,7 +302,10 @@ def main() -> None:
     else:
         task = random_task(arguments.prompts, **sizes)
     difference = check(task)
+    ways: dict[str, Callable[[], list[list[int]]]]
     ways = {"engine": partial(engine, task), "plain loop": partial(plain_loop, task)}
+    if arguments.vllm:
+        ways["vLLM"] = vllm_engine(task)
     tokens = {name: mean_tokens(way()) for name, way in ways.items()}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.rounds):
