@@ -12,55 +12,8 @@ from spin_train.data.records import read_records
 from spin_train.data.rendering import Renderer
 from spin_train.errors import UserError
 from spin_train.stages.prepare import Limits, prepare_rows
-from tests.train.tokenizers import CHATML, byte_level
-
-REASONING = CHATML.replace(
-    "{{ m.content }}", "{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}"
-).replace("m.thinking", "m.reasoning_content")
-TOOLS = ("{% if tools %}{{ tools | tojson }}\n{% endif %}" + CHATML).replace(
-    "{{ m.content }}", "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls }}{% endif %}"
-)
-TOKENIZERS = {
-    template: byte_level(chat_template=template) for template in (CHATML, REASONING, TOOLS)
-}
-
-
-def user(text="q"):
-    return {"role": "user", "content": text}
-
-
-def answer(text="ANSWER", **fields):
-    return {"role": "assistant", "content": text, **fields}
-
-
-def chat(*turns, **fields):
-    return {"messages": [*turns], **fields}
-
-
-OTHER = chat(user("another"), answer("and another"))
-
-
-def prepared(folder, rows, *, template=CHATML, pairs=False, **changes):
-    """Texts of prompt and responses of the rows but `OTHER`, and the summary."""
-    path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, OTHER, OTHER]))
-    tokenizer = TOKENIZERS.get(template) or byte_level(chat_template=template)
-    files = [folder / "data" / f"{name}.parquet" for name in ("train", "held_out")]
-    summary = prepare_rows(
-        DataConfig(path=str(path), held_out=1, **changes),
-        Renderer(tokenizer, template if "{prompt}" in template else None),
-        Limits(4096, 4, 300),
-        train=files[0],
-        held_out=files[1],
-        seed=0,
-        pairs=pairs,
-    )
-    texts = [
-        (tokenizer.decode(r.prompt_ids), *(tokenizer.decode(p.ids) for p in r.responses), r.weight)
-        for r in read_records(*files)
-    ]
-    return [text for text in texts if "another" not in text[0]], summary
-
+from tests.train.data.accounts import REASONING, TOKENIZERS, TOOLS, answer, chat, prepared, user
+from tests.train.tokenizers import CHATML
 
 USED = {
     "system": (chat(user(), answer(), system="SEEN"), CHATML),
@@ -283,79 +236,6 @@ def test_a_call_of_a_tool_can_be_the_response(tmp_path):
     call = answer("", tool_calls=[{"name": "f", "arguments": {"a": "ANSWER"}}])
     rows, _ = prepared(tmp_path, [chat(user(), call)], template=TOOLS)
     assert "ANSWER" in rows[0][1]
-
-
-NOT_LEARNT = [
-    chat(user(), answer(weight=0)),
-    chat(user(), answer(train=False)),
-    chat(user(), answer(loss=False)),
-    chat(user(), answer(loss_weight=0.0)),
-    chat(user(), answer(), weight=0),
-    chat(user(), answer(), weight="0"),
-    chat(user(), answer(), train=False),
-    {
-        "conversations": [
-            {"from": "human", "value": "q"},
-            {"from": "gpt", "value": "a", "weight": 0},
-        ]
-    },
-]
-
-
-@pytest.mark.parametrize("row", NOT_LEARNT, ids=json.dumps)
-def test_a_response_that_is_not_to_be_learnt_is_left_out_and_counted(tmp_path, row):
-    rows, summary = prepared(tmp_path, [row, chat(user("b"), answer())])
-    assert [text[0].count("b") for text in rows] == [1]
-    assert (summary["dropped_weight_zero"], summary["unused_fields"]) == (1, {})
-    assert any(note.startswith("1 rows were left out: their weight") for note in summary["notes"])
-
-
-@pytest.mark.parametrize("label", [False, 0, "False", "0", -1])
-@pytest.mark.parametrize("key", ["label", "kto_tag"])
-def test_an_unwanted_response_is_not_learnt_as_human(tmp_path, key, label):
-    wanted = {"prompt": "q", "completion": "ANSWER", key: True}
-    rows, summary = prepared(tmp_path, [wanted, wanted | {key: label, "completion": "UNWANTED"}])
-    assert [text[1] for text in rows] == ["ANSWER<|im_end|>"]
-    assert (summary["dropped_unwanted"], summary["unused_fields"]) == (1, {})
-
-
-@pytest.mark.parametrize("weight", [0.25, 2, "0.25"])
-def test_the_weight_of_a_row_or_of_its_answer_is_its_records(tmp_path, weight):
-    rows, summary = prepared(
-        tmp_path,
-        [
-            chat(user("a"), answer(), weight=weight),
-            chat(user("b"), answer(weight=weight)),
-            chat(user("c"), answer(weight=weight), weight=2),
-            chat(user("d"), answer("e", weight=0), {**user("f"), "weight": 0}, answer()),
-        ],
-    )
-    found = {text[0].split("\n")[1][0]: text[-1] for text in rows}
-    assert found == {"a": float(weight), "b": float(weight), "c": 2 * float(weight), "d": 1.0}
-    assert summary["weights"]["max"] == max(2 * float(weight), 1)
-
-
-def test_both_labels_of_a_prompt_make_pairs(tmp_path):
-    rows = [
-        {"prompt": prompt, "completion": text, "label": label, "weight": weight}
-        for prompt, text, label, weight in [
-            ("a", "no", False, 1.0),
-            ("b", "alone", True, 1.0),
-            ("a", "yes", True, 0.5),
-            ("a", "nope", False, 0.5),
-        ]
-    ]
-    pair = {"prompt": "c", "chosen": "yes", "rejected": "no"}
-    other = {"prompt": "another", "chosen": "b", "rejected": "c"}
-    path = tmp_path / "pairs"
-    path.mkdir()
-    found, summary = prepared(path, [*rows, pair, other], pairs=True)
-    assert sorted(text[1:] for text in found) == [
-        ("yes<|im_end|>", "no<|im_end|>", 0.5),
-        ("yes<|im_end|>", "no<|im_end|>", 1.0),
-        ("yes<|im_end|>", "nope<|im_end|>", 0.25),
-    ]
-    assert (summary["dropped_unpaired"], summary["dropped_unwanted"]) == (1, 0)
 
 
 def test_the_nulls_of_parquet_are_not_there(tmp_path):
