@@ -108,7 +108,7 @@ def _logistic_derivatives(margin: Tensor) -> tuple[Tensor, Tensor]:
     # l' = -sigma(-t), l'' = sigma(t) sigma(-t), log sigma(t) = t + log sigma(-t). Automatic
     # differentiation has l'' = 0 from t = 37 on.
     log_slope = functional.logsigmoid(-margin)
-    return log_slope, 2 * log_slope + margin
+    return log_slope, torch.add(margin, log_slope, alpha=2)
 
 
 def _entropy(share: Tensor) -> Tensor:

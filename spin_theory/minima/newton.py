@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spin_theory.losses import PENALTIES, penalty_named
@@ -13,6 +15,8 @@ from spin_theory.policies import pairwise_differences
 from spin_theory.tolerances import NEWTON_STALL, NEWTON_STEP
 
 __all__ = ["Stationary", "UnsolvedError", "log_pulls", "newton", "require_newton"]
+
+Array = NDArray[np.float64]
 
 MAX_STEPS = 2000  # Newton takes about one step per nat of log-ratio: 59 at probabilities of 1e-12
 LARGEST_STEP = 3.0  # of a margin in one step, in nats; undamped steps stay below it in practice
@@ -108,15 +112,16 @@ def newton(
         start = log_weights.new_zeros(prompts, responses)
     rows = max(1, CACHED_PAIRS // responses**2)
     groups = [slice(first, first + rows) for first in range(0, prompts, rows)]
-    parts = [
-        _newton(
-            log_weights[group].detach().clone(),
-            start[group].detach().clone(),
-            loss_type,
-            None if sft is None else sft.rows(group),
-        )
-        for group in groups
-    ]
+    with torch.no_grad(), np.errstate(all="ignore"):  # `solved` says what left float64
+        parts = [
+            _newton(
+                log_weights[group].detach().clone(),
+                start[group].detach().clone(),
+                loss_type,
+                None if sft is None else sft.rows(group),
+            )
+            for group in groups
+        ]
     return Stationary(
         scores=torch.cat([part.scores for part in parts]),
         gradient=torch.cat([part.gradient for part in parts]),
@@ -130,27 +135,33 @@ def _newton(log_weights: Tensor, scores: Tensor, loss_type: str, sft: SftTerm | 
     log_weights.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
     prompts, responses = scores.shape
     active, solved = torch.arange(prompts if responses > 1 else 0), True
-    before, steps = log_weights.new_full((prompts,), math.inf), 0  # reach of the step before
+    last, steps = np.full(prompts, math.inf), 0  # reach of the step before, (A,)
     # The SFT term bends where log-probs do, which are the scores over beta.
     longest = LARGEST_STEP if sft is None else LARGEST_STEP * min(1.0, sft.beta)
-    kept, term = log_weights, sft  # of the active prompts, (A, Y, Y)
+    # Of the active prompts: (A, Y), (A, Y, Y).
+    at, kept, term = scores, log_weights, sft
     both = torch.logaddexp(kept, kept.mT)
     while steps < MAX_STEPS and len(active) > 0:
-        direction = _direction(scores[active], kept, both, loss_type, term)
-        lost = ~direction.isfinite().all(dim=-1)  # beyond float64: such a prompt stays where it is
-        if bool(lost.any()):
-            solved, direction = False, direction.masked_fill(lost[:, None], 0.0)
-        reach = direction.amax(dim=-1) - direction.amin(dim=-1)  # (A,), the most a margin moves
-        scores[active] += direction * (longest / reach).clamp(max=1)[:, None]
-        last = before[active]
-        # No longer quadratic: only rounding is left.
-        stalled = (last < NEWTON_STALL) & (reach > last / 2)
-        before[active] = reach
-        unfinished = (reach > NEWTON_STEP) & ~stalled
-        if not bool(unfinished.all()):
-            active, kept, both = active[unfinished], kept[unfinished], both[unfinished]
-            term = None if term is None else term.rows(unfinished)
-        steps += 1
+        direction = _direction(at, kept, both, loss_type, term)
+        reach = direction.max(axis=-1) - direction.min(axis=-1)  # the most a margin moves
+        lost = ~np.isfinite(reach)  # beyond float64: such a prompt stays where it is
+        if lost.any():
+            solved, direction[lost], reach[lost] = False, 0.0, 0.0
+        at += torch.from_numpy(direction * np.minimum(longest / reach, 1.0)[:, None])
+        # Where a small step does not halve the last one it is no longer quadratic: only
+        # rounding is left.
+        halved = np.where(last < NEWTON_STALL, last / 2, math.inf)
+        unfinished = (reach > NEWTON_STEP) & (reach <= halved)
+        last, steps = reach, steps + 1
+        if not unfinished.all():
+            if at is not scores:
+                scores[active] = at
+            still = torch.from_numpy(unfinished)
+            active, at, last = active[still], at[still], last[unfinished]
+            kept, both = kept[still], both[still]
+            term = None if term is None else term.rows(still)
+    if at is not scores:
+        scores[active] = at
     scores -= scores.mean(dim=-1, keepdim=True)
     pulls = log_pulls(scores, log_weights, loss_type, sft)[0].exp()
     gradient = pulls.sum(dim=-2) - pulls.sum(dim=-1)
@@ -199,7 +210,7 @@ def require_newton(loss_type: str) -> None:
 
 def _direction(
     scores: Tensor, log_weights: Tensor, log_both: Tensor, loss_type: str, sft: SftTerm | None
-) -> Tensor:
+) -> Array:
     """Solve Hessian * direction = -gradient, scaled so that the Hessian's diagonal is 1.
 
     `log_both` is the log of W + W^T, (X, Y, Y).
@@ -216,45 +227,60 @@ def _direction(
             log_curvature = torch.logaddexp(log_curvature, log_curvature.mT)
         log_pull = torch.logaddexp(log_pull, sft.log_pulls(scores))
         log_curvature = torch.logaddexp(log_curvature, sft.log_curvatures(scores))
-    # The Hessian is a Laplacian: its diagonal holds the sums of rows. Dividing row and column y by
-    # the root of entry y makes the diagonal 1, whatever the range of the weights.
-    log_row = torch.logsumexp(log_curvature, dim=-1)
-    if not both_ways:
-        log_row = torch.logaddexp(log_row, torch.logsumexp(log_curvature, dim=-2))
-    log_scale = (-log_row / 2)[..., None]  # (X, Y, 1)
-    pulls = (log_pull + log_scale).exp_()  # scaled by the row's response: each y is pulled up ...
-    pushes = (log_pull.mT + log_scale).exp_()  # ... as real and pushed down as generated
-    negative_gradient = pulls.sub_(pushes).sum(dim=-1, keepdim=True)
-    laplacian = (log_curvature + log_scale).add_(log_scale.mT).exp_().neg_()
-    if not both_ways:
-        laplacian = laplacian + laplacian.mT
-    laplacian.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-    # Constants per prompt are free: the null vector, scaled, gets eigenvalue 1 instead of 0.
-    free = torch.softmax(-2 * log_scale, dim=-2).sqrt()  # unit norm
-    factor, singular = _cholesky(laplacian + free @ free.mT)
-    solution = torch.cholesky_solve(negative_gradient, factor)
-    direction = (log_scale.exp() * solution).squeeze(-1)
-    if bool(singular.any()):
-        pull, curvature = log_pull[singular], log_curvature[singular]
+    direction, singular = _scaled_solution(log_pull.numpy(), log_curvature.numpy(), both_ways)
+    if singular.any():
+        which = torch.from_numpy(singular)
+        pull, curvature = log_pull[which], log_curvature[which]
         if not both_ways:
             curvature = torch.logaddexp(curvature, curvature.mT)
         ratio = (pull - curvature).exp() - (pull.mT - curvature).exp()
-        direction[singular] = potentials(curvature, torch.where(curvature > -math.inf, ratio, 0.0))
+        ratio = torch.where(curvature > -math.inf, ratio, 0.0)
+        direction[singular] = potentials(curvature, ratio).numpy()
     return direction
 
 
-def _cholesky(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Cholesky factors, and in which matrices rounding decides: shape (A,), bool.
+def _scaled_solution(log_pull: Array, log_curvature: Array, both_ways: bool) -> tuple[Array, Array]:
+    """Newton's step (A, Y), and for which prompts rounding decides it, (A,), bool.
 
-    The factor of a matrix with entries that are not finite is nan.
+    In numpy, which takes a third of torch's time per operation where tables are small.
     """
-    lost = ~matrices.sum(dim=(-2, -1)).isfinite()  # entries are at most 1: no sum overflows
-    some = bool(lost.any())
-    if some:
-        eye = torch.eye(matrices.shape[-1], dtype=matrices.dtype)
-        matrices = torch.where(lost[:, None, None], eye, matrices)
-    factor: Tensor
-    factor, info = torch.linalg.cholesky_ex(matrices)
-    pivots = factor.diagonal(dim1=-2, dim2=-1) ** 2
-    singular = ((info > 0) | ~(pivots.amin(dim=-1) >= SMALLEST_PIVOT)) & ~lost
-    return factor.masked_fill(lost[:, None, None], math.nan) if some else factor, singular
+    # The Hessian is a Laplacian: its diagonal holds the sums of rows. Dividing row and column y by
+    # the root of entry y makes the diagonal 1, whatever the range of the weights.
+    log_row = _log_sum(log_curvature, axis=-1)  # (A, Y)
+    if not both_ways:
+        log_row = np.logaddexp(log_row, _log_sum(log_curvature, axis=-2))
+    log_scale = -0.5 * log_row
+    rows = log_scale[..., None]  # (A, Y, 1)
+    pulls = log_pull + rows  # scaled by the row's response: each y is pulled up ...
+    pushes = log_pull.swapaxes(-1, -2) + rows  # ... as real and pushed down as generated
+    negative_gradient = np.subtract(np.exp(pulls, out=pulls), np.exp(pushes, out=pushes), out=pulls)
+    laplacian = log_curvature + rows
+    laplacian += log_scale[:, None]
+    np.negative(np.exp(laplacian, out=laplacian), out=laplacian)
+    if not both_ways:
+        laplacian = laplacian + laplacian.swapaxes(-1, -2)
+    # Constants per prompt are free: the null vector, scaled, gets eigenvalue 1 instead of 0.
+    free = np.exp(log_row - log_row.max(axis=-1, keepdims=True))
+    free = np.sqrt(free / free.sum(axis=-1, keepdims=True))  # unit norm
+    responses = free.shape[-1]
+    laplacian.reshape(len(free), -1)[:, :: responses + 1] = 1.0
+    laplacian += free[:, :, None] * free[:, None]
+    factor, info = torch.linalg.cholesky_ex(torch.from_numpy(laplacian))
+    right = torch.from_numpy(negative_gradient.sum(axis=-1))[..., None]
+    direction: Array = torch.cholesky_solve(right, factor).numpy()[..., 0]
+    direction *= np.exp(log_scale)
+    # A small pivot says that rounding decides; a row that is not finite has no answer at all.
+    roots = factor.diagonal(dim1=-2, dim2=-1).numpy().min(axis=-1)
+    singular = (info.numpy() > 0) | ~(roots >= SMALLEST_PIVOT**0.5)
+    if singular.any():
+        lost = ~np.isfinite(log_row).all(axis=-1)
+        direction[lost] = math.nan
+        singular &= ~lost
+    return direction, singular
+
+
+def _log_sum(logs: Array, *, axis: int) -> Array:
+    """Logarithm of sums of exponentials; nan where nothing is finite."""
+    top = logs.max(axis=axis, keepdims=True)
+    total: Array = np.log(np.exp(logs - top).sum(axis=axis)) + top.squeeze(axis)
+    return total
