@@ -51,9 +51,9 @@ FAULTS = {
             "correlation with an SFT term",
         ),
     },
-    "minima.sft_term:SftTerm.supply": {
+    "minima.sft_term:SftTerm.with_hub": {
         "the other way round": (
-            lambda right: lambda term, scores: -right(term, scores),
+            lambda right: lambda *tables: tuple(part.mT.contiguous() for part in right(*tables)),
             "certificate with an SFT term",
         ),
     },

@@ -109,11 +109,11 @@ def certify(
     flows are :math:`PQ/(P + Q)`, the bound is :math:`\log 2 - JS(P, Q)`, and the gap is the
     :math:`E_M KL(Ber(\eta) \| Ber(\sigma))` of :func:`optimality_gap`.
 
-    With an SFT term the scores also cancel where the flows that leave a response exceed those that
-    enter it by :math:`(w/\beta)(\pi - p_{data})`, for any policy :math:`\pi`, as :math:`\log \sum
-    e^z = \max_\pi [\pi \cdot z + H(\pi)]`. The bound gains :math:`w [H(\pi) + \sum (\pi -
-    p_{data}) \log p_{ref}]` and the gap :math:`w \, KL(\pi \| p)`, p the policy of the scores.
-    It is 0 for :math:`\pi = p`; mixing with the circulation mixes :math:`\pi` with the data.
+    An SFT term is one more node, which sends :math:`(w/\beta) \pi` to the responses and gets
+    :math:`(w/\beta) p_{data}` from them, for any policy :math:`\pi`: with flows that balance there
+    too the scores cancel, as :math:`\log \sum e^z = \max_\pi [\pi \cdot z + H(\pi)]`. The bound
+    gains :math:`w [H(\pi) + \sum (\pi - p_{data}) \log p_{ref}]` and the gap :math:`w \, KL(\pi \|
+    p)`, p the policy of the scores, which is where :math:`\pi` starts.
 
     Examples
     --------
@@ -140,12 +140,14 @@ def certify(
         used = torch.minimum(flows.clamp(min=0), capacity)
         room = capacity - used
     safe = torch.minimum(weights, weights.mT) / 2
-    supply = torch.zeros_like(scores) if sft is None else sft.supply(scores)
-    matrices = zip(used.numpy(), room.numpy(), safe.numpy(), supply.numpy(), strict=True)
-    balanced = [_balance(*each, smooth=not penalty.kinks) for each in matrices]
-    used, room, shift, kept = (
-        torch.from_numpy(np.stack(part)) for part in zip(*balanced, strict=True)
-    )
+    matrices = _without_diagonal(used), _without_diagonal(room), _without_diagonal(safe)
+    if sft is not None:
+        matrices = sft.with_hub(scores, *matrices)
+    tables = zip(*(matrix.numpy() for matrix in matrices), strict=True)
+    balanced = [_balance(*each, smooth=not penalty.kinks) for each in tables]
+    changed = [torch.from_numpy(np.stack(part)) for part in zip(*balanced, strict=True)]
+    responses = scores.shape[-1]
+    used, room, shift = (part[:, :responses, :responses] for part in changed)
     dual = _DUALS.get(loss_type, partial(_conjugate_dual, penalty))
     bounds, gaps = dual(margins, weights, used, room, shift)
     off_diagonal = ~torch.eye(scores.shape[-1], dtype=torch.bool)
@@ -156,11 +158,11 @@ def certify(
     gap = (gaps.clamp(min=0) * off_diagonal).sum(dim=(-2, -1))  # below 0 by rounding alone
     reach = _reach(log_weights, scores)
     if sft is not None:
-        terms, apart, largest = sft.dual(scores, kept)
+        terms, apart, largest = sft.dual(scores, changed[0][:, -1, :-1], changed[2][:, -1, :-1])
         bound, size = bound + terms.sum(dim=-1), size + terms.abs().sum(dim=-1)
         # The flows' imbalance, which is rounding, counts as the log-probs' range.
         gap, reach = gap + apart, reach + largest
-        size = size + supply.abs().sum(dim=-1)
+        size = size + sft.weight / sft.beta
     return Certificate(lower_bound=rounded_down(bound, size, reach), gap=gap)
 
 
@@ -281,25 +283,25 @@ _DUALS = {"logistic": _logistic_dual, "exponential": _exponential_dual, "hinge":
 """Bounds and gaps of all pairs by penalty, to more digits than by its conjugate."""
 
 
-def _balance(
-    flows: Matrix, room: Matrix, safe: Matrix, supply: Matrix, *, smooth: bool
-) -> tuple[Matrix, Matrix, Matrix, Matrix]:
-    """Flows and room (Y, Y), and the change of both that makes the flows a circulation.
+def _without_diagonal(matrices: Tensor) -> Tensor:
+    return matrices * (1 - torch.eye(matrices.shape[-1], dtype=matrices.dtype))
 
-    With a supply (Y,), which an SFT term has, it is what leaves each response more than enters it.
-    The last result is the part of it that is left after mixing.
+
+def _balance(
+    flows: Matrix, room: Matrix, safe: Matrix, *, smooth: bool
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Flows and room (N, N), and the change of both that makes the flows a circulation.
 
     Each pass makes the flows balance along a spanning tree, then mixes them with `safe`, which is a
     circulation already, until none is negative or above its room. A small change is kept apart from
     the flow that it changes, where it would lose its digits; a large one is added to it.
     """
-    flows, room, safe = (matrix * (1 - np.eye(len(flows))) for matrix in (flows, room, safe))
-    shift, kept = np.zeros_like(flows), np.ones(())
+    shift = np.zeros_like(flows)
     for _ in range(PASSES):
         up, down = room - shift, flows + shift
         if smooth:  # what a change costs: its square over this, to within a factor of 2
             up = down = np.minimum(up, down)
-        shift = shift + _correction(flows + shift, up, down, kept * supply)
+        shift = shift + _correction(flows + shift, up, down)
         share = 0.0  # the least part of `safe` that brings all flows into their domain
         for excess, limit in ((-flows - shift, safe), (shift - room, room + flows - safe)):
             outside = excess > 0
@@ -308,17 +310,16 @@ def _balance(
         mixed = (1 - share) * (flows + shift) + share * safe
         mixed_room = (1 - share) * (room - shift) + share * (room + flows - safe)
         shift = (1 - share) * shift + share * (safe - flows)
-        kept = (1 - share) * kept
         far = np.abs(shift) > np.minimum(flows, room) / 2  # large next to what it changes
         if share == 0 and not far.any():
             break
         flows, room = np.where(far, mixed, flows), np.where(far, mixed_room, room)
         shift = np.where(far, 0.0, shift)
-    return flows, room, shift, kept
+    return flows, room, shift
 
 
-def _correction(flows: Matrix, up: Matrix, down: Matrix, supply: Matrix) -> Matrix:
-    """Change along a spanning tree after which flows (Y, Y) leave the supply (Y,) at each response.
+def _correction(flows: Matrix, up: Matrix, down: Matrix) -> Matrix:
+    """Change along a spanning tree after which the flows (N, N) balance at each node.
 
     `up` and `down` say how easily each flow is raised and lowered.
     """
@@ -331,17 +332,16 @@ def _correction(flows: Matrix, up: Matrix, down: Matrix, supply: Matrix) -> Matr
     # The tree with most room: scipy minimises, so each edge weighs the inverse of its ease.
     tree = minimum_spanning_tree(np.divide(1.0, ease, out=np.zeros_like(ease), where=ease > 0))
     order, parents = breadth_first_order(tree, 0, directed=False)
-    net, supply = flows - flows.T, supply.copy()
+    net = flows - flows.T
     for node in order[:0:-1]:  # leaves first; a node is merged into its parent when it balances
         parent = parents[node]
         # What leaves the branch, over the edges that leave it: flows within may be far larger.
-        surplus = net[node].sum() - supply[node]
+        surplus = net[node].sum()
         tail, head = (parent, node) if surplus > 0 else (node, parent)
         if up[tail, head] >= down[head, tail]:
             change[tail, head] += abs(surplus)
         else:
             change[head, tail] -= abs(surplus)
-        supply[parent] += supply[node]
         net[parent] += net[node]
         net[:, parent] += net[:, node]
         net[node], net[:, node], net[parent, parent] = 0.0, 0.0, 0.0

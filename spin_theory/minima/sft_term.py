@@ -123,52 +123,71 @@ class SftTerm:
         curvatures = log_probs[:, :, None] + log_probs[:, None, :]
         return _others(curvatures + math.log(self.weight) - 2 * math.log(self.beta))
 
-    def supply(self, scores: Tensor) -> Tensor:
-        """Net flow that leaves each response in a certificate of the scores.
+    def with_hub(
+        self, scores: Tensor, flows: Tensor, room: Tensor, safe: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Add the term to the flows between responses, as one more node (:func:`certify`).
 
         Parameters
         ----------
         scores : Tensor, shape (X, Y)
-            No unit.
+            The scores that are certified, no unit.
+        flows, room, safe : Tensor, shape (X, Y, Y)
+            Flows between responses, how much more each can carry, and a circulation.
 
         Returns
         -------
-        Tensor, shape (X, Y)
-            No unit; it adds up to 0 for each prompt.
+        flows, room, safe : Tensor, shape (X, Y + 1, Y + 1)
+            With the node, the last. It sends :math:`(w/\beta) \pi` to the responses, which can
+            change, and gets :math:`(w/\beta) p_{data}` from them, which cannot; :math:`\pi` is the
+            policy of the scores in the flows and the data in the circulation.
         """
-        return self.weight / self.beta * (self.log_probs(scores).exp() - self.log_real.exp())
+        scale, log_probs = self.weight / self.beta, self.log_probs(scores)
+        real = scale * self.log_real.exp()
+        return (
+            _bordered(flows, scale * log_probs.exp(), real),
+            _bordered(room, -scale * torch.expm1(log_probs), torch.zeros_like(real)),
+            _bordered(safe, real, real),
+        )
 
-    def dual(self, scores: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def dual(self, scores: Tensor, sent: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""Bound and gap that the term adds to a certificate (:func:`certify`).
 
         Parameters
         ----------
         scores : Tensor, shape (X, Y)
             The scores that are certified, no unit.
-        kept : Tensor, shape (X,)
-            Part of the supply that the flows have, from 0 to 1.
+        sent, shift : Tensor, shape (X, Y)
+            What the term's node sends to each response once all flows balance, in two parts: the
+            second is small and keeps its digits apart.
 
         Returns
         -------
         terms : Tensor, shape (X, Y)
             Terms of the bound :math:`w [H(\pi) + \sum (\pi - p_{data}) \log p_{ref}]`, with
-            :math:`\pi` the policy of the scores for 1 and the data for 0.
+            :math:`\pi` the policy that is sent.
         gap : Tensor, shape (X,)
             :math:`w \, KL(\pi \| p)`, at least 0; it keeps its digits near 0.
         reach : Tensor, shape (X,)
             Largest logarithm in the terms, in nats.
         """
-        log_probs, real = self.log_probs(scores), self.log_real.exp()
+        scale, log_probs = self.weight / self.beta, self.log_probs(scores)
         probs = log_probs.exp()
-        off = (1 - kept)[:, None] * (real - probs)
-        mixed = probs + off  # pi
-        terms = (mixed - real) * self.log_reference - torch.xlogy(mixed, mixed)
+        off = ((sent - scale * probs) + shift) / scale  # pi - p
+        mixed = (probs + off).clamp(min=0)  # pi
+        terms = (mixed - self.log_real.exp()) * self.log_reference - torch.xlogy(mixed, mixed)
         # pi log(pi / p) - (pi - p), at least 0
         near = mixed * torch.log1p(off / probs) - off
         far = torch.xlogy(mixed, mixed) - mixed * log_probs - off
         apart = torch.where(off.abs() < probs / 2, near, far).clamp(min=0)
         reach = log_probs.abs().amax(dim=-1) + self.log_reference.abs().amax(dim=-1)
         return self.weight * terms, self.weight * apart.sum(dim=-1), reach
+
+
+def _bordered(matrices: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Add a last row and a last column (X, Y) to matrices (X, Y, Y)."""
+    column = torch.cat([column, torch.zeros_like(column[:, :1])], dim=-1)
+    return torch.cat([torch.cat([matrices, row[:, None]], dim=-2), column[..., None]], dim=-1)
 
 
 def _others(pairs: Tensor) -> Tensor:
