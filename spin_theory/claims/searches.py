@@ -180,6 +180,7 @@ def check_restricted_minimum(
     *,
     beta: float,
     loss_type: str = "logistic",
+    sft_weight: float = 0.0,
     tolerance: float = STATIONARY,
 ) -> Evidence:
     r"""Check a minimum within a log-linear class, and the solver that found it.
@@ -196,6 +197,8 @@ def check_restricted_minimum(
         Pull towards the opponent, > 0, no unit.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
+    sft_weight : float, default 0.0
+        Weight of the SFT term, >= 0, per nat.
     tolerance : float, default 1e-10
         Largest residual at which the claim holds.
 
@@ -219,7 +222,9 @@ def check_restricted_minimum(
     True
     """
     formula, slope = written_out(_PENALTIES, loss_type)
-    found = minimise_within(family, start, data, beta=beta, loss_type=loss_type)
+    found = minimise_within(
+        family, start, data, beta=beta, loss_type=loss_type, sft_weight=sft_weight
+    )
     features = family.features.numpy()
     scores = beta * np.einsum("xyd,d->xy", features, (found.parameters - start).numpy())
     margins = scores[:, :, None] - scores[:, None, :]
@@ -228,10 +233,13 @@ def check_restricted_minimum(
     pulls = beta * weights * slope(margins)
     steps = features[:, :, None, :] - features[:, None, :, :]  # (X, Y, Y, D)
     terms = pulls[..., None] * steps
-    gradient = terms.sum(axis=(1, 2)).mean(axis=0)
-    size = float(np.abs(terms).sum(axis=(1, 2)).mean(axis=0).max()) + np.finfo(float).tiny
+    again, real = family.policy(found.parameters), data.probs.numpy()
+    value += sft_weight * float((real * -again.log_probs.numpy()).sum(axis=-1).mean())
+    pulled = sft_weight * (again.probs.numpy() - real)[..., None] * features  # (X, Y, D)
+    gradient = (terms.sum(axis=(1, 2)) + pulled.sum(axis=1)).mean(axis=0)
+    sizes = np.abs(terms).sum(axis=(1, 2)) + np.abs(pulled).sum(axis=1)
+    size = float(sizes.mean(axis=0).max()) + np.finfo(float).tiny
     norm = float(np.sqrt((gradient**2).sum()))
-    again = family.policy(found.parameters)
     errors = [
         norm / size,
         abs(found.objective - value) / value,
@@ -309,12 +317,17 @@ CLAIMS = (
     Claim(
         name="minimum in a log-linear class",
         statement="In a log-linear class the search ends where the gradient in the parameters is "
-        "zero.",
+        "zero. In every other instance the objective has an SFT term, which pulls the means of the "
+        "features towards those of the data.",
         source="derived",
         function=check_restricted_minimum,
         tolerance=STATIONARY,
         check=lambda draw, *_: check_restricted_minimum(
-            LogLinearClass(draw.features), draw.parameters[0], draw.small_data, beta=draw.beta
+            LogLinearClass(draw.features),
+            draw.parameters[0],
+            draw.small_data,
+            beta=draw.beta,
+            sft_weight=draw.sft_weight if draw.instance.seed % 2 else 0.0,
         ),
     ),
 )
