@@ -96,7 +96,14 @@ def sample(
         for seed in seeds
     ]
     requests = [TokensPrompt(prompt_token_ids=prompt_ids) for prompt_ids in prompts]
-    outputs = llm.generate(requests, params, use_tqdm=False)
+    try:
+        outputs = llm.generate(requests, params, use_tqdm=False)
+    except (RuntimeError, NotImplementedError) as error:  # some kernels refuse only now
+        if "unsupported" not in str(error).lower():
+            raise
+        raise UserError(
+            f"vLLM cannot run the model here ({one_line(error, 400)}): set generation.engine=hf"
+        ) from error
     return [
         _sample_of(output, prompt_ids, settings)
         for output, prompt_ids in zip(outputs, prompts, strict=True)

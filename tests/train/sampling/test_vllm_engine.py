@@ -86,6 +86,18 @@ def test_a_response_that_is_not_whole_is_refused(installed, tmp_path, monkeypatc
         sample(llm, PROMPTS[:6], range(6), settings())
 
 
+def test_a_kernel_that_refuses_only_when_it_samples_is_for_the_user(
+    installed, tmp_path, monkeypatch
+):
+    _, llm = saved_model(tmp_path)
+    monkeypatch.setattr("vllm.WRONG", "no kernel")
+    with pytest.raises(UserError, match=r"head_dim=16 isa=2.*set generation.engine=hf"):
+        sample(llm, PROMPTS[:6], range(6), settings())
+    monkeypatch.setattr("vllm.WRONG", "broken")
+    with pytest.raises(RuntimeError, match="is invalid for input"):
+        sample(llm, PROMPTS[:6], range(6), settings())
+
+
 def test_the_process_is_alone_on_the_device_of_its_rank():
     launched = {
         **{"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_SIZE": "2"},

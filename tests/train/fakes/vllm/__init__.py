@@ -111,6 +111,10 @@ class LLM:
 
     def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
         """Outputs in the order of the prompts, as `LLM.generate` sorts them."""
+        if WRONG == "no kernel":
+            raise RuntimeError("Unsupported CPU attention configuration: head_dim=16 isa=2")
+        if WRONG == "broken":
+            raise RuntimeError("shape '[1, 2]' is invalid for input of size 3")
         outputs = []
         for number, (prompt, params) in enumerate(zip(prompts, sampling_params, strict=True)):
             assert set(prompt) == {"prompt_token_ids"}
