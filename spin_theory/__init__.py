@@ -10,6 +10,7 @@ only from those above it.
 ``policies``           policies as tables of log-probs
 ``divergences``        KL, JS, total variation, Renyi and others, per prompt
 ``meter``              what the loss on held-out pairs proves about the distance to the data
+``calibration``        the beta that margins show
 ``languages``          small languages with known probabilities
 ``objectives``         the expected loss of a table, exactly, with fast sums over all pairs
 ``minima``             the minimiser of one iteration: closed forms, searches and certificates

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # do not import each other unless the floor says so (modules of the core may).
 SPIN_THEORY = [
     {"tolerances", "inputs"},
-    {"losses", "policies", "divergences", "meter", "languages"},
+    {"losses", "policies", "divergences", "meter", "calibration", "languages"},
     {"objectives"},
     {"minima"},
     {"games"},

@@ -26,6 +26,7 @@ claim held, the residual, the tolerance, and the numbers it rests on.
 ``distance``           what the loss proves about the distance between opponent and data
 ``samples``            power of the meter, pairs for a distance, minima of sampled pairs
 ``estimates``          finite samples: a minimum, its distance, every number of the meter
+``calibration``        the beta that margins show, and how surely
 ``finite``             games on rows drawn once and kept
 ``games``              whole games: iterates, and opponents that mix or average them
 ``global_rate``        SPIN at any distance: Hilbert's metric, and Euler's steps

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 
 from spin_theory.claims import (
     basins,
+    calibration,
     classes,
     distance,
     divergences,
@@ -77,6 +78,7 @@ CLAIMS: tuple[Claim, ...] = (
     *distance.CLAIMS,
     *samples.CLAIMS,
     *estimates.CLAIMS,
+    *calibration.CLAIMS,
     *finite.CLAIMS,
     *games.CLAIMS,
     *moving_average.CLAIMS,
