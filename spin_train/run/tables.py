@@ -47,7 +47,7 @@ def results_table(
             _number(numbers, "generated_stopped", 3),
             ", ".join(notes),
         )
-    table.caption = "\n".join([_SHORT_LEGEND, *_all_notes(evaluations)])
+    table.caption = "\n".join([_SHORT_LEGEND, *_all_notes(evaluations), *_signs(evaluations)])
     return table
 
 
@@ -70,6 +70,15 @@ def _all_notes(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
     )
 
 
+def _signs(evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Warnings with the policies that they are about, each warning once."""
+    found: dict[str, list[str]] = {}
+    for name, numbers in evaluations.items():
+        for sign in numbers.get("warnings", ()):
+            found.setdefault(sign, []).append(name)
+    return [f"Warning, {', '.join(names)}: {sign}" for sign, names in found.items()]
+
+
 def wide_table(title: str, evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
     """All held-out numbers by policy, within 140 columns; docs/metrics.md defines them.
 
@@ -89,7 +98,7 @@ def wide_table(title: str, evaluations: Mapping[str, Mapping[str, Any]]) -> Tabl
         "meter, and\nat least",
         "TV ≥",
         title=title,
-        caption="\n".join([_LEGEND, *_all_notes(evaluations)]),
+        caption="\n".join([_LEGEND, *_all_notes(evaluations), *_signs(evaluations)]),
     )
     for name, numbers in evaluations.items():
         table.add_row(

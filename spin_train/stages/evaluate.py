@@ -8,12 +8,19 @@ from typing import Any
 
 import torch
 
+from spin_theory.calibration import beta_of_margins
 from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
 from spin_train.data.records import Record, read_records
 from spin_train.model.logps import response_logps
 from spin_train.model.packing import token_blocks
 from spin_train.run.graph import Stage
 from spin_train.run.resting import resting_note
+from spin_train.stages.signs import (
+    early_accuracy,
+    ignores_router_loss,
+    separability,
+    warning_signs,
+)
 from spin_train.stages.work import Work
 from spin_train.system.files import or_null, write_json
 from spin_train.training.examples import examples_of
@@ -51,10 +58,25 @@ def evaluate(work: Work, stage: Stage) -> list[Path]:
             given=generation.engine == "given",
             resting=resting_note(work.config),
         )
+        if k >= 0:
+            summary["warnings"] = _warnings(work, stage, summary, records, model)
         # JSON has no nan; numbers that rank policies stay as they are.
         errors = {name: or_null(summary[name]) for name in summary if name.endswith("_error")}
         write_json(policy.evaluation, summary | errors)
     return [policy.evaluation]
+
+
+def _warnings(
+    work: Work, stage: Stage, summary: dict[str, Any], records: Sequence[Record], model: Any
+) -> list[str]:
+    folder = work.run.directory.iteration(stage.iteration)
+    train = read_records(*sorted((folder / "scored").glob("train-*.parquet")))
+    return warning_signs(
+        summary,
+        separable=separability(train, records),
+        early=None if stage.control else early_accuracy(folder / "metrics.jsonl"),
+        unbalanced=ignores_router_loss(model.config.get_text_config()),
+    )
 
 
 @torch.inference_mode()
@@ -79,6 +101,7 @@ def held_out_sums(
         for role, column in zip(objective.roles, policy.unbind(1), strict=True):
             columns[f"{role}_logps"] = column
         if objective.algorithm != "sft":
+            columns["loss_above_opponent"] = columns["loss"] - objective(opponent, reference)
             contrast = objective.scores(policy, reference)
             columns["margin"] = contrast[:, 0] - contrast[:, 1]
             log_ratio = policy - opponent
@@ -121,6 +144,7 @@ def summarise(
         if temperature == 1.0 and not given:
             kl, error = _mean([-value for value in columns["generated_log_ratio"]], few=few)
             summary |= {"opponent_kl": kl, "opponent_kl_standard_error": error}
+            summary |= _effective_beta(columns, values["prompt"])
         if len(set(values["prompt"])) >= FEWEST_PROMPTS and all(map(math.isfinite, margins)):
             summary |= _meter(margins, values["prompt"])
         if resting is not None:
@@ -132,6 +156,24 @@ def summarise(
             f"{FEWEST_FOR_ERRORS}): raise data.held_out"
         )
     return summary
+
+
+def _effective_beta(columns: dict[str, list[float]], prompts: list[float]) -> dict[str, float]:
+    """Take the beta that log-ratios show; nothing where no finite one explains them."""
+    names = ("real_log_ratio", "generated_log_ratio")
+    real, generated = (torch.tensor(columns[name], dtype=torch.float64) for name in names)
+    margins = real - generated
+    if not bool(margins.isfinite().all()):
+        return {}
+    found = beta_of_margins(margins, prompts=torch.tensor(prompts, dtype=torch.int64))
+    if not math.isfinite(found.beta):
+        return {}
+    return {
+        "effective_beta": found.beta,
+        "effective_beta_standard_error": (
+            found.standard_error if len(set(prompts)) >= FEWEST_FOR_ERRORS else math.nan
+        ),
+    }
 
 
 def _meter(margins: list[float], prompts: list[float]) -> dict[str, float]:

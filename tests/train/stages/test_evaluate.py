@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from spin_theory.calibration import beta_of_margins
 from spin_theory.meter import convergence_meter
 from spin_train.data.records import Record, Response
 from spin_train.run.tables import results_table
@@ -33,6 +34,7 @@ def test_spin_numbers_by_hand():
     values = sums([spin_record()], objective)
     expected = {
         "loss": -0.5,
+        "loss_above_opponent": -1.5,  # the opponent's own is 1
         "real_logps": -2 * TOKEN,
         "generated_logps": -3 * TOKEN,
         "margin": 0.75,
@@ -87,6 +89,7 @@ def held_out(margins, **changes):
     return {
         "loss": [1.0] * count,
         "margin": margins,
+        "real_log_ratio": [margin - 0.5 for margin in margins],
         "generated_log_ratio": [-0.5] * count,
         "real_logps": [-1.0] * count,
         "real_tokens": [1.0] * count,
@@ -189,3 +192,15 @@ def test_equal_prompts_have_one_number_and_other_prompts_another():
 def test_a_margin_of_zero_is_no_hit():
     # The opponent judged against itself: every margin is 0, and it wins nothing by that.
     assert summarise(held_out([0.0]))["accuracy"] == 0.0
+
+
+def test_the_log_ratios_show_their_beta():
+    """Three of four pairs right and all margins 1: log 3 calibrates them, whatever the loss."""
+    margins = [1.0, 1.0, 1.0, -1.0] * 4
+    summary = summarise(held_out(margins))
+    assert summary["effective_beta"] == pytest.approx(math.log(3))
+    found = beta_of_margins(torch.tensor(margins, dtype=torch.float64))
+    assert summary["effective_beta_standard_error"] == pytest.approx(found.standard_error)
+    assert "effective_beta" not in summarise(held_out([1.0] * 16))  # no finite one
+    assert "effective_beta" not in summarise(held_out(margins), temperature=0.7)
+    assert "effective_beta" not in summarise(held_out(margins), given=True)
