@@ -16,6 +16,8 @@ Imports go only downwards in this list, from the last lines to the first.
 `training`   the loss, examples, batches, the trainer, checkpoints
 `stages`     the loop: one file per stage
 `driver`     checks, starts the workers, waits for them
+`languages`  rows, tokenizer and template of a known language
+`lab`        trained networks held against the exact theory
 `api`        a run from Python
 `grid`       self-play and its control on a grid of learning rates and seeds
 `demo`       the self-contained demo

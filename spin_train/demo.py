@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -21,9 +20,9 @@ from spin_train.config.files import override, parse_config
 from spin_train.config.schema import Config
 from spin_train.config.yaml12 import yaml_text
 from spin_train.data.records import read_records
-from spin_train.languages import LanguageData, language_data
+from spin_train.lab.tabulate import tabulate
+from spin_train.languages import language_data
 from spin_train.model.loading import load_model
-from spin_train.model.logps import Group, response_logps
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
 from spin_train.sampling.engine import SamplingSettings
@@ -133,31 +132,32 @@ def measure(run: Run, policy: Policy) -> Measurement:
         ),
     )
     drawn = language_data(LANGUAGE, prompts=0, seed=SEED)  # for its tokens
-    kls, masses, valid = [], [], []
-    for record, sampled in zip(records, samples, strict=True):
-        prompt = drawn.decode(record.prompt_ids[:-1])  # without the > that ends it
-        responses, data_log_probs = LANGUAGE.enumerate(prompt)
-        policy_log_probs = _score(model, drawn, record.prompt_ids, responses)
-        kls.append((data_log_probs.exp() * (data_log_probs - policy_log_probs)).sum().item())
-        masses.append(policy_log_probs.exp().sum().item())
-        stopped = sampled.finish_reason == "stop"
-        valid.append(stopped and LANGUAGE.is_valid(prompt, drawn.decode(sampled.ids[:-1])))
+    prompts = [
+        drawn.decode(record.prompt_ids[:-1]) for record in records
+    ]  # without the > at the end
+    spaces = [LANGUAGE.enumerate(prompt) for prompt in prompts]
+    with torch.inference_mode():
+        table = tabulate(
+            model,
+            [record.prompt_ids for record in records],
+            [[drawn.encode(response) for response in responses] for responses, _ in spaces],
+        )
+    kls = [
+        (data.exp() * (data - policy_log_probs)).sum().item()
+        for (_, data), policy_log_probs in zip(spaces, table.log_probs, strict=True)
+    ]
+    valid = [
+        sampled.finish_reason == "stop"
+        and LANGUAGE.is_valid(prompt, drawn.decode(sampled.ids[:-1]))
+        for prompt, sampled in zip(prompts, samples, strict=True)
+    ]
     return Measurement(
         policy=policy.name,
         kl=sum(kls) / len(kls),
-        valid_mass=sum(masses) / len(masses),
+        valid_mass=1 - table.outside.mean().item(),
         valid_samples=sum(valid) / len(valid),
         margin=(policy.numbers or {}).get("margin"),
     )
-
-
-@torch.inference_mode()
-def _score(
-    model: Any, drawn: LanguageData, prompt_ids: list[int], responses: Sequence[str]
-) -> torch.Tensor:
-    """Log-prob of every response, end of text included, float64 (Y,)."""
-    encoded = [drawn.encode(response) for response in responses]
-    return response_logps(model, [Group(prompt_ids, encoded)]).double()
 
 
 def run_demo(

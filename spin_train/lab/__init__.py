@@ -1,0 +1,1 @@
+"""The laboratory: trained networks held against the exact theory."""
