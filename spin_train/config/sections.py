@@ -169,6 +169,9 @@ class TrainingConfig(BaseModel):
     """Warm-up: a fraction of the steps below 1, or a number of steps."""
     weight_decay: Training[float] = Field(default=0.0, ge=0)
     """Weight decay, per step."""
+    router_loss: Training[float | None] = Field(default=None, ge=0)
+    """Weight of the auxiliary loss that keeps the experts of a mixture equally busy. null takes the
+    model's own coefficient (router_aux_loss_coef), and 0 leaves the loss out."""
     save_steps: Free[int] = Field(default=200, ge=1)
     """Optimiser steps between checkpoints; the last complete one is kept."""
     logging_steps: Free[int] = Field(default=10, ge=1)

@@ -36,6 +36,7 @@ _QUERY_BLOCK = 256
 _KEPT_KEYS = 16
 # Arguments of transformers that have no effect here.
 _HARMLESS = {"is_causal", "position_ids", "cache_position", "use_cache", "output_attentions"}
+_HARMLESS |= {"output_router_logits"}
 
 
 def packed_attention(

@@ -21,6 +21,7 @@ from spin_train.model.frequencies import frequencies_by_row
 from spin_train.model.head import chunked_loss, chunked_token_logps, replaced_forward
 from spin_train.model.packing import Group, PackedRow
 from spin_train.model.remembered import exact_way
+from spin_train.model.routers import RouterLoss
 from spin_train.model.trials import Trial, announce_rows, length_for_rows
 
 __all__ = ["Group", "expect_rows_up_to", "response_logps", "response_loss"]
@@ -76,7 +77,9 @@ def response_logps(model: Any, groups: Sequence[Group]) -> Tensor:
     return _response_logps(model, groups, _way(model, groups))
 
 
-def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tensor, Tensor]:
+def response_loss(
+    model: Any, groups: Sequence[Group], loss: Loss, *, routers: RouterLoss | None = None
+) -> tuple[Tensor, Tensor]:
     """Loss of groups on the log-probs of their responses, the head's gradient taken on the way.
 
     Parameters
@@ -89,6 +92,8 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
         Of the log-probs (R',) of a block of groups, as of `response_logps`, and of the slice of
         `groups` that it is; gives the sum of their losses, a scalar, differentiable in the
         log-probs and in nothing else. It is called for every block, in order.
+    routers : RouterLoss, optional
+        Takes the router logits of this pass, for the caller to add its loss.
 
     Returns
     -------
@@ -105,7 +110,7 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
     """
     way = _way(model, groups)
     if not way.chunked:
-        logps = _response_logps(model, groups, way)
+        logps = _response_logps(model, groups, way, routers)
         return loss(logps, slice(0, len(groups))), logps.detach()
     module = _unwrapped(model)
     batch = _batch(module, groups, way)
@@ -125,7 +130,7 @@ def response_loss(model: Any, groups: Sequence[Group], loss: Loss) -> tuple[Tens
 
     # A clone, not the engine's output: where output and loss are one tensor, DeepSpeed assumes that
     # accumulation steps have yet to divide its gradient.
-    total = _forward(model, batch, way, head).clone()
+    total = _forward(model, batch, way, head, routers).clone()
     return total, torch.cat(seen)
 
 
@@ -156,12 +161,16 @@ def _way(model: Any, groups: Sequence[Group]) -> _Way:
     return ways[length]
 
 
-def _response_logps(model: Any, groups: Sequence[Group], way: _Way) -> Tensor:
-    token_logps, owners = _token_logps(model, groups, way)
+def _response_logps(
+    model: Any, groups: Sequence[Group], way: _Way, routers: RouterLoss | None = None
+) -> Tensor:
+    token_logps, owners = _token_logps(model, groups, way, routers)
     return _summed(token_logps, owners, sum(len(group.responses) for group in groups))
 
 
-def _token_logps(model: Any, groups: Sequence[Group], way: _Way) -> tuple[Tensor, Tensor]:
+def _token_logps(
+    model: Any, groups: Sequence[Group], way: _Way, routers: RouterLoss | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-probs (T,) of the tokens of all responses, and the number (T,) of each one's response."""
     module = _unwrapped(model)
     batch = _batch(module, groups, way)
@@ -169,7 +178,7 @@ def _token_logps(model: Any, groups: Sequence[Group], way: _Way) -> tuple[Tensor
     def head(hidden: Tensor) -> Tensor:
         return chunked_token_logps(module, hidden, batch.targets)
 
-    return _forward(model, batch, way, head if way.chunked else None), batch.owners
+    return _forward(model, batch, way, head if way.chunked else None, routers), batch.owners
 
 
 @dataclass(frozen=True)
@@ -221,24 +230,34 @@ def _padded(groups: Sequence[Group], device: torch.device) -> _Batch:
 
 
 def _forward(
-    model: Any, batch: _Batch, way: _Way, head: Callable[[Tensor], Tensor] | None
+    model: Any,
+    batch: _Batch,
+    way: _Way,
+    head: Callable[[Tensor], Tensor] | None,
+    routers: RouterLoss | None,
 ) -> Tensor:
     """Give the head the hidden states (T, W) of the predictors; without a head, take log-probs."""
     module = _unwrapped(model)
+    asked = {} if routers is None else {"output_router_logits": True}
 
     def forward(**inputs: Any) -> Tensor:
-        hidden = module.base_model(**inputs).last_hidden_state.flatten(0, 1)  # (rows * N, W)
+        out = module.base_model(**inputs)
+        hidden = out.last_hidden_state.flatten(0, 1)  # (rows * N, W)
+        if routers is not None:
+            routers.take(out.router_logits, batch.lengths)
         return head(hidden.index_select(0, batch.predictors))  # type: ignore[misc]
 
     with _attention(module, packed=way.packed), frequencies_by_row(module, batch.lengths):
         if head is not None:
             # In the model's own place, so that an engine around it works as usual.
             with replaced_forward(module, forward):
-                out: Tensor = model(**batch.inputs, use_cache=False)
-            return out
+                total: Tensor = model(**batch.inputs, **asked, use_cache=False)
+            return total
         last, places = _last_columns(module, batch)
-        logits: Tensor = model(**batch.inputs, **last, use_cache=False).logits.flatten(0, 1)
-        logits = logits.index_select(0, places)  # (T, V)
+        out = model(**batch.inputs, **last, **asked, use_cache=False)
+        if routers is not None:
+            routers.take(out.router_logits, batch.lengths)
+        logits: Tensor = out.logits.flatten(0, 1).index_select(0, places)  # (T, V)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits.log_softmax(-1).gather(-1, batch.targets[:, None]).squeeze(-1)
 

@@ -13,11 +13,11 @@ from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
 from spin_train.data.records import Record, read_records
 from spin_train.model.logps import response_logps
 from spin_train.model.packing import token_blocks
+from spin_train.model.routers import has_experts, router_loss
 from spin_train.run.graph import Stage
 from spin_train.run.resting import resting_note
 from spin_train.stages.signs import (
     early_accuracy,
-    ignores_router_loss,
     separability,
     warning_signs,
 )
@@ -75,7 +75,8 @@ def _warnings(
         summary,
         separable=separability(train, records),
         early=None if stage.control else early_accuracy(folder / "metrics.jsonl"),
-        unbalanced=ignores_router_loss(model.config.get_text_config()),
+        unbalanced=has_experts(model.config.get_text_config())
+        and router_loss(model, work.config.training.router_loss) is None,
     )
 
 

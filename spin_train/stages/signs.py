@@ -13,7 +13,7 @@ from scipy.special import expit
 
 from spin_train.data.records import Record, Response
 
-__all__ = ["early_accuracy", "ignores_router_loss", "separability", "warning_signs"]
+__all__ = ["early_accuracy", "separability", "warning_signs"]
 
 SEPARABLE = 0.9
 """Area under the curve from which on trivial features alone tell generated from real."""
@@ -24,7 +24,6 @@ ERRORS = 2
 _MOST_ROWS = 2000  # that the features are fitted on
 _FEWEST_ROWS = 10  # on either side
 _RIDGE = 1e-2  # on the squared weights of standardised features, per row
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 def warning_signs(
@@ -37,7 +36,7 @@ def warning_signs(
     """Say in one line each what goes wrong in an iteration.
 
     `summary` is what `summarise` gives; `separable` is what `separability` found, `early` what
-    `early_accuracy` did, and `unbalanced` what `ignores_router_loss` says.
+    `early_accuracy` did, and `unbalanced` says that nothing balances the model's experts.
     """
     signs = []
     ratio, error = _mean(summary, "real_log_ratio")
@@ -72,8 +71,9 @@ def warning_signs(
         )
     if unbalanced:
         signs.append(
-            "the model routes tokens to experts, and training leaves out the router's auxiliary "
-            "loss: experts may fall idle. Keep learning_rate low and iterations few"
+            "the model is a mixture of experts, and no auxiliary loss keeps them busy (its own "
+            "coefficient is 0, or it has none): experts may fall idle. Set training.router_loss "
+            "where the model has one, or keep learning_rate low and iterations few"
         )
     return signs
 
@@ -96,12 +96,6 @@ def early_accuracy(metrics: Path) -> tuple[int, float] | None:
         if accuracy >= EARLY_ACCURACY:
             return int(numbers["step"]), float(accuracy)
     return None
-
-
-def ignores_router_loss(settings: Any) -> bool:
-    """Say whether a text configuration has several experts, whose balance nothing trains here."""
-    counts = (getattr(settings, name, None) for name in _EXPERTS)
-    return any(isinstance(count, int) and count > 1 for count in counts)
 
 
 def separability(train: Sequence[Record], held_out: Sequence[Record]) -> float | None:

@@ -22,6 +22,7 @@ from spin_train.errors import StoppedError, UserError
 from spin_train.model.adapters import attach, is_adapter, write_learnt
 from spin_train.model.loading import load_policy, load_tokenizer, save_policy, teach_ends
 from spin_train.model.logps import expect_rows_up_to
+from spin_train.model.routers import router_loss
 from spin_train.run.graph import Stage
 from spin_train.sampling.play import stop_ids_of
 from spin_train.seeds import seed_of
@@ -201,6 +202,7 @@ def _fit(
         dtype=config.training.dtype,
         ranks=ranks,
         sums=callback.sums,
+        routers=router_loss(model, config.training.router_loss),
     )
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if callback.stopped:
@@ -262,7 +264,7 @@ def training_arguments(
         "dataloader_pin_memory": not on_cpu,
     }
     report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
-    known = {"batch_size", "micro_batch_size", "micro_batch_tokens", "dtype"}
+    known = {"batch_size", "micro_batch_size", "micro_batch_tokens", "dtype", "router_loss"}
     given = {key: value for key, value in training.model_dump().items() if key not in known}
     given["logging_steps"] = min(training.logging_steps, max(1, steps // _LEAST_LINES))
     try:

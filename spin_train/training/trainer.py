@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from spin_train.errors import DivergedError, UserError
 from spin_train.model.logps import Group, response_logps, response_loss
+from spin_train.model.routers import RouterLoss
 from spin_train.system.ranks import Ranks
 from spin_train.training.batching import MicroBatch
 from spin_train.training.objective import Objective
@@ -54,6 +55,8 @@ class SpinTrainer(Trainer):
         Metrics are means over all of them.
     sums : MetricSums
         What was summed since the last logged line.
+    routers : RouterLoss, optional
+        Auxiliary loss of a mixture of experts.
     """
 
     # The weights of the micro-batches make the sum over them the mean over the global batch.
@@ -67,6 +70,7 @@ class SpinTrainer(Trainer):
         dtype: str,
         ranks: Ranks,
         sums: MetricSums,
+        routers: RouterLoss | None = None,
         **kwargs: Any,
     ) -> None:
         # Before transformers 5.20 a Trainer knows no `loss_is_scaled_for_ga`: it takes a loss as
@@ -77,6 +81,7 @@ class SpinTrainer(Trainer):
         self._dtype = dtype
         self._ranks = ranks
         self._sums = sums
+        self._routers = routers
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -105,9 +110,13 @@ class SpinTrainer(Trainer):
             losses = self.objective(self._by_role(policy_logps), reference_logps[block])
             return batch.weight * (weights[block] * losses).sum()
 
-        loss, logps = response_loss(model, _groups(batch), weighted)
+        loss, logps = response_loss(model, _groups(batch), weighted, routers=self._routers)
         policy_logps = self._by_role(logps)
         values = self._metrics(policy_logps, reference_logps)
+        if self._routers is not None:  # counts as much per example as any other term
+            balance = self._routers.taken()
+            loss = loss + batch.weight * len(batch.examples) * balance
+            values["loss/router"] = balance.detach().expand(len(batch.examples))
         if self.objective.sft_weight > 0:  # how much of `loss` it is
             values["loss/sft"] = -self.objective.sft_weight * weights * policy_logps[:, 0]
         self._sums.add(values, loss=loss, counts=batch.weight > 0)

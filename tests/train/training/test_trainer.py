@@ -61,6 +61,7 @@ def make_trainer(
     off_by=0.0,
     dtype="float32",
     weighted=False,
+    routers=None,
 ):
     batches = MicroBatches(
         scored_examples(model, objective.algorithm, off_by=off_by, weighted=weighted),
@@ -98,6 +99,7 @@ def make_trainer(
         dtype=dtype,
         ranks=OneRank(),
         sums=MetricSums(),
+        routers=routers,
     )
 
 
