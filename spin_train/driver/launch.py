@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -26,18 +27,23 @@ from spin_train.system.surroundings import (
     without_odd_threads,
 )
 
-__all__ = ["launch_workers", "worker_environment"]
+__all__ = ["launch_worker", "launch_workers", "worker_environment"]
 
+_WORKER = "spin_train.driver.worker"
 _LOG = logging.getLogger(__name__)
 
 
-def worker_environment(ranks: int) -> dict[str, str]:
+def worker_environment(ranks: int, *, alone: bool = True) -> dict[str, str]:
     """Environment of the workers: this process's, with threads so that `ranks` fit the cores.
 
-    What would make them other workers than this process means is left out.
+    What would make them other workers than this process means is left out, and names of interfaces
+    that are not here where this machine is `alone`.
     """
     cores = len(os.sched_getaffinity(0))
-    environment, lines = without_missing_interfaces(without_launchers(os.environ))
+    environment = without_launchers(os.environ)
+    lines: list[str] = []
+    if alone:
+        environment, lines = without_missing_interfaces(environment)
     environment, of_threads = without_odd_threads(environment)
     for line in (*lines, *of_threads):
         _LOG.warning("%s", line)
@@ -70,13 +76,13 @@ def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Po
     if len(devices) < ranks:
         raise UserError(f"ranks={ranks} but CUDA_VISIBLE_DEVICES names {len(devices)} devices")
     environment = worker_environment(ranks)
-    worker = ("spin_train.driver.worker", str(run_root))
+    worker = (_WORKER, str(run_root))
     if ranks == 1:  # the launcher would only set these, after seconds of imports
         environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         if not cpu_only():
             environment["CUDA_VISIBLE_DEVICES"] = str(devices[0])
-        command = [sys.executable, "-P", "-u", "-m", *worker]
+        return launch_worker(run_root, environment=environment, log=log)
     else:
         world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode())
         command = [
@@ -86,6 +92,20 @@ def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Po
             *("--log_level=error", "--module", "--no_local_rank"),
             *worker,
         ]
+    return _start(command, environment, log)
+
+
+def launch_worker(
+    run_root: Path, *, environment: Mapping[str, str], log: IO[str]
+) -> subprocess.Popen[str]:
+    """Start one worker, whose rank is in its environment, in a session of its own."""
+    command = [sys.executable, "-P", "-u", "-m", _WORKER, str(run_root)]
+    return _start(command, environment, log)
+
+
+def _start(
+    command: list[str], environment: Mapping[str, str], log: IO[str]
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         env=environment,
@@ -100,9 +120,9 @@ def launch_workers(run_root: Path, *, ranks: int, log: IO[str]) -> subprocess.Po
 
 def _begin_launcher() -> None:
     die_with_parent()
-    # Batch systems send SIGTERM to all processes of a job: the driver alone is to act on it. The
+    # Batch systems send these to all processes of a job: the driver alone is to act on them. The
     # mask passes to the workers; the launcher's own handler would kill them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
 
 
 def _free_port() -> int:

@@ -18,9 +18,13 @@ from spin_train.system.surroundings import refuse_other_launchers, require_tempo
 __all__ = ["refuse_early"]
 
 
-def refuse_early(config: Config) -> None:
-    """Raise `UserError` for whatever cannot work here, in seconds instead of after hours."""
-    refuse_other_launchers(os.environ)
+def refuse_early(config: Config, *, launched: bool = False) -> None:
+    """Raise `UserError` for whatever cannot work here, in seconds instead of after hours.
+
+    `launched` says that a launcher started this process as one of several, and that this is meant.
+    """
+    if not launched:
+        refuse_other_launchers(os.environ)
     require_temporary_files()
     _require_deepspeed()
     require_versions({"train", "vllm"} if config.generation.engine == "vllm" else {"train"})

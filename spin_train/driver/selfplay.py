@@ -21,7 +21,13 @@ from spin_train.driver.inputs import require_inputs, warn_of_crowding
 from spin_train.driver.launch import launch_workers
 from spin_train.driver.memory import refuse_killed_workers
 from spin_train.driver.preflight import refuse_early
-from spin_train.errors import DivergedError, StoppedError, UserError, WorkerError
+from spin_train.errors import (
+    DivergedError,
+    StoppedError,
+    UserError,
+    WorkerError,
+    is_consequence,
+)
 from spin_train.run.directory import RunDirectory, remove_partial
 from spin_train.run.graph import JUDGING
 from spin_train.run.manifest import Manifest
@@ -32,7 +38,7 @@ from spin_train.system.locks import FileLock
 from spin_train.system.ownership import claim
 from spin_train.system.processes import build_communication_op, require_shared_memory
 
-__all__ = ["Watcher", "play"]
+__all__ = ["Watcher", "begin_log", "end", "play", "show", "stop_signals", "tell"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,10 +46,12 @@ _GLANCE_SECONDS = 0.5  # `spin-train status` touches the lock for an instant
 _ORPHAN_SECONDS = 30.0
 _STOP_SECONDS = 300.0
 _POLL_SECONDS = 0.1
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # Slurm warns with the last
 _FULL_BYTES = 2**20
 
 
 Watcher = Callable[[str, int, int, str], None]
+Work = Callable[[Run, Watcher | None], None]
 
 
 def play(
@@ -52,6 +60,7 @@ def play(
     restart_iteration: bool = False,
     watch: Watcher | None = None,
     before: Callable[[], None] | None = None,
+    work: Work | None = None,
 ) -> None:
     """Start a run, or resume it from what is complete.
 
@@ -65,17 +74,20 @@ def play(
         Called with stage, done, total and a note while the workers work.
     before : callable, optional
         Called once the run is locked, before anything else is written.
+    work : callable, optional
+        Called with the run and `watch` to start workers and wait for them, in place of those of
+        this machine alone.
 
     Raises
     ------
     UserError
         If the run cannot start or continue because of something that the user can fix.
     StoppedError
-        If SIGTERM or SIGINT came; its argument is the signal's number.
+        If SIGTERM, SIGINT or SIGUSR1 came; its argument is the signal's number.
     WorkerError
         If a worker failed through no fault of the user's.
     """
-    refuse_early(run.config)
+    refuse_early(run.config, launched=work is not None)
     directory = run.directory
     claim(run.root)
     lock = FileLock(directory.lock)
@@ -98,10 +110,8 @@ def play(
         if not _all_complete(run):
             if not run.manifest().is_complete("data/prepare"):
                 require_inputs(run.config)
-            warn_of_crowding(run.config.ranks)
             build_communication_op()
-            require_shared_memory(run.config.ranks)
-            _work(run, watch)
+            (work or _work)(run, watch)
         run.write_results()
         run.write_best()
     finally:
@@ -173,20 +183,27 @@ def _forget_checkpoints(run: Run) -> None:
             shutil.rmtree(run.folder(stage) / "checkpoints", ignore_errors=True)
 
 
-def _work(run: Run, watch: Watcher | None) -> None:
-    """Start the workers, and wait until they have ended or were told to stop."""
-    directory = run.directory
+def begin_log(directory: RunDirectory) -> Path:
+    """Remove what an earlier start told, and name the file for what workers write in this one."""
     for leftover in (directory.stop_request, directory.progress):
         leftover.unlink(missing_ok=True)
     shutil.rmtree(directory.worker_errors, ignore_errors=True)
     directory.logs.mkdir(exist_ok=True)
-    log_path = directory.logs / time.strftime("%Y%m%d-%H%M%S.log")
-    with log_path.open("a", encoding="utf-8") as log, _stop_signals() as received:
-        launcher = launch_workers(run.root.resolve(), ranks=run.config.ranks, log=log)
+    return directory.logs / time.strftime("%Y%m%d-%H%M%S.log")
+
+
+def _work(run: Run, watch: Watcher | None) -> None:
+    """Start the workers, and wait until they have ended or were told to stop."""
+    directory, ranks = run.directory, run.config.ranks or 1
+    warn_of_crowding(ranks)
+    require_shared_memory(ranks)
+    log_path = begin_log(directory)
+    with log_path.open("a", encoding="utf-8") as log, stop_signals() as received:
+        launcher = launch_workers(run.root.resolve(), ranks=ranks, log=log)
         try:
             _wait(launcher, directory, received, watch)
         finally:
-            _end(launcher)
+            end(launcher)
     if received:
         raise StoppedError(received[0])
     if launcher.returncode != 0:
@@ -210,16 +227,16 @@ def _wait(
         if len(received) > 1 or (deadline is not None and time.monotonic() > deadline):
             return
         if watch is not None:
-            _show(directory, watch, shown)
-        told = told or _tell(directory)
+            show(directory, watch, shown)
+        told = told or tell(directory)
         time.sleep(_POLL_SECONDS)
     if watch is not None:
-        _show(directory, watch, shown)
+        show(directory, watch, shown)
     if not told:
-        _tell(directory)
+        tell(directory)
 
 
-def _tell(directory: RunDirectory) -> bool:
+def tell(directory: RunDirectory) -> bool:
     """Name what was left out of the data, once they are prepared; say whether they are."""
     if not Manifest(directory).is_complete("prepare"):
         return False
@@ -228,7 +245,8 @@ def _tell(directory: RunDirectory) -> bool:
     return True
 
 
-def _show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
+def show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
+    """Pass on the progress that rank 0 has written; `shown` holds the stages that were shown."""
     try:
         report = read_json(directory.progress)
     except FileNotFoundError:
@@ -241,7 +259,7 @@ def _show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
     watch(current, report["done"], report["total"], report["note"])
 
 
-def _end(launcher: "subprocess.Popen[str]") -> None:
+def end(launcher: "subprocess.Popen[str]") -> None:
     """Leave no worker behind: they share the launcher's session, and so its process group."""
     with suppress(ProcessLookupError):
         os.killpg(launcher.pid, signal.SIGKILL)
@@ -249,8 +267,8 @@ def _end(launcher: "subprocess.Popen[str]") -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of dying of them.
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM, SIGINT and SIGUSR1 instead of dying of them.
 
     Python gives signals to the main thread alone. A run in another one leaves them as they are:
     its workers end with the process.
@@ -263,7 +281,7 @@ def _stop_signals() -> Iterator[list[int]]:
     def note(number: int, _: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note) for number in _STOPPING}
     try:
         yield received
     finally:
@@ -274,7 +292,7 @@ def _stop_signals() -> Iterator[list[int]]:
 def _raise_worker_error(code: int, run: Run, log_path: Path) -> None:
     directory = run.directory
     errors = sorted(directory.worker_errors.glob("*.json"))
-    reports = [read_json(path) for path in errors]
+    reports = sorted(map(read_json, errors), key=lambda report: is_consequence(report["line"]))
     fixable = [report for report in reports if report["code"] == 2]
     if fixable:
         kind = DivergedError if fixable[0]["diverged"] else UserError

@@ -19,6 +19,7 @@ from spin_train.errors import (
     out_of_memory,
 )
 from spin_train.run.directory import RunDirectory
+from spin_train.system.board import Board, stop_request_of
 from spin_train.system.files import write_json
 from spin_train.system.locks import FileLock
 from spin_train.system.processes import die_with_driver
@@ -68,7 +69,7 @@ def _walk(directory: RunDirectory) -> None:
 
     _quiet()
     run = Run.open(directory.root)
-    ranks = Ranks(directory.stop_request)
+    ranks = Ranks(stop_request_of(os.environ, directory.stop_request), Board.of())
     progress = Progress(directory.progress, enabled=ranks.is_first)
     work = Work(run, ranks, progress)
     manifest = run.manifest()
@@ -79,10 +80,11 @@ def _walk(directory: RunDirectory) -> None:
         if stage.kind == "generate" and stage.iteration > 0:
             if ranks.is_first:
                 run.write_best()
-            if ranks.from_first(stage.iteration >= run.iterations_wanted):
+            if ranks.from_first(ranks.is_first and stage.iteration >= run.iterations_wanted):
                 break
         checkpoints = run.folder(stage) / "checkpoints"
-        if ranks.from_first(manifest.is_complete(stage.name)):
+        if ranks.from_first(ranks.is_first and manifest.is_complete(stage.name)):
+            work.meet_after(stage, manifest)
             if ranks.is_first and stage.kind == "train":  # left by a kill right after the stage
                 remove_checkpoints(checkpoints)
             continue
@@ -100,6 +102,7 @@ def _walk(directory: RunDirectory) -> None:
             manifest.complete(stage.name, files, seconds=time.monotonic() - started)
             if stage.kind == "train":
                 remove_checkpoints(checkpoints)
+        work.meet_after(stage, manifest)
         progress.report(stage.name, 1, 1)
 
 
@@ -119,7 +122,7 @@ def _fail(directory: RunDirectory, code: int, line: str, *, diverged: bool = Fal
     """Tell the driver in a file what went wrong: launchers turn every exit code into 1."""
     try:
         directory.worker_errors.mkdir(exist_ok=True)
-        name = f"{time.time_ns()}-{code}.json"
+        name = f"{time.time_ns()}-{os.environ.get('RANK', '0')}-{code}.json"
         write_json(
             directory.worker_errors / name, {"code": code, "line": line, "diverged": diverged}
         )

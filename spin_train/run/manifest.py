@@ -42,6 +42,11 @@ class Manifest:
                 )
         return True
 
+    def sizes(self, stage: str) -> dict[Path, int]:
+        """Size of each file that a complete stage left, in bytes."""
+        files = self.content["stages"][stage]["files"]
+        return {self._run.root / name: file["bytes"] for name, file in files.items()}
+
     def complete(self, stage: str, files: Iterable[Path], *, seconds: float) -> None:
         """Record a stage as complete, with the files it left and the seconds it took."""
         left = {

@@ -2,7 +2,7 @@
 
 One rank does a shard, and writes it whole or not at all. A shard depends on data and configuration
 alone. Each rank takes the next shard that no other works on: the claim is a lock that the kernel
-drops when its holder dies, so none goes stale.
+drops when its holder dies, so none goes stale. On several nodes it is an entry of the job's store.
 
 Sampling takes several shards at once, so that its batches are full. Which ones depends on data and
 configuration too, never on time: rows that meet in a batch round each other's last bits, and a run
@@ -17,6 +17,7 @@ from pathlib import Path
 from spin_train.config.sections import GenerationConfig
 from spin_train.data.records import Record, count_records, read_records
 from spin_train.run.directory import RunDirectory
+from spin_train.system.board import Board
 from spin_train.system.locks import FileLock
 
 __all__ = [
@@ -122,13 +123,17 @@ def sampled_together(
 
 
 def claimed_groups(
-    groups: Sequence[Sequence[Shard]], folder: Path
+    groups: Sequence[Sequence[Shard]], folder: Path, board: Board | None = None
 ) -> Iterator[tuple[int, Sequence[Shard]]]:
     """Claim, one by one, the groups of which a shard is missing and that no rank works on.
 
     Yields the place of the group among all, and the group. It belongs to this process until the
-    next one is taken, and by then its shards must be in the folder.
+    next one is taken, and by then its shards must be in the folder. On several nodes the board
+    takes the place of locks, which not every shared file system has.
     """
+    if board is not None:
+        yield from _claimed_on(board, groups, folder)
+        return
     for number, group in enumerate(groups):
         claim = FileLock(folder / _CLAIMS / f"{group[0].name}.lock")
         try:
@@ -143,9 +148,28 @@ def _is_there(group: Sequence[Shard], folder: Path) -> bool:
     return all((folder / shard.name).exists() for shard in group)
 
 
-def claimed(shards: Sequence[Shard], folder: Path) -> Iterator[tuple[int, Shard]]:
+def _claimed_on(
+    board: Board, groups: Sequence[Sequence[Shard]], folder: Path
+) -> Iterator[tuple[int, Sequence[Shard]]]:
+    """Claim groups on the board, and announce their shards once they are written.
+
+    A claim is never given back: a start of the run ends with the first process that dies.
+    """
+    board.announce_left(folder)
+    for number, group in enumerate(groups):
+        paths = [folder / shard.name for shard in group]
+        if all(map(board.is_announced, paths)) or not board.claim(str(paths[0])):
+            continue
+        yield number, group
+        for path in paths:
+            board.announce(path)
+
+
+def claimed(
+    shards: Sequence[Shard], folder: Path, board: Board | None = None
+) -> Iterator[tuple[int, Shard]]:
     """Do the same for single shards."""
-    for number, (shard,) in claimed_groups([(shard,) for shard in shards], folder):
+    for number, (shard,) in claimed_groups([(shard,) for shard in shards], folder, board):
         yield number, shard
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spin_train.config.schema import Config
-from spin_train.errors import UserError
+from spin_train.errors import UserError, is_consequence
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
 from spin_train.system.files import read_json
+from spin_train.system.owner import owner_of
 
 __all__ = ["RunStatus", "StageStatus", "in_words", "read_status"]
 
@@ -43,7 +44,7 @@ class RunStatus:
 
     run: str
     working: bool
-    """Whether a process works on it now, on this machine."""
+    """Whether a process works on it now, on this machine or, started by a launcher, on another."""
     stages: list[StageStatus]
     eta_seconds: float | None
     """Sum over the stages that are not done; None where one of them is unknown."""
@@ -66,7 +67,7 @@ def read_status(root: str | Path) -> RunStatus:
     """
     run = Run.open(root)
     config, directory, manifest = run.config, run.directory, run.manifest()
-    working = _is_locked(directory.lock)
+    working = _is_locked(directory.lock) or owner_of(directory.owner) is not None
     wanted = run.iterations_wanted
     stages = [stage for stage in run.stages if stage.iteration < wanted]
     done = {stage.name for stage in stages if _is_done(manifest, stage.name)}
@@ -209,7 +210,10 @@ def _last_line(
 def _last_error(directory: RunDirectory) -> str | None:
     """Find the message of the first rank that failed, preferring one that the user can fix."""
     words = [_json_or_none(path) for path in sorted(directory.worker_errors.glob("*.json"))]
-    told = sorted((word for word in words if word), key=lambda word: word["code"] != 2)
+    told = sorted(
+        (word for word in words if word),
+        key=lambda word: (word["code"] != 2, is_consequence(word["line"])),
+    )
     return str(told[0]["line"]) if told else None
 
 

@@ -12,6 +12,7 @@ from spin_train.run.directory import RunDirectory
 from spin_train.run.shards import claimed_groups, sampled_together, shards_of
 from spin_train.sampling.engine import Engine, SamplingSettings
 from spin_train.seeds import sample_seed
+from spin_train.system.board import Board
 from spin_train.system.files import read_json
 
 __all__ = ["distribution_of", "fill_shards", "play", "sampling_record", "stop_ids_of"]
@@ -24,13 +25,16 @@ def fill_shards(
     load: Callable[[Callable[[int], None]], Engine],
     *,
     visit: Callable[[int, int], None],
+    ranks: int | None = None,
+    board: Board | None = None,
 ) -> None:
     """Sample the shards of an iteration that are not there yet; others may do so at the same time.
 
     `load` loads the opponent, once there is something to do; the engine calls what it is given with
     the number of samples that it has finished, as often as it likes. `visit` is called with how
     many samples are done, of this and earlier shards, and how many there are; what it raises ends
-    the sampling, and the shards that are there stay.
+    the sampling, and the shards that are there stay. `ranks` is how many share the work, as
+    `config.ranks` says unless it is given; `board` is where they claim it on several nodes.
 
     Shards that are sampled together are sampled together again where one of them is missing.
     """
@@ -43,7 +47,7 @@ def fill_shards(
     )
     folder = run.iteration(iteration) / "generations"
     shards = shards_of(run, generation)
-    groups = sampled_together(shards, generation, ranks=config.ranks)
+    groups = sampled_together(shards, generation, ranks=ranks or config.ranks or 1)
     samples = [
         generation.samples_per_prompt * sum(shard.stop - shard.start for shard in group)
         for group in groups
@@ -54,7 +58,7 @@ def fill_shards(
         visit(begun + done, total)
 
     engine: Engine | None = None
-    for number, group in claimed_groups(groups, folder):
+    for number, group in claimed_groups(groups, folder, board):
         begun = sum(samples[:number])
         finished(0)
         engine = engine or load(finished)

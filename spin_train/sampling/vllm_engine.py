@@ -7,6 +7,7 @@ recorded in ``tests/train/fakes/vllm``.
 import ast
 import difflib
 import importlib.util
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from spin_train.errors import UserError, one_line, out_of_memory
 from spin_train.run.directory import RunDirectory
 from spin_train.run.shards import shards_of
 from spin_train.sampling.engine import Sample, SamplingSettings
+from spin_train.system.board import ranks_of_job
 from spin_train.system.processes import cpu_only
 
 __all__ = ["little_memory", "load_engine", "require_vllm", "sample"]
@@ -177,7 +179,8 @@ def little_memory(error: BaseException) -> bool:
 def _share(config: Config) -> float:
     """Share of all memory that is `generation.vllm_memory` of what is free now, for one rank."""
     if cpu_only():
-        free, whole, sharing = *_main_memory(), config.ranks
+        here = ranks_of_job(os.environ, "local_ranks") or config.ranks or 1
+        free, whole, sharing = *_main_memory(), here
     else:
         import torch
 

@@ -20,6 +20,7 @@ from spin_train.errors import StoppedError, UserError, disk_full, one_line
 from spin_train.run.directory import RunDirectory
 from spin_train.sampling.play import fill_shards
 from spin_train.sampling.vllm_engine import little_memory, load_engine, require_vllm, sample
+from spin_train.system.board import Board, ranks_of_job, stop_request_of
 from spin_train.system.files import read_json, write_json
 from spin_train.system.processes import die_with_driver
 from spin_train.system.surroundings import without_launchers
@@ -94,8 +95,10 @@ def _fill(root: Path, iteration: int, opponent: str) -> None:
     run = RunDirectory(root)
     config = load_config(run.config_file)
 
+    stop_request = stop_request_of(os.environ, run.stop_request)
+
     def visit(number: int, total: int) -> None:
-        if run.stop_request.exists():
+        if stop_request.exists():
             raise StoppedError
 
     fill_shards(
@@ -104,6 +107,8 @@ def _fill(root: Path, iteration: int, opponent: str) -> None:
         iteration,
         lambda _: partial(sample, load_engine(config, run, opponent)),
         visit=visit,
+        ranks=ranks_of_job(os.environ, "ranks"),
+        board=Board.of(),
     )
 
 

@@ -34,7 +34,7 @@ def benchmark(work: Work, stage: Stage) -> list[Path]:
             judge = judge or wrapped(work.load(policy), load_tokenizer(work.config), work.config)
             write_json(path, run_task(judge, task, work.config))
         work.ranks.barrier()
-    return sorted(folder.glob("*.json"))
+    return sorted(folder.glob("*.json")) if work.ranks.is_first else []
 
 
 def wrapped(model: Any, tokenizer: Any, config: Config) -> Any:

@@ -42,8 +42,8 @@ def evaluate(work: Work, stage: Stage) -> list[Path]:
         records = read_records(run.directory.held_out_rows)
     else:
         objective = selfplay_objective(work.config, k)
-        shards = (run.directory.iteration(k) / "scored").glob("held_out-*.parquet")
-        records = read_records(*sorted(shards))
+        scored = run.directory.iteration(k) / "scored"
+        records = read_records(*work.files_in(scored, "held_out-*.parquet"))
     mine = records[work.ranks.rank :: work.ranks.size]
     model = work.load(policy)
     sums = held_out_sums(model, mine, objective, tokens=work.scoring_tokens) if mine else {}

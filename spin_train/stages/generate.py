@@ -40,6 +40,8 @@ def _with_transformers(work: Work, stage: Stage, folder: Path) -> None:
             transformers_engine.sample, work.load(opponent), finished=finished
         ),
         visit=partial(work.visit, stage),
+        ranks=work.ranks.size,
+        board=work.ranks.board,
     )
 
 
@@ -60,7 +62,8 @@ def _with_vllm(work: Work, stage: Stage, folder: Path) -> None:
 
 def _take_given(work: Work, stage: Stage, folder: Path) -> None:
     """Take the other response of each row in place of a sample."""
-    for _, shard in claimed(shards_of(work.run.directory, work.config.generation), folder):
+    shards = shards_of(work.run.directory, work.config.generation)
+    for _, shard in claimed(shards, folder, work.ranks.board):
         records = shard.records
         bare = [record.prompt_id for record in records if not record.of_role("given")]
         if bare:

@@ -38,7 +38,7 @@ def score(work: Work, stage: Stage) -> list[Path]:
     folder = work.run.folder(stage) / "scored"
     shards = shards_of(work.run.directory, config.generation)
     model: Any = None
-    for number, shard in claimed(shards, folder):
+    for number, shard in claimed(shards, folder, work.ranks.board):
         work.visit(stage, number, len(shards))
         model = model or work.load(work.run.policy(iteration))
         scored = _scored(work, model, _to_score(work, shard, iteration), by="opponent")
@@ -56,7 +56,7 @@ def score_by_reference(work: Work, stage: Stage) -> list[Path]:
     folder = work.run.folder(stage) / "reference"
     shards = shards_of(work.run.directory, work.config.generation)
     model: Any = None
-    for number, shard in claimed(shards, folder):
+    for number, shard in claimed(shards, folder, work.ranks.board):
         work.visit(stage, number, len(shards))
         model = model or work.load(work.run.policy(0))
         records = _with_samples(work, shard, stage.iteration)

@@ -30,7 +30,12 @@ from spin_train.stages.parity import note_path, noted_logps, write_note
 from spin_train.stages.work import Work
 from spin_train.system.ranks import Ranks
 from spin_train.training.batching import MicroBatches
-from spin_train.training.checkpoints import RunCallback, latest_complete, remove_checkpoints
+from spin_train.training.checkpoints import (
+    RunCallback,
+    files_of_checkpoint,
+    latest_complete,
+    remove_checkpoints,
+)
 from spin_train.training.examples import examples_of
 from spin_train.training.objective import (
     Objective,
@@ -76,6 +81,8 @@ def train(work: Work, stage: Stage) -> list[Path]:
     """Train the policy of a stage together with the other ranks."""
     folder = work.run.folder(stage)
     fit(training_task(work, stage), work=work, stage=stage)
+    if not work.ranks.is_first:  # which alone has written
+        return []
     policy = [path for path in (folder / "policy").iterdir() if path.is_file()]
     return [*policy, note_path(folder / "policy"), folder / "metrics.jsonl"]
 
@@ -95,7 +102,7 @@ def training_task(work: Work, stage: Stage) -> TrainingTask:
             seed=seed,
         )
     scored = run.directory.iteration(k) / "scored"
-    records = read_records(*sorted(scored.glob("train-*.parquet")))
+    records = read_records(*work.files_in(scored, "train-*.parquet"))
     expected = count_records(run.directory.train_rows)
     if len(records) != expected:
         raise UserError(
@@ -154,6 +161,10 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
         resume = latest_complete(checkpoints, zero_stage=config.zero_stage, ranks=ranks.size)
         remove_checkpoints(checkpoints, keep=resume)
     resume = ranks.from_first(resume)
+    if resume and ranks.board is not None:
+        ranks.board.wait_for(
+            ranks.from_first(files_of_checkpoint(resume) if ranks.is_first else None)
+        )
     arguments = training_arguments(
         config,
         checkpoints,

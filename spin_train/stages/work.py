@@ -8,9 +8,10 @@ from spin_train.config.schema import Config
 from spin_train.model.loading import load_policy
 from spin_train.model.logps import expect_rows_up_to
 from spin_train.run.graph import Stage
+from spin_train.run.manifest import Manifest
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
-from spin_train.run.shards import forget_claims
+from spin_train.run.shards import forget_claims, shards_of
 from spin_train.stages.parity import compare_with_note
 from spin_train.system.files import read_json
 from spin_train.system.progress import Progress
@@ -65,6 +66,21 @@ class Work:
     def finished_shards(self, folder: Path) -> list[Path]:
         """Wait until every rank's shards are there, forget who claimed them, and list them."""
         self.ranks.barrier()
+        if self.ranks.board is not None:
+            shards = shards_of(self.run.directory, self.config.generation)
+            return self.ranks.board.wait_for_announced(folder / shard.name for shard in shards)
         if self.ranks.is_first:
             forget_claims(folder)
         return sorted(folder.glob("*.parquet"))
+
+    def files_in(self, folder: Path, pattern: str) -> list[Path]:
+        """Files that earlier stages left in a folder, in order."""
+        board = self.ranks.board
+        return sorted(folder.glob(pattern)) if board is None else board.files_in(folder, pattern)
+
+    def meet_after(self, stage: Stage, manifest: Manifest) -> None:
+        """Go on once every node sees what a complete stage left; rank 0 holds the manifest."""
+        if self.ranks.board is None:
+            return
+        sizes = self.ranks.from_first(manifest.sizes(stage.name) if self.ranks.is_first else None)
+        self.ranks.board.wait_for(sizes)

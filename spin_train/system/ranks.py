@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from spin_train.errors import StoppedError
+from spin_train.system.board import Board
 from spin_train.system.processes import unlink_shared_memory
 
 __all__ = ["Ranks"]
@@ -18,10 +19,11 @@ class Ranks:
     """The worker processes of a run, seen from one of them.
 
     Control messages go through a gloo group of their own, on the CPU, so that they never wait for a
-    device. `stop_request` is the file by which the driver asks to stop.
+    device. `stop_request` is the file by which the driver asks to stop, and `board` is where ranks
+    of several nodes claim work and announce files.
     """
 
-    def __init__(self, stop_request: Path) -> None:
+    def __init__(self, stop_request: Path, board: Board | None = None) -> None:
         import deepspeed  # so that this module imports where DeepSpeed does not install
 
         on_cpu = not torch.cuda.is_available()
@@ -37,6 +39,7 @@ class Ranks:
         self.barrier()  # every rank has mapped the others' buffers, so their names can go
         unlink_shared_memory()
         self._stop_request = stop_request
+        self.board = board
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
         self.device = torch.device("cpu" if on_cpu else f"cuda:{local_rank}")

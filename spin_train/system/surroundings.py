@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from spin_train.errors import UserError
+from spin_train.system.world import world_of
 
 __all__ = [
     "INTERFACES",
@@ -62,8 +63,15 @@ def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
 def refuse_other_launchers(environment: Mapping[str, str]) -> None:
     """Refuse (UserError) to be one of several processes that a launcher started.
 
-    Each would start workers of its own. A Slurm step is left to the lock of the run.
+    Each would start workers of its own. Only `spin-train run` itself may be started so, by a
+    launcher that `world_of` knows.
     """
+    if world_of(environment) is not None:
+        raise UserError(
+            "a launcher started this several times, or left RANK, LOCAL_RANK and WORLD_SIZE "
+            "behind: of all commands only `spin-train run` may be started so. Start it once, or "
+            "unset them"
+        )
     names = ["WORLD_SIZE"] if "TORCHELASTIC_RUN_ID" in environment else []
     names += [] if "SLURM_STEP_ID" in environment else _SIZES
     for name in names:

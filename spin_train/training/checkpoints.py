@@ -15,7 +15,7 @@ from spin_train.system.progress import Progress
 from spin_train.system.ranks import Ranks
 from spin_train.training.sums import MetricSums
 
-__all__ = ["RunCallback", "latest_complete", "remove_checkpoints"]
+__all__ = ["RunCallback", "files_of_checkpoint", "latest_complete", "remove_checkpoints"]
 
 _MARKER = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -40,6 +40,12 @@ def latest_complete(folder: Path, *, zero_stage: int, ranks: int) -> Path | None
             )
         return checkpoint
     return None
+
+
+def files_of_checkpoint(checkpoint: Path) -> dict[Path, int]:
+    """Size of each file of a complete checkpoint, in bytes."""
+    marker = read_json(checkpoint / _MARKER)
+    return {checkpoint / name: size for name, size in marker["files"].items()}
 
 
 def remove_checkpoints(folder: Path, *, keep: Path | None = None) -> None:
@@ -113,14 +119,10 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Mark the checkpoint complete once every rank has written its part; drop older ones."""
         self.sums.write(self._sums_file(args, state))
+        checkpoint = self._sums_file(args, state).parent
         self._ranks.barrier()
+        files = self._files_of(checkpoint)
         if self._ranks.is_first:
-            checkpoint = self._sums_file(args, state).parent
-            files = {
-                str(path.relative_to(checkpoint)): path.stat().st_size
-                for path in sorted(checkpoint.rglob("*"))
-                if path.is_file() and path.name != _MARKER
-            }
             marker = {
                 "step": state.global_step,
                 "zero_stage": self._zero_stage,
@@ -130,6 +132,22 @@ class RunCallback(TrainerCallback):
             write_json(checkpoint / _MARKER, marker)
             remove_checkpoints(checkpoint.parent, keep=checkpoint)
         self._ranks.barrier()
+
+    def _files_of(self, checkpoint: Path) -> dict[str, int]:
+        """Size of every file of a checkpoint, by its name there."""
+        files = {
+            str(path.relative_to(checkpoint)): path.stat().st_size
+            for path in sorted(checkpoint.rglob("*"))
+            if path.is_file() and path.name != _MARKER
+        }
+        if self._ranks.board is None:
+            return files
+        # Another node's view may lag behind. It then shows less, and each sees its own files.
+        views = self._ranks.gather(files)
+        return {
+            name: max(view.get(name, 0) for view in views)
+            for name in sorted({name for view in views for name in view})
+        }
 
     def on_log(
         self,

@@ -21,7 +21,8 @@ class OneRank:
 
     is_first = True
 
-    def __init__(self, stop_request):
+    def __init__(self, stop_request, board):
+        self.board = board
         self._stop_request = stop_request
 
     def barrier(self):

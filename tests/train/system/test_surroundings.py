@@ -170,7 +170,7 @@ def test_a_run_may_be_played_outside_the_main_thread():
     entered = []
 
     def enter():
-        with selfplay._stop_signals() as received:
+        with selfplay.stop_signals() as received:
             entered.append(received)
 
     thread = threading.Thread(target=enter)

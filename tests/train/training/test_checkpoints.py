@@ -99,6 +99,7 @@ class OneRank:
     is_first = True
     rank = 0
     size = 1
+    board = None
     device = torch.device("cpu")
 
     def __init__(self, *, stopping=False):
