@@ -9,6 +9,7 @@ only from those above it.
 ``losses``             the losses of SPIN, T-SPIN and SFT on log-probs, and the penalties
 ``policies``           policies as tables of log-probs
 ``divergences``        KL, JS, total variation, Renyi and others, per prompt
+``hardest``            the tables on which the meter sees least
 ``meter``              what the loss on held-out pairs proves about the distance to the data
 ``calibration``        the beta that margins show
 ``languages``          small languages with known probabilities
@@ -17,6 +18,7 @@ only from those above it.
 ``games``              whole games: opponents, solvers, rates, stability, phase diagrams
 ``claims``             the claims of both papers and ours, each with its check
 ``plots``              figures of games and phase diagrams; needs matplotlib
+``printed``            what the command prints of games and phase diagrams
 ``flags, __main__``    the command `spin-theory`
 =====================  =============================================================================
 """

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import os
 import sys
 import traceback
@@ -13,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from spin_theory.claims.rows import as_markdown, as_text, statement_rows, statements, verdict_rows
 from spin_theory.claims.table import CASES, CLAIMS, named
 from spin_theory.claims.verification import verify
@@ -22,9 +19,8 @@ from spin_theory.divergences import tv
 from spin_theory.flags import BAD_FLAGS, build_parser
 from spin_theory.games import opponents
 from spin_theory.games.endings import ExactLaw, describe_end, rest_with_history
-from spin_theory.games.phase import PhaseDiagram, phase_diagram
+from spin_theory.games.phase import phase_diagram
 from spin_theory.games.play import Game, play
-from spin_theory.games.rates import effective_beta
 from spin_theory.games.sft import sft_sentence
 from spin_theory.games.solvers import OPTIMISERS, GradientSteps, Solver
 from spin_theory.losses import PENALTIES
@@ -32,6 +28,7 @@ from spin_theory.minima.closed_forms import exact
 from spin_theory.minima.minimise import minimiser
 from spin_theory.plots import draw_game, draw_phase, require_plot
 from spin_theory.policies import TabularPolicy
+from spin_theory.printed import game_rows, game_table, phase_cells, phase_table, stalled
 
 FAILED, OUR_FAULT, INTERRUPTED, BROKEN_PIPE = 1, 70, 130, 141
 LARGEST_TABLE = 10**8
@@ -190,13 +187,13 @@ def _play(options: argparse.Namespace) -> int:
         sft_weight=options.sft_weight,
         seed=options.seed,
     )
-    rows = _game_rows(game, options)
+    rows = game_rows(game, options.loss_type, options.algorithm)
     if options.json:
         print(json.dumps(rows, indent=2))
         if game.stopped is not None:
             print(f"spin-theory play: {game.stopped}", file=sys.stderr)
     else:
-        print(_game_table(rows))
+        print(game_table(rows))
         print(describe_end(game, _law(game, options)))
         if options.algorithm == "spin" and options.history_weight > 0:
             print(_with_history(game, options))
@@ -205,45 +202,6 @@ def _play(options: argparse.Namespace) -> int:
     if options.plot is not None:
         draw_game(game).savefig(options.plot)
     return 0
-
-
-def _game_rows(game: Game, options: argparse.Namespace) -> list[dict[str, float | None]]:
-    """One row per iterate, with its distances and its effective beta."""
-    has_multiplier = PENALTIES[options.loss_type].exponent is not None
-    rows: list[dict[str, float | None]] = []
-    for iteration, policy in enumerate(game.policies):
-        row: dict[str, float | None] = {
-            "iteration": iteration,
-            "beta": game.betas[iteration - 1] if iteration else None,
-            "effective_beta": None,
-            "kl": float(game.kl[iteration]),
-            "tv": float(game.tv[iteration]),
-        }
-        if iteration and has_multiplier and options.algorithm == "spin":
-            before = game.policies[iteration - 1]
-            found = effective_beta(before, policy, game.data, loss_type=options.loss_type)
-            mean = float(found.mean())
-            row["effective_beta"] = mean if math.isfinite(mean) else None
-        rows.append(row)
-    return rows
-
-
-def _game_table(rows: Sequence[dict[str, float | None]]) -> str:
-    def cell(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
-
-    lines = [("iteration", "beta", "effective beta", "KL(data || policy)", "TV")]
-    lines += [
-        (
-            cell(row["iteration"], "d"),
-            cell(row["beta"], ".4g"),
-            cell(row["effective_beta"], ".4g"),
-            cell(row["kl"], ".6g"),
-            cell(row["tv"], ".3e"),
-        )
-        for row in rows
-    ]
-    return as_text(lines)
 
 
 def _law(game: Game, options: argparse.Namespace) -> ExactLaw | None:
@@ -315,44 +273,15 @@ def _phase(options: argparse.Namespace) -> int:
             track=track,
         )
     if options.json:
-        print(json.dumps(_phase_cells(diagram), indent=2))
+        print(json.dumps(phase_cells(diagram), indent=2))
     else:
         print("log10 of the last over the first TV from the data, mean over games")
-        print(_phase_table(diagram))
-        if bool(_stall(diagram).any()):
+        print(phase_table(diagram))
+        if bool(stalled(diagram).any()):
             print("* a quarter of the games or more had been as near or nearer before")
     if options.plot is not None:
         draw_phase(diagram).savefig(options.plot)
     return 0
-
-
-def _phase_cells(diagram: PhaseDiagram) -> list[dict[str, float | None]]:
-    return [
-        {
-            "beta": beta,
-            "inner_steps": steps,
-            "change": float(diagram.change[row, column]),
-            "diverged": float(diagram.diverged[row, column]),
-            "stalled": 0.0 if diagram.stalled is None else float(diagram.stalled[row, column]),
-        }
-        for row, beta in enumerate(diagram.betas)
-        for column, steps in enumerate(diagram.inner_steps)
-    ]
-
-
-def _stall(diagram: PhaseDiagram) -> Tensor:
-    """Cells whose games ended nearer to the data, and do not count as approaching them."""
-    return (diagram.change < 0) & ~diagram.approaches
-
-
-def _phase_table(diagram: PhaseDiagram) -> str:
-    names = ["exact" if steps is None else str(steps) for steps in diagram.inner_steps]
-    marks = _stall(diagram)
-    rows = [("beta \\ inner steps", *names)]
-    for row, beta in enumerate(diagram.betas):
-        values = zip(diagram.change[row].tolist(), marks[row].tolist(), strict=True)
-        rows.append((f"{beta:.4g}", *(f"{value:+.2f}{'*' * mark}" for value, mark in values)))
-    return as_text(rows)
 
 
 if __name__ == "__main__":

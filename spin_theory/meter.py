@@ -178,7 +178,7 @@ def power(*, tv: float, samples: int, confidence: float = 0.95) -> float:
     Notes
     -----
     The total variation alone does not decide it. This is for the two distributions of two
-    responses that have the least JS(P, Q), :func:`~spin_theory.divergences.hardest_js`, in every
+    responses that have the least JS(P, Q), :func:`~spin_theory.hardest.hardest_js`, in every
     prompt, and the best margins, :math:`\log(p_{data}/p_t)`, or any multiple: the meter tunes
     their scale. With rare responses, more of them, or a distance that differs between prompts the
     meter sees more; with worse margins, less.

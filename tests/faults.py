@@ -33,6 +33,7 @@ NOT_NUMBERS = {
     "__main__": "the command line; its output has tests of its own",
     "flags": "the command line",
     "plots": "figures",
+    "printed": "what the command line prints",
     "claims.brackets": "part of a check, which tests plant faults in",
     "claims.claim": "what a claim is",
     "claims.evidence": "what a check returns; the claims themselves rest on it",

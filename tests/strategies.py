@@ -45,3 +45,26 @@ def log_policies(draw, *, count, max_prompts=3, max_responses=6, min_responses=1
     responses = draw(st.integers(min_responses, max_responses))
     tables = [draw(log_probs(prompts=prompts, responses=responses)) for _ in range(count)]
     return tuple(TabularPolicy(table) for table in tables)
+
+
+def draw_table(*, prompts, responses, reach, smallest, shape, seed):
+    """Scores over `reach` nats and two policies of log-probs down to `smallest`: (X, Y) each."""
+    generator = torch.Generator().manual_seed(seed)
+    scores, real, generated = (
+        torch.rand(prompts, responses, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
+    scores, real, generated = scores * reach, real * smallest, generated * smallest
+    if shape == "ties":
+        scores = scores.round()
+    elif shape == "one response has the mass":
+        real[:, 0], generated[:, -1] = -smallest, -smallest
+    elif shape == "both have it on the same response":
+        real[:, 0], generated[:, 0] = -smallest, -smallest
+    elif shape == "islands":  # clusters far apart, of scores with more digits than the distance
+        islands = torch.randint(-2, 3, scores.shape, generator=generator)
+        scores = islands.double() * reach + scores * (20.0 / max(1.0, reach))
+    elif shape == "ladder":  # real and generated at opposite ends, each step far from the next
+        steps = torch.linspace(0, 1, responses, dtype=torch.float64)
+        scores, real, generated = (steps.expand(prompts, -1) * s for s in (reach, -smallest, 0.0))
+        generated = -real
+    return scores, real.log_softmax(dim=-1), generated.log_softmax(dim=-1)

@@ -10,10 +10,11 @@ import torch
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.distance import pair_policies
 from spin_theory.claims.evidence import Evidence, largest_error
-from spin_theory.divergences import hardest_js, js, tv
+from spin_theory.divergences import js, tv
 from spin_theory.games.samples import predicted_tv, samples_for
 from spin_theory.games.sampling import SampledMinimiser
 from spin_theory.games.solvers import Solver
+from spin_theory.hardest import hardest_js
 from spin_theory.meter import power
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy, require_same_shape

@@ -17,7 +17,7 @@ from spin_theory.claims.samples import (
     check_sampled_minimiser,
     check_samples_for,
 )
-from spin_theory.divergences import hardest_js
+from spin_theory.hardest import hardest_js
 from spin_theory.minima.minimise import minimiser
 from tests.strategies import at_most, log_policies
 

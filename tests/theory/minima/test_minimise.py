@@ -168,3 +168,15 @@ def test_bad_arguments_are_refused(update):
         update(two, two, beta=1.0, loss_type="square")
     with pytest.raises(ValueError, match="advantages must have"):
         opponent_update(two, three.log_probs, beta=1.0)
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (1, 0)])
+def test_an_sft_term_balances_groups_whose_flows_are_all_saturated(seeds):
+    """The gap was 1.4e-4 of the objective.
+
+    Between two groups of responses each pair's flow was 0 or all of its weight up to a 1e-22nd,
+    and the rounding of 1e-19 within a group had to leave it along one of them.
+    """
+    data, opponent = (TabularPolicy.random(1, 64, seed=seed, smallest=1e-12) for seed in seeds)
+    minimum = minimise(opponent, data, beta=5.0, sft_weight=1e-3)
+    assert minimum.gap <= 1e-20 * minimum.objective
