@@ -5,14 +5,15 @@ verify` checks and puts the table into the page; without ``--write`` it prints i
 1.5 s of processor time on a busy machine.
 ``--claims PATTERN`` checks some claims and leaves the other rows of the page as they are.
 ``--statements --write`` only writes what is claimed, by us and by the papers with the verdicts,
-into docs/theory.md, and checks nothing.
+into docs/theory.md, and the tolerances into docs/verification.md, and checks nothing.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
-from benchmarks.pages import DOCS, write_between
+from benchmarks.pages import DOCS, between, write_between
 from spin_theory.claims.papers import PAPER_CLAIMS
 from spin_theory.claims.rows import as_markdown, paper_rows, statement_rows, verdict_rows
 from spin_theory.claims.table import CASES, CLAIMS, named
@@ -47,10 +48,12 @@ def main() -> None:
         print(papers)
         if options.write:
             write_between(page, "papers", papers)
+            write_between(PAGE, "claims", _with_other_rows([]))
     else:
         names = named(options.claims)
         verdicts = verify(seeds=range(options.instances), jobs=options.jobs, names=names)
-        page, text = PAGE, _with_other_rows(as_markdown(verdict_rows(verdicts)))
+        new = as_markdown(verdict_rows(verdicts)).splitlines()[2:]
+        page, text = PAGE, _with_other_rows(new)
         holds = all(verdict.holds for verdict in verdicts)
     print(text)
     if options.write:
@@ -58,11 +61,19 @@ def main() -> None:
     sys.exit(not holds)
 
 
-def _with_other_rows(text: str) -> str:
-    """Put rows of the page that were not checked again in their places among new ones."""
-    titles, line, *rows = text.splitlines()
-    old = PAGE.read_text(encoding="utf-8").partition("<!-- claims: begin -->")[2].splitlines()
-    found = {row.split(" | ")[0].removeprefix("| "): row for row in [*old, *rows] if " | " in row}
+def _with_other_rows(rows: Sequence[str]) -> str:
+    """Put rows of the page that were not checked again in their places among new ones.
+
+    They get the tolerance that their claims have now.
+    """
+    titles, line, *old = between(PAGE, "claims").splitlines()
+    tolerances = {name: claim.tolerance for claim in CLAIMS for name in claim.cases}
+    found = {}
+    for row in [*old, *rows]:
+        name, instances, worst, _, *rest = row.removeprefix("| ").split(" | ")
+        if name in tolerances:
+            cells = (name, instances, worst, f"{tolerances[name]:.0e}", *rest)
+            found[name] = "| " + " | ".join(cells)
     return "\n".join([titles, line, *(found[name] for name in CASES if name in found)])
 
 

@@ -13,6 +13,7 @@ from spin_theory.claims.papers import PAPER_CLAIMS
 from spin_theory.claims.rows import as_markdown, paper_rows, statement_rows, verdict_rows
 from spin_theory.claims.table import CLAIMS
 from spin_theory.claims.verification import verify
+from spin_theory.tolerances import EXACT, FEW_TERMS, PROGRAMME
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -127,6 +128,24 @@ def test_verification_lists_the_claims_that_the_program_checks():
     columns = [[row.split(" | ")[i] for i in (name, tolerance)] for row in checked]
     assert [[row[i] for i in (name, tolerance)] for row in written] == columns
     assert f"checks {len(checked)} claims" in README.read_text()
+
+
+def test_a_tolerance_is_ten_times_the_worst_of_10_000_instances():
+    table = claims.PAGE.read_text().partition("<!-- claims: begin -->\n")[2]
+    rows = [row.removeprefix("| ").split(" | ") for row in table.splitlines() if " | " in row][1:]
+    seen = {row[0]: (int(row[1]), float(row[2])) for row in rows}
+    ruled = [
+        claim
+        for claim in CLAIMS
+        if all(seen[name][0] >= 10_000 for name in claim.cases)
+        and claim.tolerance not in (EXACT, PROGRAMME)
+    ]
+    assert len(ruled) > 20
+    for claim in ruled:
+        worst = max(seen[name][1] for name in claim.cases)
+        least = claim.tolerance == FEW_TERMS  # no claim has less
+        assert 10 * worst <= claim.tolerance * (1 + 1e-9), claim.name
+        assert least or 10 * worst > claim.tolerance / 10 * (1 + 1e-9), claim.name
 
 
 def test_theory_lists_the_claims_as_the_program_does():

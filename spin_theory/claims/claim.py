@@ -9,10 +9,42 @@ from spin_theory.claims.instances import Draw
 from spin_theory.minima.closed_forms import Update
 from spin_theory.tolerances import Tolerance
 
-__all__ = ["Check", "Claim"]
+__all__ = ["Check", "Claim", "Judged"]
 
 Check = Callable[[Draw, Update, str], Finding]
 """Maps an instance, the claimed minimiser of SPIN and a penalty to the evidence."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a check found, judged by the tolerance of the claim.
+
+    Attributes
+    ----------
+    evidence : Finding
+        What the check returned.
+    tolerance : float
+        How large the residual may be.
+    """
+
+    evidence: Finding
+    tolerance: float
+
+    @property
+    def residual(self) -> float:
+        """How far the claim is from holding exactly.
+
+        Returns
+        -------
+        float
+            At least 0, or nan.
+        """
+        return self.evidence.residual
+
+    @property
+    def holds(self) -> bool:
+        """Whether the check holds, and the residual is within the claim's tolerance."""
+        return self.evidence.holds and self.residual <= self.tolerance
 
 
 @dataclass(frozen=True)
@@ -31,7 +63,9 @@ class Claim:
     function : callable
         The public function that checks it.
     tolerance : Tolerance
-        How large the residual may be, and why.
+        How large the residual may be on the instances of `spin-theory verify`, and why: ten times
+        the worst of 10,000, rounded up to a power of ten. What `function` tolerates is for any
+        tables.
     check : Check
         Calls `function` on an instance.
     loss_types : tuple of str, default ('logistic',)
@@ -47,7 +81,7 @@ class Claim:
     loss_types: tuple[str, ...] = ("logistic",)
 
     @property
-    def cases(self) -> dict[str, Callable[[Draw, Update], Finding]]:
+    def cases(self) -> dict[str, Callable[[Draw, Update], "Judged"]]:
         """Its checks by the names that `spin-theory verify` prints, one per penalty."""
         return {
             self.name.format(loss_type=loss_type): partial(self._check_with, loss_type)
@@ -67,5 +101,5 @@ class Claim:
             "reason": self.tolerance.reason,
         }
 
-    def _check_with(self, loss_type: str, draw: Draw, update: Update) -> Finding:
-        return self.check(draw, update, loss_type)
+    def _check_with(self, loss_type: str, draw: Draw, update: Update) -> Judged:
+        return Judged(self.check(draw, update, loss_type), self.tolerance)

@@ -22,7 +22,7 @@ from spin_theory.minima.log_linear import (
 )
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import EQUAL_TV, EXACT, ROUNDING
+from spin_theory.tolerances import EQUAL_TV, EXACT, FEW_TERMS, ROUNDING
 
 __all__ = ["CLAIMS", "check_log_linear_necessity", "check_quantised_necessity"]
 
@@ -182,7 +182,7 @@ CLAIMS = (
         "either, at any beta, unless it is the data.",
         source="derived",
         function=check_log_linear_necessity,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_log_linear_necessity(
             LogLinearClass(draw.features), *draw.parameters
         ),

@@ -12,7 +12,7 @@ from spin_theory.losses import penalty_named, spin_loss
 from spin_theory.minima.optimal import optimality_gap
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import EQUAL_TV, ROUNDING
+from spin_theory.tolerances import EQUAL_TV, FEW_TERMS, ROUNDING
 
 __all__ = ["CLAIMS", "check_degeneracy", "check_distance_bounds", "pair_policies"]
 
@@ -211,7 +211,7 @@ CLAIMS = (
         "differ.",
         source="derived",
         function=check_distance_bounds,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_distance_bounds(
             draw.small_data, draw.small_start, _margins(draw.small_other.log_probs)
         ),
@@ -221,7 +221,7 @@ CLAIMS = (
         statement="The same holds where the bound is tight, at the margins `log(p_data / p_t)`.",
         source="derived",
         function=check_distance_bounds,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_distance_bounds(
             draw.small_data,
             draw.small_start,

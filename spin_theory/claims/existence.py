@@ -11,7 +11,7 @@ from spin_theory.inputs import number
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import EXACT, ROUNDING
+from spin_theory.tolerances import EXACT, ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_update_exists", "check_update_normaliser", "update_exists"]
 
@@ -158,7 +158,7 @@ CLAIMS = (
         "be finite, and then there is no update.",
         source="derived",
         function=check_update_normaliser,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_update_normaliser(draw.data, draw.opponent, beta=draw.beta),
     ),
     Claim(

@@ -21,7 +21,7 @@ from spin_theory.games.stability import linearise
 from spin_theory.inputs import numbers, whole
 from spin_theory.minima.closed_forms import exact
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import LINEAR_RATE, ROUNDING
+from spin_theory.tolerances import LINEAR_GAME, ROUNDING, SUMS
 
 __all__ = [
     "CLAIMS",
@@ -102,7 +102,7 @@ def check_mixing(
     beta: float,
     loss_type: str = "logistic",
     seed: int = 0,
-    tolerance: float = LINEAR_RATE,
+    tolerance: float = LINEAR_GAME,
 ) -> Evidence:
     r"""Check how SPIN behaves near the data with the samples of two iterates mixed.
 
@@ -116,7 +116,7 @@ def check_mixing(
         The penalty.
     seed : int, default 0
         Seed of the direction in which the start differs from the data.
-    tolerance : float, default 1e-6
+    tolerance : float, default 1e-5
         Largest residual at which the claim holds.
 
     Returns
@@ -238,7 +238,7 @@ def check_averaged_play(
     iterations: int = 8,
     loss_type: str = "logistic",
     seed: int = 0,
-    tolerance: float = LINEAR_RATE,
+    tolerance: float = LINEAR_GAME,
 ) -> Evidence:
     r"""Check how fictitious play approaches the data, which it does at every beta.
 
@@ -254,7 +254,7 @@ def check_averaged_play(
         The penalty.
     seed : int, default 0
         Seed of the direction in which the start differs from the data.
-    tolerance : float, default 1e-6
+    tolerance : float, default 1e-5
         Largest residual at which the claim holds.
 
     Returns
@@ -310,7 +310,7 @@ CLAIMS = (
         "exponential.",
         source="derived",
         function=check_iterates,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, _, loss_type: check_iterates(
             draw.opponent, draw.data, betas=[draw.beta, 2 * draw.beta, 5.0], loss_type=loss_type
         ),
@@ -322,7 +322,7 @@ CLAIMS = (
         "by the roots of `r^2 - (1 - 1 / (2 beta)) r + 1 / (2 beta)`.",
         source="derived",
         function=check_mixing,
-        tolerance=LINEAR_RATE,
+        tolerance=LINEAR_GAME,
         check=lambda draw, *_: check_mixing(draw.small_data, beta=draw.beta),
     ),
     Claim(
@@ -342,7 +342,7 @@ CLAIMS = (
         "falls like `t^(-1 / beta)`, at every beta.",
         source="Alami et al., derived",
         function=check_averaged_play,
-        tolerance=LINEAR_RATE,
+        tolerance=LINEAR_GAME,
         check=lambda draw, *_: check_averaged_play(draw.small_data, beta=draw.beta),
     ),
 )

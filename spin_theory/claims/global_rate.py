@@ -9,7 +9,7 @@ from spin_theory.divergences import hilbert, kl, tv
 from spin_theory.losses import require_beta
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING, STATIONARY
+from spin_theory.tolerances import FEW_TERMS, ROUNDING, STATIONARY
 
 __all__ = ["CLAIMS", "check_euler_step", "check_hilbert_metric"]
 
@@ -152,7 +152,7 @@ CLAIMS = (
         "variation is at most `tanh(d / 4)`.",
         source="derived",
         function=check_hilbert_metric,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, _, loss_type: check_hilbert_metric(
             draw.opponent, draw.data, beta=draw.beta, loss_type=loss_type
         ),

@@ -10,7 +10,7 @@ from spin_theory.claims.instances import Draw
 from spin_theory.games.endings import rest_with_history
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, ROUNDING
 
 __all__ = ["CLAIMS", "check_rest_with_history"]
 
@@ -90,7 +90,7 @@ CLAIMS = (
         "(1 - w)`, which is not the data, or nowhere if that is no distribution.",
         source="derived",
         function=check_rest_with_history,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, _, loss_type: check_rest_with_history(
             draw.small_start,
             draw.small_data,

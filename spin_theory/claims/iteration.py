@@ -12,7 +12,7 @@ from spin_theory.losses import penalty_named
 from spin_theory.minima.closed_forms import Update, closed_form_update, opponent_update
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_likelihood_rises", "check_opponent_update", "check_start_value"]
 
@@ -207,7 +207,7 @@ CLAIMS = (
         "normalised.",
         source="SPIN, eq. (4.4)",
         function=check_opponent_update,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_opponent_update(
             draw.opponent, draw.other.log_probs, draw.data, beta=draw.beta
         ),
@@ -218,7 +218,7 @@ CLAIMS = (
         "term it is `(1 + history_weight) l(0)`.",
         source="SPIN, eq. (4.7)",
         function=check_start_value,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_start_value(
             draw.data, draw.opponent, beta=draw.beta, history_weight=0.1
         ),
@@ -229,7 +229,7 @@ CLAIMS = (
         "beta is 1 or more. If beta is smaller, it may.",
         source="derived",
         function=check_likelihood_rises,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_likelihood_rises(
             draw.data, draw.opponent, beta=max(1.0, draw.beta)
         ),

@@ -6,7 +6,7 @@ from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.instances import Draw
 from spin_theory.languages import NoisySort
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_noisy_sort"]
 
@@ -80,7 +80,7 @@ CLAIMS = (
         "probability is the product of the choices that take the symbols one by one.",
         source="derived",
         function=check_noisy_sort,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: _noisy_sort(draw),
     ),
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.languages import Agreement, Language, MarkovChain, NoisyArithmetic, NoisySort
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_language"]
 
@@ -64,7 +64,7 @@ CLAIMS = (
         "and validity agree.",
         source="derived",
         function=check_language,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_language(
             NoisySort("abc", 3, draw.beta), prompts=27, seed=draw.instance.seed
         ),
@@ -74,7 +74,7 @@ CLAIMS = (
         statement="The same of a chain whose transitions depend on the prompt.",
         source="derived",
         function=check_language,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_language(
             MarkovChain("abc", 3, 2, seed=draw.instance.seed), prompts=9, seed=draw.instance.seed
         ),
@@ -84,7 +84,7 @@ CLAIMS = (
         statement="The same of sentences whose verbs agree with their subjects.",
         source="derived",
         function=check_language,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_language(
             Agreement(0, error=1 / (2 + draw.beta)), prompts=6, seed=draw.instance.seed
         ),

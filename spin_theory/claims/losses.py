@@ -20,7 +20,7 @@ from spin_theory.losses import (
 )
 from spin_theory.minima.closed_forms import closed_form_exponent
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, ROUNDING
 
 __all__ = ["CLAIMS", "check_pair_losses", "check_penalty"]
 
@@ -252,7 +252,7 @@ CLAIMS = (
         "derivatives, conjugates and exponents are those of these formulas.",
         source="SPIN, Assumption 5.1",
         function=check_penalty,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, _, loss_type: check_penalty(_margins(draw), loss_type=loss_type),
         loss_types=tuple(PENALTIES),
     ),
@@ -263,7 +263,7 @@ CLAIMS = (
         "negative log-prob, which an SFT term adds to either, weighted.",
         source="SPIN, eq. (4.7); T-SPIN, eq. (7)",
         function=check_pair_losses,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, _, loss_type: check_pair_losses(
             draw.small_data,
             draw.small_start,

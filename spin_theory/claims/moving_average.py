@@ -10,7 +10,7 @@ from spin_theory.games.play import play
 from spin_theory.games.solvers import Solver
 from spin_theory.minima.closed_forms import exact
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import LINEAR_RATE, ROUNDING
+from spin_theory.tolerances import LINEAR_GAME, ROUNDING
 
 __all__ = ["CLAIMS", "check_moving_average", "check_moving_average_of_probs"]
 
@@ -87,7 +87,7 @@ def check_moving_average_of_probs(
     beta: float,
     decay: float,
     solver: Solver = exact,
-    tolerance: float = LINEAR_RATE,
+    tolerance: float = LINEAR_GAME,
 ) -> Evidence:
     r"""Check that an average of probabilities has the same multiplier near the data.
 
@@ -101,7 +101,7 @@ def check_moving_average_of_probs(
         Part d of the last average that is kept, in [0, 1), no unit.
     solver : Solver, default exact
         The solver that is claimed to solve an iteration.
-    tolerance : float, default 1e-6
+    tolerance : float, default 1e-5
         Largest residual at which the claim holds.
 
     Returns
@@ -162,7 +162,7 @@ CLAIMS = (
         statement="A moving average of probabilities has the same multiplier near the data.",
         source="SAPO, derived",
         function=check_moving_average_of_probs,
-        tolerance=LINEAR_RATE,
+        tolerance=LINEAR_GAME,
         check=lambda draw, *_: check_moving_average_of_probs(
             draw.small_start, draw.small_data, beta=draw.beta, decay=DECAYS[draw.instance.seed % 4]
         ),

@@ -19,7 +19,7 @@ from spin_theory.minima.optimal import optimality_gap
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_average
-from spin_theory.tolerances import EQUAL_TV, PROGRAMME, ROUNDING
+from spin_theory.tolerances import EQUAL_TV, FEW_TERMS, PROGRAMME, ROUNDING, SUMS, Tolerance
 
 __all__ = [
     "CLAIMS",
@@ -263,13 +263,13 @@ def _convex(draw: Draw, loss_type: str, *, tspin: bool) -> Evidence:
     return check_convexity(problem, draw.small_start, draw.small_other)
 
 
-def _least_value(statement: str, source: str, loss_type: str) -> Claim:
+def _least_value(statement: str, source: str, loss_type: str, tolerance: Tolerance) -> Claim:
     return Claim(
         name="least value, {loss_type}",
         statement=statement,
         source=source,
         function=check_optimal_value,
-        tolerance=ROUNDING,
+        tolerance=tolerance,
         check=lambda draw, *_: check_optimal_value(
             draw.small_data,
             draw.small_start,
@@ -287,7 +287,7 @@ CLAIMS = (
         statement="SPIN's objective is convex in the log-probs of a table.",
         source="derived",
         function=check_convexity,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, _, loss_type: _convex(draw, loss_type, tspin=False),
         loss_types=tuple(PENALTIES),
     ),
@@ -296,7 +296,7 @@ CLAIMS = (
         statement="T-SPIN's objective is convex in the log-probs of a table, history included.",
         source="derived",
         function=check_convexity,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, _, loss_type: _convex(draw, loss_type, tspin=True),
         loss_types=tuple(PENALTIES),
     ),
@@ -305,18 +305,21 @@ CLAIMS = (
         "orders of a pair of a real and a generated response.",
         "SPIN, Lemma C.2",
         "logistic",
+        FEW_TERMS,
     ),
     _least_value(
         "The least value of the hinge objective is the length of a shortest path, and at least "
         "`1 - TV(P, Q)`.",
         "derived",
         "hinge",
+        SUMS,
     ),
     _least_value(
         "The least value of the exponential objective is `BC(p_data, p_t)^2`, the squared "
         "Bhattacharyya coefficient.",
         "derived",
         "exponential",
+        ROUNDING,
     ),
     Claim(
         name="least value, hinge by HiGHS",
@@ -332,7 +335,7 @@ CLAIMS = (
         "the data: it falls without end along a ray.",
         source="derived",
         function=check_unbounded,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_unbounded(draw.small_data, draw.small_start, beta=draw.beta),
     ),
 )

@@ -6,7 +6,7 @@ from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, ROUNDING
 
 __all__ = ["CLAIMS", "check_dpo_population_loss"]
 
@@ -74,7 +74,7 @@ CLAIMS = (
         "one.",
         source="derived",
         function=check_dpo_population_loss,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_dpo_population_loss(
             draw.small_other, draw.small_start, draw.small_data, beta=draw.beta
         ),

@@ -7,7 +7,7 @@ from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.divergences import hilbert, kl, renyi, tv
 from spin_theory.minima.closed_forms import Update, closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, ROUNDING
 
 __all__ = ["CLAIMS", "check_remark_5_5"]
 
@@ -95,7 +95,7 @@ CLAIMS = (
         "place, which is right only at beta 1. A smaller beta changes the policy more.",
         source="SPIN, Remark 5.5, corrected",
         function=check_remark_5_5,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_remark_5_5(draw.data, draw.opponent, beta=draw.beta),
     ),
 )

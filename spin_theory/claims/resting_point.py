@@ -15,7 +15,7 @@ from spin_theory.minima.log_linear import (
 )
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import STATIONARY
+from spin_theory.tolerances import STATIONARY, SUMS
 
 __all__ = ["CLAIMS", "check_fixed_point_is_sft"]
 
@@ -107,7 +107,7 @@ CLAIMS = (
         "class does not contain `p_data`.",
         source="derived",
         function=check_fixed_point_is_sft,
-        tolerance=STATIONARY,
+        tolerance=SUMS,
         check=lambda draw, *_: check_fixed_point_is_sft(
             LogLinearClass(draw.features), draw.small_data, beta=draw.beta
         ),

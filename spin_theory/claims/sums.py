@@ -21,7 +21,7 @@ from spin_theory.objectives.window_sums import (
     sorted_order,
 )
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_inner_problem", "check_pair_sums", "check_running_sums"]
 
@@ -305,7 +305,7 @@ CLAIMS = (
         "sort and of plain additions.",
         source="derived",
         function=check_running_sums,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_running_sums(draw.other.log_probs, draw.data.probs),
     ),
 )

@@ -16,7 +16,7 @@ from spin_theory.losses import PENALTIES, penalty_named, penalty_slope, require_
 from spin_theory.minima.optimal import optimal_value
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, prompt_weights, require_same_shape
-from spin_theory.tolerances import EQUAL_TV, ROUNDING
+from spin_theory.tolerances import EQUAL_TV, ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "Objective", "Theorem52Evidence", "check_theorem_5_2"]
 
@@ -293,7 +293,7 @@ CLAIMS = (
         "every beta.",
         source="SPIN, Theorem 5.2",
         function=check_theorem_5_2,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, _, loss_type: check_theorem_5_2(
             draw.data, draw.data, loss_type=loss_type, betas=(draw.beta,)
         ),

@@ -13,7 +13,7 @@ from spin_theory.minima.minimise import minimise
 from spin_theory.minima.newton import newton
 from spin_theory.minima.optimal import optimality_gap
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING, STATIONARY
+from spin_theory.tolerances import ROUNDING, STATIONARY, SUMS
 
 __all__ = [
     "CLAIMS",
@@ -208,7 +208,7 @@ CLAIMS = (
         statement="For the exponential penalty the exponent is `1 / (2 beta)`.",
         source="derived",
         function=check_theorem_5_4,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, update, loss_type: check_theorem_5_4(
             draw.data, draw.opponent, beta=draw.beta, loss_type=loss_type, update=update
         ),

@@ -14,7 +14,7 @@ from spin_theory.divergences import entropy, kl
 from spin_theory.losses import require_beta
 from spin_theory.objectives.objectives import tspin_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, GRADIENTS, ROUNDING
 
 __all__ = ["CLAIMS", "check_tspin_gradient", "check_tspin_opponent"]
 
@@ -98,7 +98,7 @@ def check_tspin_gradient(
     history_weight: float,
     loss_type: str = "logistic",
     gradient: Callable[[Tensor], Tensor] | None = None,
-    tolerance: float = ROUNDING,
+    tolerance: float = GRADIENTS,
 ) -> Evidence:
     r"""Check Theorem 1: T-SPIN's gradient, for any differentiable class.
 
@@ -119,7 +119,7 @@ def check_tspin_gradient(
     gradient : callable, optional
         Function that is claimed to be the gradient, from parameters to (D,); by default
         automatic differentiation of :func:`tspin_objective`.
-    tolerance : float, default 1e-12
+    tolerance : float, default 1e-11
         Largest residual at which the claim holds.
 
     Returns
@@ -206,7 +206,7 @@ CLAIMS = (
         "`e^(c / beta)`, normalised.",
         source="T-SPIN, Proposition 1",
         function=check_tspin_opponent,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_tspin_opponent(
             draw.data.log_probs, draw.other, beta=draw.beta
         ),
@@ -217,7 +217,7 @@ CLAIMS = (
         "class of policies.",
         source="T-SPIN, Theorem 1",
         function=check_tspin_gradient,
-        tolerance=ROUNDING,
+        tolerance=GRADIENTS,
         check=lambda draw, _, loss_type: check_tspin_gradient(
             draw.network,
             draw.parameters.flatten(),

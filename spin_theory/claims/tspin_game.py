@@ -13,7 +13,7 @@ from spin_theory.minima.closed_forms import exact
 from spin_theory.minima.minimise import minimise_problem
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import FIXED_POINT, ROUNDING
+from spin_theory.tolerances import FIXED_POINT, ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_tspin_fixed_point", "check_tspin_update"]
 
@@ -184,7 +184,7 @@ CLAIMS = (
         "normalised, or with `1 / (2 beta)` for the exponential penalty.",
         source="derived",
         function=check_tspin_update,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, _, loss_type: check_tspin_update(
             draw.small_start, draw.small_data, beta=draw.beta, loss_type=loss_type
         ),
@@ -196,7 +196,7 @@ CLAIMS = (
         "which is not the data.",
         source="derived",
         function=check_tspin_fixed_point,
-        tolerance=FIXED_POINT,
+        tolerance=SUMS,
         check=lambda draw, *_: _fixed_point(draw, history_weight=0.0),
     ),
     Claim(
@@ -205,7 +205,7 @@ CLAIMS = (
         "deviations shrink faster, but not towards the data. Far starts may end in a cycle.",
         source="derived",
         function=check_tspin_fixed_point,
-        tolerance=FIXED_POINT,
+        tolerance=SUMS,
         check=lambda draw, *_: _fixed_point(draw, history_weight=0.1),
     ),
 )

@@ -1,8 +1,11 @@
+import math
+from dataclasses import replace
+
 import pytest
 
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, ROUNDING
 
 SEEN = []
 
@@ -43,3 +46,17 @@ def test_the_facts_of_a_claim_are_plain_values():
         "tolerance": 1e-12,
         "reason": ROUNDING.reason,
     }
+
+
+@pytest.mark.parametrize(
+    ("residual", "holds"), [(1e-14, True), (1.1e-14, False), (math.nan, False)]
+)
+def test_a_case_is_judged_by_the_tolerance_of_the_claim(residual, holds):
+    strict = replace(CLAIM, tolerance=FEW_TERMS, check=lambda *_: Evidence(residual, ROUNDING))
+    found = strict.cases["nothing, hinge"]("draw", "update")
+    assert (found.holds, found.tolerance) == (holds, 1e-14)
+
+
+def test_a_case_fails_where_its_check_does():
+    refused = replace(CLAIM, check=lambda *_: Evidence(0.0, -1.0))
+    assert not refused.cases["nothing, hinge"]("draw", "update").holds

@@ -69,8 +69,8 @@ def test_every_public_function_is_called_by_a_claim():
 def test_the_printed_remark_5_5_fails_in_many_tables():
     case = CASES["Remark 5.5, corrected"]
     found = [case(random_instance(seed), closed_form_update) for seed in range(40)]
-    assert all(evidence.holds for evidence in found)
-    share = sum(evidence.numbers["printed"] > 0 for evidence in found) / len(found)
+    assert all(judged.holds for judged in found)
+    share = sum(judged.evidence.numbers["printed"] > 0 for judged in found) / len(found)
     assert 0.2 < share < 1
 
 

@@ -166,7 +166,7 @@ def test_bad_arguments_are_refused():
 def test_each_claim_is_about_the_case_in_its_name(claim):
     draw = random_instance(0)
     for name, case in claim.cases.items():
-        evidence = case(draw, closed_form_update)
+        evidence = case(draw, closed_form_update).evidence
         assert f"5.2 {evidence.case}, {evidence.loss_type}" == name
         if evidence.case == "sufficiency":
             assert evidence.betas == (draw.beta,)
