@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from spin_theory.divergences import tv
 from spin_theory.losses import penalty_named
+from spin_theory.policies import TabularPolicy
 
-__all__ = ["Evidence", "Finding", "largest_error", "written_out"]
+__all__ = ["Evidence", "Finding", "errors_of_powers", "largest_error", "written_out"]
 
 T = TypeVar("T")
 
@@ -79,6 +81,46 @@ def largest_error(errors: Iterable[float]) -> float:
     """
     found = [0.0, *errors]
     return math.nan if any(map(math.isnan, found)) else max(found)
+
+
+def errors_of_powers(
+    policies: Iterable[TabularPolicy],
+    start: TabularPolicy,
+    rest: TabularPolicy,
+    *,
+    powers: Iterable[float],
+    scales: Iterable[float],
+) -> list[float]:
+    r"""Compare policies with powers of the log-ratio between a start and where it rests.
+
+    Parameters
+    ----------
+    policies : iterable of TabularPolicy, shape (X, Y)
+        The policies that were played.
+    start, rest : TabularPolicy, shape (X, Y)
+        p_0 and q.
+    powers : iterable of float
+        c of each policy, which is claimed to be :math:`\propto q (p_0/q)^c`.
+    scales : iterable of float
+        What rounding was multiplied by on the way to each, > 0.
+
+    Returns
+    -------
+    list of float
+        Largest total variation distance over prompts, over its scale.
+
+    Examples
+    --------
+    >>> start, rest = (TabularPolicy.random(1, 5, seed=seed) for seed in (0, 1))
+    >>> max(errors_of_powers([start, rest], start, rest, powers=[1, 0], scales=[1, 1])) < 1e-15
+    True
+    """
+    log_ratio = start.log_probs - rest.log_probs
+    errors = []
+    for policy, power, scale in zip(policies, powers, scales, strict=True):
+        predicted = TabularPolicy.from_logits(rest.log_probs + power * log_ratio)
+        errors.append(float(tv(policy, predicted).max()) / scale)
+    return errors
 
 
 def written_out(facts: Mapping[str, T], loss_type: str) -> T:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.claims.evidence import Evidence, errors_of_powers, largest_error
 from spin_theory.claims.nearby import deviations, excess, near, next_iterate
 from spin_theory.divergences import tv
 from spin_theory.games.iterates import observed_multipliers
@@ -219,13 +220,11 @@ def check_geometric_mixture(
         opponent=partial(geometric_mixture, base_weight=base_weight),
     )
     m = multiplier(beta=beta, loss_type=loss_type)
-    power, largest, errors = 1.0, 1.0, []
-    log_ratio = start.log_probs - data.log_probs
-    for policy in game.policies[1:]:
-        power = m * ((1 - base_weight) * power + base_weight)
-        largest = max(largest, abs(power))
-        predicted = TabularPolicy.from_logits(data.log_probs + power * log_ratio)
-        errors.append(float(tv(policy, predicted).max()) / largest)
+    powers = [1.0]
+    for _ in game.policies[1:]:
+        powers.append(m * ((1 - base_weight) * powers[-1] + base_weight))
+    scales = accumulate(map(abs, powers), max)
+    errors = errors_of_powers(game.policies, start, data, powers=powers, scales=scales)
     slope = m * (1 - base_weight)
     limit = m * base_weight / (1 - slope) if slope != 1 else math.nan
     return Evidence(largest_error(errors), tolerance, {"multiplier": slope, "limit": limit})

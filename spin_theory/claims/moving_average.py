@@ -3,8 +3,8 @@
 from functools import partial
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import Evidence, largest_error
-from spin_theory.divergences import hilbert, tv
+from spin_theory.claims.evidence import Evidence, errors_of_powers, largest_error
+from spin_theory.divergences import hilbert
 from spin_theory.games.opponents import moving_average
 from spin_theory.games.play import play
 from spin_theory.games.solvers import Solver
@@ -71,12 +71,14 @@ def check_moving_average(
     game = play(start, data, beta=beta, iterations=iterations, solver=solver, opponent=rule)
     multiplier = 1 - (1 - decay) / beta
     amplified = 1 + (1 + decay) / beta
-    log_ratio = start.log_probs - data.log_probs
-    errors = []
-    for t in range(iterations + 1):
-        predicted = TabularPolicy.from_logits(data.log_probs + multiplier**t * log_ratio)
-        found = rule(game.policies[: t + 1]).sampler
-        errors.append(float(tv(found, predicted).max()) / amplified**t)
+    times = range(iterations + 1)
+    errors = errors_of_powers(
+        [rule(game.policies[: t + 1]).sampler for t in times],
+        start,
+        data,
+        powers=[multiplier**t for t in times],
+        scales=[amplified**t for t in times],
+    )
     return Evidence(largest_error(errors), tolerance, {"multiplier": multiplier})
 
 

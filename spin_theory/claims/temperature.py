@@ -3,7 +3,7 @@
 from functools import partial
 
 from spin_theory.claims.claim import Claim
-from spin_theory.claims.evidence import Evidence, largest_error
+from spin_theory.claims.evidence import Evidence, errors_of_powers, largest_error
 from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
 from spin_theory.games.opponents import tempered_samples
@@ -80,11 +80,15 @@ def check_tempered_play(
     game = play(start, data, iterations=iterations, **rules)  # type: ignore[arg-type]
     at_rest = play(limit, data, iterations=1, **rules)  # type: ignore[arg-type]
     amplified = max(1.0, abs(m))
-    errors = [float(tv(at_rest.policies[1], limit).max()) / amplified]
-    log_ratio = start.log_probs - limit.log_probs
-    for iteration, policy in enumerate(game.policies):
-        predicted = TabularPolicy.from_logits(limit.log_probs + m**iteration * log_ratio)
-        errors.append(float(tv(policy, predicted).max()) / amplified**iteration)
+    times = range(len(game.policies))
+    errors = errors_of_powers(
+        game.policies,
+        start,
+        limit,
+        powers=[m**t for t in times],
+        scales=[amplified**t for t in times],
+    )
+    errors.append(float(tv(at_rest.policies[1], limit).max()) / amplified)
     return Evidence(largest_error(errors), tolerance, {"multiplier": m})
 
 
