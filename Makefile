@@ -26,7 +26,7 @@ EVERY_CHANGE := not slow and not cluster and not browser and not vllm and not re
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
 .PHONY: help setup demo check no-process-theory no-process-train test test-theory test-train test-long test-slow test-real test-cluster test-vllm left-out \
-	real lint types verify lab figures mutants faults processors architectures gpu gpu-wheels lowest extras \
+	real lint types verify lab docs figures mutants faults processors architectures gpu gpu-wheels lowest extras \
 	wheel-check clean
 
 help:
@@ -50,6 +50,7 @@ help:
 	@echo "make wheel-check   build the wheel and run it in an empty environment"
 	@echo "make lowest        quick tests with the lowest versions that pyproject.toml allows"
 	@echo "make verify        check the theorems on 1000 random instances"
+	@echo "make docs          build the documentation site in build/site; nothing is fetched"
 	@echo "make figures       draw the figures into figures/"
 	@echo "make lab           open JupyterLab on notebooks/"
 	@echo "make gpu           on a machine with a CUDA device: its tests and benchmarks; WHEELS=build/wheels GSM8K=FILE"
@@ -69,7 +70,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools wheel
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[plots,train,peft,eval,gguf,lab,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[plots,train,peft,eval,gguf,lab,docs,dev]'
 	$(BIN)/python -c 'from spin_train.system.processes import build_communication_op as build; build()'
 	@touch $@
 
@@ -153,6 +154,9 @@ verify: setup
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+docs: setup
+	$(BIN)/python -m docs.site
 
 figures: setup
 	$(BIN)/python -m paper_figures.kl_by_iteration

@@ -37,7 +37,7 @@ def multiplier(*, beta: float, loss_type: str = "logistic") -> float:
     -------
     float
         :math:`m = 1 - 1/\beta`, for the exponential penalty :math:`1 - 1/(2\beta)`, no unit.
-        The log-ratio contracts where |m| < 1, that is beta > 1/2 (exponential: 1/4); it
+        The log-ratio contracts where :math:`|m| < 1`, that is beta > 1/2 (exponential: 1/4); it
         vanishes in one step at m = 0, comes back every second step at m = -1, and diverges
         while changing sign below.
 
@@ -172,7 +172,7 @@ def iterations_to(
 
     Notes
     -----
-    Along :math:`p_{data} (p_0/p_{data})^s` total variation from the data grows with |s| on
+    Along :math:`p_{data} (p_0/p_{data})^s` total variation from the data grows with :math:`|s|` on
     either side of 0, and s = m^t, so the even and the odd iterations are searched by bisection.
 
     Examples

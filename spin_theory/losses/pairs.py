@@ -132,7 +132,7 @@ def tspin_loss(
 
     .. math:: \ell\left(\beta \log \frac{\pi_\theta(y|x)}{\pi_\theta(y'|x)}\right)
         + w\, \ell\left(\beta \log \frac{\pi_\theta(y'|x)}{\pi_\theta(y_0|x)}\right),
-        \qquad w = \texttt{history\_weight}.
+        \qquad w = \text{history weight}.
 
     References
     ----------

@@ -41,7 +41,7 @@ def hinge_minimum(data: TabularPolicy, opponent: TabularPolicy) -> tuple[Tensor,
     -----
     The constraints of this linear programme are differences, so some minimiser is integer.
     For integer :math:`f` with level sets :math:`S_k = \{f < k\}`, :math:`\emptyset = S_0
-    \subset S_1 \subset \dots \subset S_K` = everything, the pair (y, y') costs one for each k
+    \subset S_1 \subset \ldots \subset S_K` = everything, the pair (y, y') costs one for each k
     with :math:`y \in S_k` and :math:`y' \notin S_{k-1}`, so the objective is
 
     .. math:: \sum_{k=1}^{K} p_{data}(S_k) \, [1 - p_t(S_{k-1})].

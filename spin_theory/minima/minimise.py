@@ -72,7 +72,7 @@ def minimise(
     opponent, data : TabularPolicy, shape (X, Y)
         p_t, where the search starts, and p_data.
     beta : float
-        Pull towards the opponent, > 0, no unit. Written :math:`\lambda` in [1]_.
+        Pull towards the opponent, > 0, no unit. SPIN's :math:`\lambda`.
     loss_type : {'logistic', 'hinge', 'exponential', 'correlation'}, default 'logistic'
         The penalty :math:`\ell`.
     sft_weight : float, default 0.0

@@ -53,8 +53,8 @@ class InnerProblem:
     With the scores :math:`f_y = \beta \log p_\theta(y|x)`, minus :math:`\beta \log
     p_{ref}(y|x)` where there is a reference, the objective is
 
-    .. math:: E_x \Big[ E_{y \sim p_{data}, y' \sim s} \, \ell(f_y - f_{y'})
-        + w \, E_{y' \sim s, y_0 \sim p_0} \, \ell(f_{y'} - f_{y_0}) \Big],
+    .. math:: E_x \Bigl[ E_{y \sim p_{data}, y' \sim s} \, \ell(f_y - f_{y'})
+        + w \, E_{y' \sim s, y_0 \sim p_0} \, \ell(f_{y'} - f_{y_0}) \Bigr],
 
     (4.7) of [1]_ with s = p_ref = p_t and w = 0, (7) of [2]_ without p_ref. The policy's
     normaliser cancels in every margin, so it is convex in the log-probs for a convex penalty.

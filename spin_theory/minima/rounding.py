@@ -26,7 +26,7 @@ def rounded_down(bound: Tensor, scale: Tensor, reach: float | Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (...)
-        The bound less :math:`2^{-52} (64 + \\text{reach})` times the scale.
+        The bound less :math:`2^{-52} (64 + \text{reach})` times the scale.
 
     Examples
     --------
