@@ -50,7 +50,26 @@ _CONSEQUENCES = (
 
 
 class UserError(Exception):
-    """Something the user can fix: one line that says what to do; exit code 2."""
+    r"""Something the user can fix: one line that says what to do; exit code 2.
+
+    A message may quote what a file or a key holds. Line breaks in it become spaces, and what a
+    terminal would obey is written out.
+
+    Examples
+    --------
+    >>> print(UserError("unknown key 'a\nb\x1b[2J'"))
+    unknown key 'a b\x1b[2J'
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_printable(" ".join(str(message).splitlines())))
+
+
+def _printable(text: str) -> str:
+    """Write out the characters that are not printed as themselves."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
 
 
 class DivergedError(UserError):

@@ -101,3 +101,18 @@ def test_what_writers_raise_at_a_file_size_limit_is_known_as_a_full_disk(told, w
 def test_a_record_file_that_could_not_grow_leaves_nothing(told):
     left = {path.name for path in told[1].iterdir()}
     assert not any(name.startswith(("json", "records")) for name in left)
+
+
+@pytest.mark.parametrize(
+    ("quoted", "shown"),
+    [
+        ("a\nb", "a b"),
+        ("a\r\nb\x0bc", "a b c"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("\u202eleft", r"\u202eleft"),
+        ("\x00", r"\x00"),
+        ("é 漢 🙂 \ud800", "é 漢 🙂 \\ud800"),
+    ],
+)
+def test_a_message_is_one_line_that_no_terminal_obeys(quoted, shown):
+    assert str(UserError(f"key {quoted}: no")) == f"key {shown}: no"
