@@ -39,7 +39,9 @@ ROW_FORMATS = (
 class Section(BaseModel):
     """A section refuses keys that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(Section):
@@ -150,7 +152,9 @@ class GenerationConfig(Section):
 class TrainingConfig(BaseModel):
     """The optimisation; any further TrainingArguments key passes through."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="allow", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     batch_size: Training[int] = Field(default=64, ge=1)
     """Pairs (SPIN), triplets (T-SPIN) or rows (SFT) per optimiser step over all ranks."""

@@ -123,7 +123,7 @@ def test_history_weight_belongs_to_tspin():
     ("content", "says"),
     [
         ({"sft_weight": -0.1}, "sft_weight must be >= 0"),
-        ({"sft_weight": float("nan")}, "sft_weight must be >= 0"),
+        ({"sft_weight": float("nan")}, "sft_weight: Input should be a finite number"),
         ({"sft_weight": [0.1]}, "sft_weight has 1 values for 3 iterations"),
         ({"space_mu": 2.0}, "space_mu belongs to algorithm: space; remove it for spin"),
         ({"algorithm": "space", "space_mu": 0}, "space_mu"),
