@@ -11,7 +11,7 @@ from spin_train.data.chat_template import TODAY, ChatTemplate, Use, name_of, str
 from spin_train.data.chat_template import pieces_left_out as left_out
 from spin_train.data.formats import Message, RowError, SftRow, without_tools
 from spin_train.data.special_tokens import SpecialTokens
-from spin_train.data.turns import TURN, is_of_a_tool
+from spin_train.data.turns import TURN, calls_tools, is_of_a_tool
 from spin_train.errors import UserError, one_line
 
 __all__ = ["Renderer"]
@@ -277,7 +277,7 @@ def _lost(where: str, place: int, turn: Message) -> str:
 
 def _arguments_as_text(turn: Message) -> Message:
     """Write the arguments of calls as JSON in text, as some templates expect them."""
-    if "tool_calls" not in turn:
+    if not calls_tools(turn):
         return turn
     calls = [
         call | {"function": call["function"] | {"arguments": json.dumps(arguments)}}

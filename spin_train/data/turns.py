@@ -15,7 +15,7 @@ from spin_train.data.fields import (
     weight_of,
 )
 
-__all__ = ["TURN", "Message", "Turn", "is_of_a_tool", "json_or_text", "text_of"]
+__all__ = ["TURN", "Message", "Turn", "calls_tools", "is_of_a_tool", "json_or_text", "text_of"]
 
 Message = dict[str, Any]
 
@@ -82,8 +82,16 @@ class Turn:
 
 
 def is_of_a_tool(message: Message) -> bool:
-    """Say whether a turn calls a tool or is a tool's answer."""
-    return message["role"] == "tool" or "tool_calls" in message
+    """Say whether a turn calls a tool or is a tool's answer.
+
+    Whatever else a turn holds under that name, such as a user's, is a field like any other.
+    """
+    return message["role"] == "tool" or calls_tools(message)
+
+
+def calls_tools(message: Message) -> bool:
+    """Say whether a turn of the assistant calls tools."""
+    return message["role"] == "assistant" and "tool_calls" in message
 
 
 def json_or_text(value: Any) -> Any:
