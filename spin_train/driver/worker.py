@@ -75,6 +75,7 @@ def _walk(directory: RunDirectory) -> None:
     manifest = run.manifest()
     if needs_rehearsal(run.config.training):
         rehearse(run.config, ranks)
+    until = ranks.from_first(_until(directory) if ranks.is_first else None)
     gc.freeze()  # each training collects garbage twice, and need not go through all modules
     for stage in run.stages:
         if stage.kind == "generate" and stage.iteration > 0:
@@ -87,6 +88,8 @@ def _walk(directory: RunDirectory) -> None:
             work.meet_after(stage, manifest)
             if ranks.is_first and stage.kind == "train":  # left by a kill right after the stage
                 remove_checkpoints(checkpoints)
+            if stage.name == until:
+                break
             continue
         started = time.monotonic()
         progress.report(stage.name, 0, 1)
@@ -104,6 +107,16 @@ def _walk(directory: RunDirectory) -> None:
                 remove_checkpoints(checkpoints)
         work.meet_after(stage, manifest)
         progress.report(stage.name, 1, 1)
+        if stage.name == until:
+            break
+
+
+def _until(directory: RunDirectory) -> str | None:
+    """Name of the stage after which the driver wants the walk to end; None for the last one."""
+    try:
+        return directory.until.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
 
 
 def _quiet() -> None:

@@ -36,6 +36,7 @@ class RunDirectory:
         self.lock = self.root / ".lock"
         self.worker_lock = self.root / ".workers.lock"
         self.stop_request = self.root / ".stop"
+        self.until = self.root / ".until"
         self.owner = self.root / ".owner.json"
         self.progress = self.root / ".progress.json"
         self.worker_errors = self.root / ".errors"

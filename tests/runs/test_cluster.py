@@ -4,6 +4,7 @@ The test makes them itself, from loopback and a pair of virtual interfaces; that
 commands of iproute2 and util-linux. Nothing of it leaves this machine.
 """
 
+import base64
 import json
 import os
 import shutil
@@ -88,6 +89,22 @@ class Nodes:
         )
         self.started.append(process)
         return process
+
+    def deepspeed(self, config):
+        """Start it as `deepspeed --hostfile` does on each node, without its ssh."""
+        hosts = {"node0": [0], "node1": [0]}
+        world = base64.urlsafe_b64encode(json.dumps(hosts).encode()).decode()
+        return [
+            self.start(
+                n,
+                [
+                    *(sys.executable, "-m", "deepspeed.launcher.launch", f"--node_rank={n}"),
+                    *(f"--world_info={world}", "--master_addr=10.77.0.1", f"--master_port={PORT}"),
+                    *("--no_python", "--no_local_rank", str(SPIN_TRAIN), "run", str(config)),
+                ],
+            )
+            for n in range(2)
+        ]
 
     def torchrun(self, config, *overrides, before=("true", "true")):
         """Start `spin-train run` with torchrun, one rank per node."""
@@ -177,8 +194,9 @@ def fresh(one_machine, folder):
     return copy
 
 
-def test_two_nodes_end_with_the_bits_of_one_machine(nodes, one_machine, tmp_path):
-    codes, errors = finish(nodes.torchrun(fresh(one_machine, tmp_path)))
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_two_nodes_end_with_the_bits_of_one_machine(nodes, one_machine, tmp_path, launcher):
+    codes, errors = finish(getattr(nodes, launcher)(fresh(one_machine, tmp_path)))
     assert codes == [0, 0], errors
     assert weights(tmp_path / "run") == weights(one_machine / "run")
     assert metrics(tmp_path / "run") == metrics(one_machine / "run")

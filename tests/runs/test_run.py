@@ -155,6 +155,18 @@ def test_a_changed_config_is_refused_by_the_names_of_its_keys(finished):
     assert "seed: 42 -> 1" in line
 
 
+def test_a_run_may_end_after_a_stage_and_go_on_later(finished, tmp_path):
+    config = make_config(finished[0], ranks=2, zero_stage=2, output_dir=str(tmp_path / "run"))
+    succeed("run", config, "--until", "sft/train")
+    manifest = tmp_path / "run" / "manifest.json"
+    assert list(json.loads(manifest.read_text())["stages"]) == ["data/prepare", "sft/train"]
+    first = weights(tmp_path / "run")
+    assert first.items() <= weights(finished[0] / "run").items()
+    succeed("run", config, "--until", "initial/evaluate")
+    assert list(json.loads(manifest.read_text())["stages"])[-1] == "initial/evaluate"
+    assert weights(tmp_path / "run") == first
+
+
 def test_scores_of_another_checkpoint_are_refused_at_step_zero(tmp_path):
     config = make_config(tmp_path, **SHORT)
     folder = tmp_path / "run"

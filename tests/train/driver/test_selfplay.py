@@ -1,6 +1,11 @@
+import pytest
+
+from spin_train.config.files import parse_config
 from spin_train.driver import selfplay
+from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
 from spin_train.run.manifest import Manifest
+from spin_train.run.run import Run
 from spin_train.system.files import write_json
 
 
@@ -20,3 +25,33 @@ def test_data_prepared_by_an_earlier_version_have_nothing_to_say(tmp_path, caplo
     Manifest(directory).complete("prepare", [directory.data_summary], seconds=1.0)
     assert selfplay.tell(directory)
     assert caplog.messages == []
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run whose data are prepared, and that is p_0 as it is."""
+    content = {"model": "m", "data": {"path": "d.jsonl"}, "output_dir": str(tmp_path)}
+    run = Run.of(parse_config(content))
+    Manifest(run.directory).complete("data/prepare", [], seconds=1.0)
+    return run
+
+
+def test_a_stage_that_the_run_does_not_have_is_refused_with_those_that_it_has(begun):
+    selfplay._require_stage(begun, "iter0/score")
+    selfplay._require_stage(begun, None)
+    with pytest.raises(UserError, match=r"--until score: .* data/prepare, .* iter0/score"):
+        selfplay._require_stage(begun, "score")
+
+
+def test_a_run_is_over_with_the_last_stage_that_is_asked_for(begun):
+    assert selfplay._all_complete(begun, "data/prepare")
+    assert not selfplay._all_complete(begun, "iter0/generate")
+    assert not selfplay._all_complete(begun, None)
+
+
+def test_workers_are_told_of_the_last_stage_of_this_start_alone(begun):
+    until = begun.directory.until
+    selfplay._write_until(begun.directory, "iter0/score")
+    assert until.read_text() == "iter0/score"
+    selfplay._write_until(begun.directory, None)
+    assert not until.exists()

@@ -158,3 +158,14 @@ def test_the_seconds_of_a_stage_are_its_own(begun, monkeypatch):
     worker._walk(run)
     recorded = Manifest(run).content["stages"]
     assert [recorded[stage]["seconds"] for stage in stages] == [1] * len(stages)
+
+
+def test_a_walk_ends_after_the_stage_that_it_is_told_and_goes_on_from_there(begun):
+    run, stages = begun()
+    run.until.write_text("iter0/generate")
+    for _ in range(2):  # what is complete already ends there too
+        worker._walk(run)
+        assert done(run) == stages[: stages.index("iter0/generate") + 1]
+    run.until.unlink()
+    worker._walk(run)
+    assert done(run) == stages
