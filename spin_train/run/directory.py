@@ -6,7 +6,7 @@
     manifest.json        versions, inputs, stages that are complete with their files
     data/                train.parquet, held_out.parquet, summary.json
     sft/                 checkpoints/ policy/ metrics.jsonl
-    initial/             evaluation.json of p_0
+    initial/             evaluation.json of p_0, evaluation.parquet by example
     iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl evaluation.json
                          (reference/: scored by p_0, for T-SPIN_ref)
     control/iterK/       checkpoints/ policy/ metrics.jsonl evaluation.json

@@ -50,6 +50,11 @@ class Policy:
         return _read(self.evaluation) if self.evaluation.is_file() else None
 
     @property
+    def evaluation_by_example(self) -> Path:
+        """File with the numbers of each held-out example that the means are of."""
+        return self.evaluation.parent / "evaluation.parquet"
+
+    @property
     def greedy_file(self) -> Path:
         """File with its greedy answers to held-out prompts, token by token."""
         return self.evaluation.parent / "greedy.parquet"

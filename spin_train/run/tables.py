@@ -8,7 +8,7 @@ from rich.table import Table
 
 from spin_train.run.policies import Policy
 
-__all__ = ["answers_table", "benchmark_table", "results_table", "wide_table"]
+__all__ = ["answers_table", "benchmark_table", "duration", "results_table", "wide_table"]
 
 _SHORT_LEGEND = (
     "held-out prompts, ± standard error; y' is sampled from the opponent p_t; more numbers: --wide"
@@ -187,3 +187,18 @@ def _with_error(numbers: Mapping[str, Any], name: str) -> str:
         return f"{numbers[name]:.3f}"
     digits = min(4, max(0, 1 - math.floor(math.log10(error)))) if error > 0 else 3
     return f"{numbers[name]:.{digits}f} ± {error:.{digits}f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Format seconds as h:mm:ss; empty if not known.
+
+    Examples
+    --------
+    >>> duration(7509.4), duration(59.6), duration(None)
+    ('2:05:09', '1:00', '')
+    """
+    if seconds is None:
+        return ""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

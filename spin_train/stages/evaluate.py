@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from spin_theory.calibration import beta_of_margins
@@ -22,11 +24,11 @@ from spin_train.stages.signs import (
     warning_signs,
 )
 from spin_train.stages.work import Work
-from spin_train.system.files import or_null, write_json
+from spin_train.system.files import or_null, write_atomically, write_json
 from spin_train.training.examples import examples_of
 from spin_train.training.objective import Objective, selfplay_objective, sft_objective
 
-__all__ = ["FEWEST_FOR_ERRORS", "evaluate", "held_out_sums", "summarise"]
+__all__ = ["FEWEST_FOR_ERRORS", "evaluate", "held_out_sums", "summarise", "write_examples"]
 
 FEWEST_FOR_ERRORS = 10
 """Prompts from which on a standard error is given. Of four it can be 0 by chance, and of ten it is
@@ -63,7 +65,16 @@ def evaluate(work: Work, stage: Stage) -> list[Path]:
         # JSON has no nan; numbers that rank policies stay as they are.
         errors = {name: or_null(summary[name]) for name in summary if name.endswith("_error")}
         write_json(policy.evaluation, summary | errors)
-    return [policy.evaluation]
+        write_examples(policy.evaluation_by_example, values)
+    return [policy.evaluation, policy.evaluation_by_example]
+
+
+def write_examples(path: Path, values: dict[str, list[float]]) -> None:
+    """Write what the means are means of, one row per example, in the order of the data."""
+    names = [name for name in values if len(values[name]) == len(values["loss"])]
+    table = pa.table({name: values[name] for name in names})
+    with write_atomically(path) as partial:
+        pq.write_table(table.sort_by("prompt_id"), partial)
 
 
 def _warnings(
@@ -87,7 +98,8 @@ def held_out_sums(
     """Measure each held-out example of one rank's share: one value per example, by name.
 
     The records are scored by the opponent, unless the objective is SFT. At most `tokens` go through
-    the model at once. ``prompt`` is a number that equal prompts share, on every rank.
+    the model at once. ``prompt`` is a number that equal prompts share, on every rank, and
+    ``prompt_id`` the number of the row in the data.
     """
     values: dict[str, list[float]] = {}
     examples = examples_of(records, objective)
@@ -110,6 +122,11 @@ def held_out_sums(
             columns["generated_log_ratio"] = log_ratio[:, 1]
         for name, column in columns.items():
             values.setdefault(name, []).extend(column.tolist())
+    values["prompt_id"] = [
+        record.prompt_id
+        for record in records
+        for _ in record.of_role("generated") or record.of_role("real")
+    ]
     values["prompt"] = [_number_of(example.group.prompt_ids) for example in examples]
     values["real_tokens"] = [float(len(example.group.responses[0])) for example in examples]
     for sample in (sample for record in records for sample in record.of_role("generated")):
@@ -132,7 +149,7 @@ def summarise(
     name says, because samples were drawn at another temperature, given with the data, or cut.
     `resting` is what `resting_note` says of the run.
     """
-    columns = {name: column for name, column in values.items() if name != "prompt"}
+    columns = {name: values[name] for name in values if name not in ("prompt", "prompt_id")}
     prompts = len(set(values.get("prompt", [])))
     few = prompts < FEWEST_FOR_ERRORS
     summary: dict[str, Any] = {"examples": len(columns["loss"])}

@@ -8,10 +8,11 @@ import time
 import pytest
 
 from spin_train.config.files import load_config
-from spin_train.display import duration, status_table
+from spin_train.display import status_table
 from spin_train.errors import UserError
 from spin_train.run.graph import stages_of
 from spin_train.run.status import read_status
+from spin_train.run.tables import duration
 from spin_train.system.progress import Progress
 from tests.train.runs import make_config
 

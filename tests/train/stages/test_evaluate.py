@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_spin_numbers_by_hand():
         "generated_tokens": 3.0,
         "generated_stopped": 1.0,
     }
-    assert values.keys() == {*expected, "prompt"}
+    assert values.keys() == {*expected, "prompt", "prompt_id"}
     for name, value in expected.items():
         assert values[name] == [pytest.approx(value, abs=1e-12)]
 
@@ -63,8 +64,15 @@ def test_tspin_margin_is_the_policys_own_advantage():
 def test_rows_that_nobody_scored_can_be_judged_by_their_nll():
     row = Record(0, [1], [Response("real", [3, 4], "stop")])
     values = sums([row], sft_objective())
-    assert values.keys() == {"loss", "prompt", "real_logps", "real_tokens"}
+    assert values.keys() == {"loss", "prompt", "prompt_id", "real_logps", "real_tokens"}
     assert values["loss"] == [pytest.approx(2 * TOKEN, abs=1e-12)]
+
+
+def test_every_sample_of_a_prompt_has_its_row_of_the_data():
+    one, other = spin_record(), replace(spin_record(), prompt_id=7)
+    twice = replace(one, responses=[*one.responses, one.responses[1]])
+    assert sums([other, twice], Objective("spin"))["prompt_id"] == [7, 0, 0]
+    assert sums([other, twice], sft_objective())["prompt_id"] == [7, 0, 0]
 
 
 @pytest.mark.parametrize("tokens", [1, 13, 1000])
