@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.claims --instances 10000 --write`` checks every claim that `spin-theory
 verify` checks and puts the table into the page; without ``--write`` it prints it. An instance took
-1.5 s of processor time on a busy machine.
+0.5 to 0.7 s of processor time on a busy machine.
 ``--claims PATTERN`` checks some claims and leaves the other rows of the page as they are.
 ``--statements --write`` only writes what is claimed, by us and by the papers with the verdicts,
 into docs/theory.md, and the tolerances into docs/verification.md, and checks nothing.
