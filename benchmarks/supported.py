@@ -19,7 +19,7 @@ from spin_train.data import fields, formats, opening
 from spin_train.data.folders import SUFFIXES
 from spin_train.data.formats import FORMATS, RowError, SftRow, row_of
 from spin_train.model import checkpoint
-from spin_train.system import surroundings
+from spin_train.system import surroundings, world
 
 __all__ = ["PAGE", "tables"]
 
@@ -118,7 +118,10 @@ def _names() -> str:
 
 
 def _launchers() -> str:
+    started = "all of them together: this is one of several processes of a launcher"
     rows = [
+        (started, _code(world._OF_TORCH)),
+        (started, _code(world._OF_SLURM)),
         ("refused where it is more than 1", _code(surroundings._SIZES)),
         ("left out for the workers", _code(surroundings._RANKS)),
         ("left out for the workers", _code(f"{prefix}*" for prefix in surroundings._PREFIXES)),

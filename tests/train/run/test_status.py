@@ -13,6 +13,7 @@ from spin_train.errors import UserError
 from spin_train.run.graph import stages_of
 from spin_train.run.status import read_status
 from spin_train.run.tables import duration
+from spin_train.system.owner import Owner
 from spin_train.system.progress import Progress
 from tests.train.runs import make_config
 
@@ -167,6 +168,23 @@ def test_a_run_is_worked_on_as_long_as_its_lock_is_held(tmp_path):
         assert status.working
         assert by_name(status)["iter0/train"].state == "running"
     assert not read_status(root).working
+
+
+def test_a_run_of_another_node_is_worked_on_as_long_as_that_node_says_so(tmp_path):
+    root = make_run(tmp_path, took=FIRST)
+    assert not read_status(root).working
+    with Owner(root / ".owner.json", "node3"):
+        assert read_status(root).working
+    assert not read_status(root).working
+
+
+def test_a_connection_that_broke_is_not_told_before_its_cause(tmp_path):
+    root = make_run(tmp_path, took=FIRST)
+    (root / ".errors").mkdir()
+    for number, line in enumerate(("RuntimeError: Connection closed by peer", "ValueError: x")):
+        told = json.dumps({"code": 1, "line": line, "diverged": False})
+        (root / ".errors" / f"{number}-{number}-1.json").write_text(told)
+    assert read_status(root).error == "ValueError: x"
 
 
 def test_a_stage_whose_files_are_gone_waits_to_be_done_again(tmp_path):

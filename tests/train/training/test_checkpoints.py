@@ -133,6 +133,21 @@ def test_a_saved_checkpoint_is_marked_complete_and_older_ones_go(tmp_path):
     assert set(marker["files"]) == {*FILES, "metric_sums_0.json"}
 
 
+def test_a_view_of_another_node_that_lags_behind_makes_no_file_smaller(tmp_path):
+    saved = make_checkpoint(tmp_path / "checkpoints", 10, marked=False)
+    ranks = OneRank()
+    ranks.board = "of several nodes"
+    first = next(iter(FILES))
+    late = {first: 1, "of_rank_1.pt": 7}  # sees less of what others wrote, and its own file
+    ranks.gather = lambda mine: [mine, late]
+    state = TrainerState(global_step=10)
+    callback(tmp_path, ranks).on_save(arguments(tmp_path), state, TrainerControl())
+    files = json.loads((saved / "complete.json").read_text())["files"]
+    assert files.keys() == {*FILES, "metric_sums_0.json", "of_rank_1.pt"}
+    assert files["of_rank_1.pt"] == 7
+    assert files[first] == (saved / first).stat().st_size > 1
+
+
 @pytest.mark.parametrize("stopping", [False, True])
 def test_a_run_asked_to_stop_saves_after_the_step_and_stops(tmp_path, stopping):
     control = TrainerControl()
