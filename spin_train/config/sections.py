@@ -302,5 +302,9 @@ class EvaluationConfig(Section):
     answers: Free[AnswersConfig | None] = None
     """Greedy answers to the held-out prompts, and how many are right; null decodes none. Their
     length is at most generation.max_new_tokens."""
+    samples: Free[bool] = True
+    """Let the last policy sample the held-out prompts as its opponents did, to be read next to
+    them. It costs what the held-out part of one `generate` costs. With selection.patience, a run
+    that stops early leaves it out."""
     lm_eval: Free[LmEvalConfig | None] = None
     """Benchmarks of lm-eval; null runs none."""

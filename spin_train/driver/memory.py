@@ -55,6 +55,7 @@ def _help(stage: str, config: Config) -> str:
     tokens = f"lower training.micro_batch_tokens (now {training.micro_batch_tokens})"
     lines = {
         "generate": f"lower generation.batch_size (now {generation.batch_size})",
+        "sample": f"lower generation.batch_size (now {generation.batch_size})",
         "answer": f"lower generation.batch_size (now {generation.batch_size})",
         "score": tokens,
         "reference": tokens,

@@ -10,6 +10,7 @@
     iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl evaluation.json
                          (reference/: scored by p_0, for T-SPIN_ref)
     control/iterK/       checkpoints/ policy/ metrics.jsonl evaluation.json
+                         after the last iteration: samples.parquet, held-out prompts
                          where asked for, next to each evaluation.json: greedy.parquet and
                          answers.json, and benchmark/
     results.json         all evaluations and benchmarks

@@ -13,7 +13,7 @@ from spin_train.errors import UserError
 from spin_train.model.loading import load_tokenizer
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
-from spin_train.run.policies import Policy, listed_policies
+from spin_train.run.policies import Policy, listed_policies, policy_of
 
 __all__ = ["metrics_frame", "prompts_with_samples", "samples_frame"]
 
@@ -85,6 +85,9 @@ def prompts_with_samples(
         f"p_{k}": sorted((directory.iteration(k) / "generations").glob(f"{split}-*.parquet"))
         for k in range(config.iterations)
     }
+    last = policy_of(config, directory, config.iterations)
+    if split == "held_out" and last.samples_file.is_file():
+        sampled[last.name] = [last.samples_file]
     decoded = [
         policy
         for policy in (*more, *listed_policies(config, directory))

@@ -8,9 +8,17 @@ from spin_train.config.schema import Config
 __all__ = ["ADDED_LATER", "JUDGING", "Kind", "Stage", "stages_of"]
 
 Kind = Literal[
-    "prepare", "train", "evaluate", "answer", "benchmark", "generate", "reference", "score"
+    "prepare",
+    "train",
+    "evaluate",
+    "answer",
+    "benchmark",
+    "sample",
+    "generate",
+    "reference",
+    "score",
 ]
-ADDED_LATER: tuple[Kind, ...] = ("answer", "benchmark")
+ADDED_LATER: tuple[Kind, ...] = ("answer", "benchmark", "sample")
 """Stages that may be added to a finished run."""
 JUDGING: tuple[Kind, ...] = ("evaluate", *ADDED_LATER)
 """Stages that measure a policy; no other stage needs what they leave."""
@@ -40,7 +48,7 @@ def stages_of(config: Config) -> list[Stage]:
     if config.sft:
         stages.append(Stage("sft", "train"))
     asked = {"answer": config.evaluation.answers, "benchmark": config.evaluation.lm_eval}
-    judge = [kind for kind in JUDGING if asked.get(kind, True)]
+    judge = [kind for kind in JUDGING if asked.get(kind, kind != "sample")]
     stages += [Stage("initial", kind) for kind in judge]
     for k in range(config.iterations):
         kinds: tuple[Kind, ...] = ("generate", "score", "train", *judge)
@@ -50,4 +58,6 @@ def stages_of(config: Config) -> list[Stage]:
         if config.control:
             kinds = ("train", *judge)
             stages += [Stage(f"control/iter{k}", kind, k, control=True) for kind in kinds]
+    if config.evaluation.samples and config.generation.engine != "given":
+        stages.append(Stage(f"iter{config.iterations - 1}", "sample", config.iterations - 1))
     return stages

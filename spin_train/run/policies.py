@@ -60,6 +60,11 @@ class Policy:
         return self.evaluation.parent / "greedy.parquet"
 
     @property
+    def samples_file(self) -> Path:
+        """File with the last policy's samples for held-out prompts; no iteration plays it."""
+        return self.evaluation.parent / "samples.parquet"
+
+    @property
     def answers_file(self) -> Path:
         """File with what was counted of these answers."""
         return self.evaluation.parent / "answers.json"

@@ -78,7 +78,8 @@ def read_status(root: str | Path) -> RunStatus:
         for stage in stages
         if stage.name in done
     }
-    expected = _expectations(config, took)
+    held_out_share = _held_out_share(directory)
+    expected = _expectations(config, took, held_out_share)
     found: list[StageStatus] = []
     for stage in stages:
         if stage in took:
@@ -87,7 +88,8 @@ def read_status(root: str | Path) -> RunStatus:
             begun = _begun(word, stage, expected(stage), working=working)
             if begun.seconds is not None and begun.eta_seconds is not None:
                 # Later ones of its kind will take what it is going to, if none was done before.
-                expected = _expectations(config, {stage: begun.seconds + begun.eta_seconds} | took)
+                took = {stage: begun.seconds + begun.eta_seconds} | took
+                expected = _expectations(config, took, held_out_share)
             found.append(begun)
         else:
             found.append(StageStatus(stage.name, "waiting", eta_seconds=expected(stage)))
@@ -151,7 +153,9 @@ def _begun(
     )
 
 
-def _expectations(config: Config, took: dict[Stage, float]) -> Callable[[Stage], float | None]:
+def _expectations(
+    config: Config, took: dict[Stage, float], held_out_share: float
+) -> Callable[[Stage], float | None]:
     """Seconds a stage will take, from the last one of its kind in `took`."""
     rates: dict[tuple[str, bool | None], float] = {}
     for stage, seconds in took.items():
@@ -159,10 +163,20 @@ def _expectations(config: Config, took: dict[Stage, float]) -> Callable[[Stage],
         rates[stage.kind, stage.control] = rates[stage.kind, None] = rate
 
     def expected(stage: Stage) -> float | None:
+        if stage.kind == "sample":  # no other of its kind; a part of what an opponent samples
+            rate = rates.get(("generate", None))
+            return None if rate is None else rate * held_out_share
         rate = rates.get((stage.kind, stage.control), rates.get((stage.kind, None)))
         return None if rate is None else rate * _work(config, stage)
 
     return expected
+
+
+def _held_out_share(directory: RunDirectory) -> float:
+    """Part of the prompts that is held out; 1 before the data are prepared."""
+    summary = _json_or_none(directory.data_summary) or {}
+    rows = summary.get("train", 0) + summary.get("held_out", 0)
+    return float(summary["held_out"] / rows) if rows else 1.0
 
 
 def _work(config: Config, stage: Stage) -> float:

@@ -8,6 +8,7 @@ from spin_train.stages.answer import answer
 from spin_train.stages.benchmark import benchmark
 from spin_train.stages.evaluate import evaluate
 from spin_train.stages.generate import generate
+from spin_train.stages.last import sample_last
 from spin_train.stages.prepare import prepare
 from spin_train.stages.score import score, score_by_reference
 from spin_train.stages.train import train
@@ -24,6 +25,7 @@ STAGES: dict[Kind, Callable[[Work, Stage], list[Path]]] = {
     "evaluate": evaluate,
     "answer": answer,
     "benchmark": benchmark,
+    "sample": sample_last,
 }
 """Kind of stage to the function that does it on one rank, together with the other ranks.
 

@@ -57,5 +57,5 @@ def test_the_exact_matches_are_those_of_the_texts_that_samples_shows(finished):
 
 def test_samples_shows_the_last_policy_and_the_control_next_to_the_opponent(finished):
     text = succeed("samples", finished[0], "--prompts", "1")
-    for name in ("p_0", "p_0, greedy", "p_1, greedy", "control 1, greedy"):
+    for name in ("p_0", "p_1", "p_0, greedy", "p_1, greedy", "control 1, greedy"):
         assert f"\n{name} " in text

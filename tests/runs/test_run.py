@@ -82,6 +82,7 @@ def test_every_stage_is_in_the_manifest(finished):
         *(f"control/iter0/{kind}" for kind in ("train", "evaluate")),
         *(f"iter1/{kind}" for kind in ("generate", "score", "train", "evaluate")),
         *(f"control/iter1/{kind}" for kind in ("train", "evaluate")),
+        "iter1/sample",
     ]
 
 

@@ -1,6 +1,7 @@
 """A finished run, written file by file: nothing is trained, and no process is started."""
 
 import json
+from dataclasses import replace
 
 import torch
 
@@ -80,7 +81,13 @@ def finish(root, *, prompts=40, effect=None, upto=None, answers=True, **changes)
             stage = f"{policy.evaluation.parent.relative_to(root)}/train"
             manifest.complete(stage, [weights], seconds=60.0 * k)
         if policy.name == upto:
-            break
+            return run
+    last = run.policy(run.config.iterations)
+    sampled = [
+        replace(row, responses=[_said(ids, f"sample of {last.name} for {n}")])
+        for n, row in enumerate(rows)
+    ]
+    write_records(last.samples_file, sampled)
     return run
 
 
@@ -98,6 +105,10 @@ def _sample(run, k, rows, ids):
         for n, row in enumerate(rows)
     ]
     write_records(run.directory.iteration(k) / "generations" / "held_out-00000.parquet", sampled)
+
+
+def _said(ids, text):
+    return Response("generated", ids(text), "stop", 2)
 
 
 def _values(base, rise, rows, generator, *, judged):

@@ -87,6 +87,7 @@ def test_every_policys_response_stands_next_to_the_human_one(page):
         "human": "human 7",
         "p_0": "sample of p_0 for 7",
         "p_1": "sample of p_1 for 7",
+        "p_2": "sample of p_2 for 7",
         **{
             f"{name}, greedy": f"greedy of {name} for 7"
             for name in ("p_0", "p_1", "control 1", "p_2", "control 2")

@@ -71,7 +71,11 @@ def test_waiting_stages_take_what_the_last_of_their_kind_took(tmp_path):
     assert stages["iter1/score"].eta_seconds == 40.0
     assert stages["iter1/train"].eta_seconds == 200.0 * 2 * 3 / 2
     assert stages["iter1/evaluate"].eta_seconds == 7.0
-    assert read_status(root).eta_seconds == 50.0 + 40.0 + 600.0 + 7.0
+    # The last policy samples only the held-out prompts, a tenth of all.
+    (root / "data").mkdir()
+    (root / "data" / "summary.json").write_text('{"train": 90, "held_out": 10}')
+    assert by_name(read_status(root))["iter1/sample"].eta_seconds == 5.0
+    assert read_status(root).eta_seconds == 50.0 + 40.0 + 600.0 + 7.0 + 5.0
 
 
 def test_more_samples_than_mixing_adds_are_not_waited_for(tmp_path):
