@@ -17,7 +17,7 @@ only from those above it.
 ``minima``             the minimiser of one iteration: closed forms, searches and certificates
 ``games``              whole games: opponents, solvers, rates, stability, phase diagrams
 ``claims``             the claims of both papers and ours, each with its check
-``plots``              figures of games and phase diagrams; needs matplotlib
+``plots``              distances, orbits, cobwebs, spectra, phase diagrams; needs matplotlib
 ``printed``            what the command prints of games and phase diagrams
 ``flags, __main__``    the command `spin-theory`
 =====================  =============================================================================

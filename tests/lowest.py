@@ -28,7 +28,7 @@ TESTS = [
     "tests/theory/test_losses.py",
     "tests/theory/test_policies.py",
     "tests/theory/test_divergences.py",
-    "tests/theory/test_plots.py",
+    "tests/theory/plots/test_games.py",
     "tests/theory/minima",
     "tests/train/config",
     "tests/train/data",

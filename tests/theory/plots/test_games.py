@@ -57,12 +57,13 @@ def test_a_line_goes_round_the_cells_that_theory_calls_stable():
     assert not draw_phase(PhaseDiagram((0.1, 2.0), (1, None), zero, zero)).axes[0].collections
 
 
-@pytest.mark.parametrize(("largest", "reach"), [(0.1, 1.0), (2.5, 2.5), (15.0, 4.0)])
-def test_the_colours_of_a_diagram_reach_as_far_on_either_side(largest, reach):
-    change = torch.tensor([[-largest, 0.0]], dtype=torch.float64)
+@pytest.mark.parametrize(("nearer", "reach"), [(0.1, 1.0), (2.5, 2.5), (15.0, 4.0)])
+@pytest.mark.parametrize(("further", "away"), [(0.0, 0.1), (0.18, 0.18)])
+def test_each_side_of_a_diagram_has_colours_of_its_own(nearer, reach, further, away):
+    change = torch.tensor([[-nearer, further]], dtype=torch.float64)
     none = torch.zeros_like(change)
     figure = draw_phase(PhaseDiagram((1.0,), (1, 2), change, none, None, none))
-    assert figure.axes[0].images[0].get_clim() == (-reach, reach)
+    assert figure.axes[0].images[0].get_clim() == (-reach, away)
 
 
 def test_games_that_stopped_off_the_data_are_not_coloured_as_approaching():
