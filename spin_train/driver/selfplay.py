@@ -28,6 +28,7 @@ from spin_train.errors import (
     WorkerError,
     is_consequence,
 )
+from spin_train.run.cards import write_cards
 from spin_train.run.directory import RunDirectory, remove_partial
 from spin_train.run.graph import JUDGING
 from spin_train.run.manifest import Manifest
@@ -119,6 +120,7 @@ def play(
             (work or _work)(run, watch)
         run.write_results()
         run.write_best()
+        write_cards(run)
     finally:
         lock.release()
 

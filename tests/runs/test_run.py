@@ -56,6 +56,7 @@ def finished(tmp_path_factory):
 def test_policy_holds_weights_config_and_tokenizer_and_loads(finished):
     policy = finished[0] / "run" / "iter1" / "policy"
     assert {path.name for path in policy.iterdir()} == {
+        "README.md",
         "config.json",
         "generation_config.json",
         "model.safetensors",
