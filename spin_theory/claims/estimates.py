@@ -17,7 +17,7 @@ from spin_theory.games.sampling import sampled_update
 from spin_theory.meter import convergence_meter
 from spin_theory.minima.closed_forms import closed_form_update
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import LIMIT, STATIONARY
+from spin_theory.tolerances import LIMIT, ROUNDING, STATIONARY
 
 __all__ = ["CLAIMS", "check_meter", "check_predicted_tv", "check_sampled_update"]
 
@@ -275,7 +275,7 @@ CLAIMS = (
         "predicted by the delta method.",
         source="derived",
         function=check_predicted_tv,
-        tolerance=STATIONARY,
+        tolerance=ROUNDING,
         check=lambda draw, *_: check_predicted_tv(
             draw.small_start, draw.small_data, beta=draw.beta
         ),

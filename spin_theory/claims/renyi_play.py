@@ -10,7 +10,7 @@ from spin_theory.claims.instances import Draw
 from spin_theory.divergences import renyi
 from spin_theory.objectives.renyi import renyi_objective
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, ROUNDING
 
 __all__ = ["CLAIMS", "check_renyi_objective"]
 
@@ -81,7 +81,7 @@ CLAIMS = (
         "`-D_a(p_data, p_t) / a`. Its gradient at the opponent is SFT's.",
         source="IRIS, reconstructed",
         function=check_renyi_objective,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_renyi_objective(
             draw.small_start, draw.small_data, draw.small_other, order=_order(draw)
         ),

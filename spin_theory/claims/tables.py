@@ -27,7 +27,7 @@ from spin_theory.policies import (
     prompt_average,
     prompt_weights,
 )
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_opponents", "check_tables"]
 
@@ -217,7 +217,7 @@ CLAIMS = (
         "published variations average iterates, arithmetically or geometrically.",
         source="SPIN, eq. (4.7); T-SPIN, eq. (7); Alami et al.",
         function=check_opponents,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_opponents(draw.opponent, draw.data, draw.other),
     ),
 )
