@@ -1,6 +1,7 @@
 """The command line: `spin-train run`, `status`, `results`, `samples`, `report`, ..."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import sys
@@ -317,6 +318,48 @@ def demo(
     show_table(demo_table(measurements))
     print(f"numbers: {out}/demo.json; policies: {run.root}/iterK/policy")
     print(f"the same run by hand: spin-train run {out}/demo.yaml")
+
+
+@app.command()
+def bridge(
+    out: Annotated[
+        Path, typer.Option(parser=_path, help="Directory for networks and runs; kept ones count.")
+    ] = Path("runs/bridge"),
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also whole games, more sample sizes, more steps.")
+    ] = False,
+) -> None:
+    """Train small networks with the real trainer, against the exact theory.
+
+    The world is small enough to write down: 4 prompts, 8 responses to each.
+    p_data and p_0 are Llamas. Every pair (y, y') is a record that weighs
+    p_data(y) p_t(y'), so the loss of a run is the expectation, and theory
+    says where it ends: SPIN at p_t (p_data / p_t)^(1 / beta).
+
+    A row has to end within a total variation of 1e-3 of its closed form, and
+    further from wrong ones; where one does not, the exit code is 1. Each is a
+    run of its own in the directory, as `status` and `results` take them. The
+    same command goes on where it was stopped. See docs/bridge.md.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if cpu_only():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from spin_train.display import show_table, watching
+    from spin_train.lab.bridge import build_bridge
+    from spin_train.lab.figure import save_figure, tables
+
+    with watching() as watch:
+        found = build_bridge(out, everything=everything, watch=watch)
+    for table in tables(found):
+        show_table(table)
+    print(f"numbers: {out}/bridge.json")
+    if importlib.util.find_spec("matplotlib"):
+        save_figure(found, out / "bridge.png")
+        print(f"figure: {out}/bridge.png")
+    else:
+        print("no figure: pip install 'spin-toolkit[plots]'")
+    if not found.holds:
+        raise typer.Exit(1)
 
 
 def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:

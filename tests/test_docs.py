@@ -79,7 +79,9 @@ def test_commands_that_are_named_exist(path):
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z][\w-]*)", code)) <= targets
     known = {
-        "spin-train": "run status results samples report branch grid presets keys convert demo",
+        "spin-train": (
+            "run status results samples report branch grid presets keys convert demo bridge"
+        ),
         "spin-theory": "",
     }
     known["spin-theory"] = "verify play phase"

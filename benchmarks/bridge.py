@@ -1,0 +1,40 @@
+"""Trained networks against the exact theory: the tables and the figure of docs/bridge.md.
+
+``python -m benchmarks.bridge --write`` does what ``spin-train bridge --all`` does, and puts its
+tables and its figure into the documentation. Runs that are there already are not trained again.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from benchmarks.pages import DOCS, write_between
+from spin_theory.claims.rows import as_markdown
+from spin_train.display import show_table, watching
+from spin_train.lab.bridge import build_bridge
+from spin_train.lab.figure import ends_cells, findings_cells, save_figure, tables
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bridge"), help="default: runs/bridge"
+    )
+    parser.add_argument("--write", action="store_true", help="put tables and figure into docs/")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    with watching() as watch:
+        bridge = build_bridge(options.out, everything=True, watch=watch)
+    for table in tables(bridge):
+        show_table(table)
+    print(f"{time.monotonic() - begun:.0f} s")
+    if options.write:
+        page = DOCS / "bridge.md"
+        write_between(page, "ends", as_markdown(ends_cells(bridge.ends)))
+        write_between(page, "findings", as_markdown(findings_cells(bridge.findings)))
+        save_figure(bridge, DOCS / "images" / "bridge.png")
+
+
+if __name__ == "__main__":
+    main()
