@@ -28,6 +28,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!spin_theory|spin_train).*")]
 autodoc_typehints = "none"  # the sections of the docstrings say it with shapes and units
 autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "set"}  # matplotlib writes it for each subclass
 numpydoc_show_class_members = False
 numpydoc_validation_checks: set[str] = set()  # `make lint` checks them
 
