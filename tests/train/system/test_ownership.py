@@ -40,7 +40,7 @@ def run_in(folder):
 @pytest.fixture
 def played(monkeypatch):
     """Runs whose workers do nothing."""
-    monkeypatch.setattr(selfplay, "refuse_early", lambda config: None)
+    monkeypatch.setattr(selfplay, "refuse_early", lambda *_, **__: None)
     monkeypatch.setattr(selfplay, "build_communication_op", lambda: None)
     monkeypatch.setattr(selfplay, "_work", lambda run, watch: None)
     return selfplay.play
