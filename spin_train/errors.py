@@ -3,6 +3,7 @@
 import errno
 
 __all__ = [
+    "DamagedFileError",
     "DivergedError",
     "StoppedError",
     "UserError",
@@ -70,6 +71,16 @@ def _printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+class DamagedFileError(UserError, ValueError):
+    """A file of a run is not as the run wrote it; runs write files whole or not at all."""
+
+    def __init__(self, path: object, reason: object) -> None:
+        super().__init__(
+            f"{path} is damaged ({one_line(reason, 200)}). A run writes it whole, so something "
+            "else changed it: restore it from a copy, or start in a new output_dir"
+        )
 
 
 class DivergedError(UserError):

@@ -12,7 +12,7 @@ here, without a cache to keep in step with files that are written again.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from spin_train.errors import DamagedFileError
 from spin_train.system.files import write_atomically
 
 __all__ = [
@@ -279,7 +280,8 @@ def share_out(source: Path, masks: Mapping[Path, NDArray[np.bool_]]) -> None:
 
 def count_records(path: Path) -> int:
     """Count the records of a file without reading them."""
-    return int(pq.read_metadata(path).num_rows)
+    with _opened(path) as file:
+        return int(file.metadata.num_rows)
 
 
 def read_records(*paths: Path, start: int = 0, stop: int | None = None) -> Records:
@@ -290,8 +292,17 @@ def read_records(*paths: Path, start: int = 0, stop: int | None = None) -> Recor
     return Records(table for path in paths for table in _tables(path, start, stop))
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DamagedFileError(path, error) from error
+
+
 def _tables(path: Path, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         first = 0
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows

@@ -34,7 +34,7 @@ from spin_train.run.graph import JUDGING
 from spin_train.run.manifest import Manifest
 from spin_train.run.resting import resting_note
 from spin_train.run.run import Run
-from spin_train.system.files import read_json, write_atomically
+from spin_train.system.files import read_object, write_atomically
 from spin_train.system.locks import FileLock
 from spin_train.system.ownership import claim
 from spin_train.system.processes import build_communication_op, require_shared_memory
@@ -263,7 +263,7 @@ def tell(directory: RunDirectory) -> bool:
     """Name what was left out of the data, once they are prepared; say whether they are."""
     if not Manifest(directory).is_complete("prepare"):
         return False
-    for note in read_json(directory.data_summary).get("notes", []):
+    for note in read_object(directory.data_summary).get("notes", []):
         _LOG.warning("data: %s", note)
     return True
 
@@ -271,7 +271,7 @@ def tell(directory: RunDirectory) -> bool:
 def show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
     """Pass on the progress that rank 0 has written; `shown` holds the stages that were shown."""
     try:
-        report = read_json(directory.progress)
+        report = read_object(directory.progress)
     except FileNotFoundError:
         return
     *over, current = report["stages"]
@@ -315,7 +315,7 @@ def stop_signals() -> Iterator[list[int]]:
 def _raise_worker_error(code: int, run: Run, log_path: Path) -> None:
     directory = run.directory
     errors = sorted(directory.worker_errors.glob("*.json"))
-    reports = sorted(map(read_json, errors), key=lambda report: is_consequence(report["line"]))
+    reports = sorted(map(read_object, errors), key=lambda report: is_consequence(report["line"]))
     fixable = [report for report in reports if report["code"] == 2]
     if fixable:
         kind = DivergedError if fixable[0]["diverged"] else UserError

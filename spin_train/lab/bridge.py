@@ -30,7 +30,7 @@ from spin_train.lab.network import (
 from spin_train.lab.pairs import sampled_pairs
 from spin_train.lab.problems import TOLERANCE, Problem, distance, problems
 from spin_train.run.run import Run
-from spin_train.system.files import write_json
+from spin_train.system.files import read_lines, write_json
 
 __all__ = ["Bridge", "build_bridge", "judge", "slope_of"]
 
@@ -135,8 +135,8 @@ def judge(
 
 def logged(run: Run) -> tuple[list[int], list[float]]:
     """Read steps and losses of a run's training, from its metrics."""
-    lines = (run.directory.iteration(0) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if "loss" in row]
+    lines = read_lines(run.directory.iteration(0) / "metrics.jsonl")
+    rows = [row for row in lines if "loss" in row]
     return [row["step"] for row in rows], [row["loss"] for row in rows]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spin_train.run.run import Run
-from spin_train.system.files import read_json
+from spin_train.system.files import read_object
 
 __all__ = ["Caution", "cautions_of"]
 
@@ -27,7 +27,7 @@ def cautions_of(run: Run) -> list[Caution]:
 
 def _said(run: Run) -> Iterator[tuple[str, str]]:
     if run.directory.data_summary.is_file():
-        for note in read_json(run.directory.data_summary).get("notes", ()):
+        for note in read_object(run.directory.data_summary).get("notes", ()):
             yield "data", note
     for policy in run.listed:
         numbers = policy.numbers or {}

@@ -25,7 +25,7 @@ from spin_train.report.tables import (
 from spin_train.report.wording import summarise_run
 from spin_train.run.frames import prompts_with_samples
 from spin_train.run.run import Run
-from spin_train.system.files import read_json, write_atomically
+from spin_train.system.files import read_object, write_atomically
 from spin_train.system.printable import segments
 
 __all__ = ["render", "write_report"]
@@ -101,7 +101,7 @@ def _facts(run: Run) -> dict[str, str]:
     facts["learning rate"] = _schedule(config, "learning_rate")
     facts["iterations"] = f"{config.iterations}"
     if run.directory.data_summary.is_file():
-        summary = read_json(run.directory.data_summary)
+        summary = read_object(run.directory.data_summary)
         facts["training rows"] = f"{summary['train']:,}"
         facts["held-out rows"] = f"{summary['held_out']:,}"
     facts["control"] = "continued SFT" if config.control else "none"

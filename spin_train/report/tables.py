@@ -11,7 +11,7 @@ from spin_train.report.wording import MINUS, signed, with_interval
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
 from spin_train.run.tables import duration
-from spin_train.system.files import read_json
+from spin_train.system.files import read_object
 
 __all__ = ["Table", "benchmark_rows", "main_table", "provenance", "stage_table", "wide_table"]
 
@@ -144,7 +144,7 @@ def provenance(run: Run) -> dict[str, Table]:
     content = run.manifest().content
     tables = {}
     if run.directory.data_summary.is_file():
-        summary = read_json(run.directory.data_summary)
+        summary = read_object(run.directory.data_summary)
         tables["Data"] = Table(["", ""], _data_rows(summary))
     weights = [
         [policy.name, str(path), record["sha256"]]

@@ -7,7 +7,7 @@ from typing import Any
 from spin_train.config.schema import Config
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
-from spin_train.system.files import read_json, write_atomically
+from spin_train.system.files import read_object, write_atomically
 
 __all__ = ["card", "write_cards"]
 
@@ -130,7 +130,7 @@ def _settings(config: Config, policy: Policy) -> dict[str, Any]:
 def _data(run: Run) -> dict[str, Any]:
     found = {"path": f"`{run.config.data.path}`"}
     if run.directory.data_summary.is_file():
-        summary = read_json(run.directory.data_summary)
+        summary = read_object(run.directory.data_summary)
         source = summary.get("source", {})
         names = {name: source[name] for name in ("sha256", "revision") if source.get(name)}
         found |= names | {"training rows": summary["train"], "held-out rows": summary["held_out"]}

@@ -1,6 +1,5 @@
 """Metrics and samples of a run as data frames."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from spin_train.model.loading import load_tokenizer
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
 from spin_train.run.policies import Policy, listed_policies, policy_of
+from spin_train.system.files import read_lines
 
 __all__ = ["metrics_frame", "prompts_with_samples", "samples_frame"]
 
@@ -26,8 +26,7 @@ def metrics_frame(root: Path, stages: list[Stage]) -> pandas.DataFrame:
         if stage.kind != "train" or not path.is_file():
             continue
         own = {"stage": stage.name, "iteration": stage.iteration, "control": stage.control}
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows += [own | json.loads(line) for line in lines]
+        rows += [own | line for line in read_lines(path)]
     return pandas.DataFrame(rows, columns=None if rows else ["stage", "iteration", "control"])
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from spin_train.errors import UserError
+from spin_train.errors import DamagedFileError, UserError
 from spin_train.run.directory import RunDirectory
-from spin_train.system.files import read_json, sha256_of_file, write_json
+from spin_train.system.files import read_object, sha256_of_file, write_json
 
 __all__ = ["Manifest"]
 
@@ -19,7 +19,9 @@ class Manifest:
         self._run = run
         self.content: dict[str, Any] = {"stages": {}}
         if run.manifest_file.is_file():
-            self.content = read_json(run.manifest_file)
+            self.content = read_object(run.manifest_file)
+            if not isinstance(self.content.get("stages"), dict):
+                raise DamagedFileError(run.manifest_file, "it lists no stages")
 
     def is_complete(self, stage: str) -> bool:
         """Say whether a stage is done and the files that it left are still there.

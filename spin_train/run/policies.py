@@ -6,7 +6,7 @@ from typing import Any
 
 from spin_train.config.schema import Config
 from spin_train.run.directory import RunDirectory
-from spin_train.system.files import read_json
+from spin_train.system.files import read_object
 
 __all__ = ["Policy", "control_of", "listed_policies", "policy_of"]
 
@@ -118,5 +118,4 @@ def listed_policies(config: Config, directory: RunDirectory) -> list[Policy]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = read_json(path)
-    return content
+    return read_object(path)

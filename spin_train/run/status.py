@@ -1,7 +1,6 @@
 """How far a run is, read from its files alone, by any process."""
 
 import fcntl
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spin_train.config.schema import Config
-from spin_train.errors import UserError, is_consequence
+from spin_train.errors import DamagedFileError, UserError, is_consequence
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
-from spin_train.system.files import read_json
+from spin_train.system.files import read_lines, read_object
 from spin_train.system.owner import owner_of
 
 __all__ = ["RunStatus", "StageStatus", "in_words", "read_status"]
@@ -71,7 +70,7 @@ def read_status(root: str | Path) -> RunStatus:
     wanted = run.iterations_wanted
     stages = [stage for stage in run.stages if stage.iteration < wanted]
     done = {stage.name for stage in stages if _is_done(manifest, stage.name)}
-    word = _json_or_none(directory.progress)
+    word = _progress(directory)
     current = word["stages"][-1] if word and word["stages"][-1] not in done else None
     took = {
         stage: manifest.content["stages"][stage.name]["seconds"]
@@ -172,6 +171,15 @@ def _expectations(
     return expected
 
 
+def _progress(directory: RunDirectory) -> dict[str, Any] | None:
+    """Read what rank 0 reported last; where that is damaged, nothing is known."""
+    try:
+        told = read_object(directory.progress)
+    except (FileNotFoundError, DamagedFileError):
+        return None
+    return told if isinstance(told.get("stages"), list) and told["stages"] else None
+
+
 def _held_out_share(directory: RunDirectory) -> float:
     """Part of the prompts that is held out; 1 before the data are prepared."""
     summary = _json_or_none(directory.data_summary) or {}
@@ -214,8 +222,7 @@ def _last_line(
     for stage in reversed(stages):
         path = directory.root / stage.folder / "metrics.jsonl"
         if stage.kind == "train" and path.is_file():
-            rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-            logged = [row for row in rows if "loss" in row]
+            logged = [row for row in read_lines(path) if "loss" in row]
             if logged:
                 return logged[-1], f"{stage.name} step {logged[-1]['step']}"
     return None, None
@@ -225,7 +232,7 @@ def _last_error(directory: RunDirectory) -> str | None:
     """Find the message of the first rank that failed, preferring one that the user can fix."""
     words = [_json_or_none(path) for path in sorted(directory.worker_errors.glob("*.json"))]
     told = sorted(
-        (word for word in words if word),
+        (word for word in words if word and {"code", "line"} <= word.keys()),
         key=lambda word: (word["code"] != 2, is_consequence(word["line"])),
     )
     return str(told[0]["line"]) if told else None
@@ -233,7 +240,6 @@ def _last_error(directory: RunDirectory) -> str | None:
 
 def _json_or_none(path: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = read_json(path)
+        return read_object(path)
     except FileNotFoundError:
         return None
-    return content

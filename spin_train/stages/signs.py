@@ -1,6 +1,5 @@
 """Signs that an iteration goes wrong, each as one line: what, why, and what to change."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from spin_train.data.records import Record, Response
+from spin_train.system.files import read_lines
 
 __all__ = ["early_accuracy", "separability", "warning_signs"]
 
@@ -88,8 +88,7 @@ def early_accuracy(metrics: Path) -> tuple[int, float] | None:
     """Find the first logged step, up to `EARLY_STEPS`, that distinguishes nearly all pairs."""
     if not metrics.is_file():
         return None
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        numbers = json.loads(line)
+    for numbers in read_lines(metrics):
         accuracy = numbers.get("rewards/accuracy")
         if numbers["step"] > EARLY_STEPS or accuracy is None:
             return None

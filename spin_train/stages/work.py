@@ -13,7 +13,7 @@ from spin_train.run.policies import Policy
 from spin_train.run.run import Run
 from spin_train.run.shards import forget_claims, shards_of
 from spin_train.stages.parity import compare_with_note
-from spin_train.system.files import read_json
+from spin_train.system.files import read_object
 from spin_train.system.progress import Progress
 from spin_train.system.ranks import Ranks
 
@@ -57,7 +57,7 @@ class Work:
     @property
     def longest_row(self) -> int:
         """Bound on the tokens of a prompt with its response, once the data are prepared."""
-        summary = read_json(self.run.directory.data_summary)
+        summary = read_object(self.run.directory.data_summary)
         names = ("response_tokens", "given_tokens")
         responses = [summary[name]["max"] for name in names if name in summary]
         new = self.config.generation.max_new_tokens

@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spin_train.errors import DamagedFileError
+
 __all__ = [
     "PARTIAL",
     "or_null",
     "read_json",
+    "read_lines",
+    "read_object",
     "sha256_of_file",
     "sha256_of_text",
     "write_atomically",
@@ -68,8 +72,30 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a file of JSON; a missing one raises FileNotFoundError, a broken one ValueError."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read JSON; a missing file raises FileNotFoundError, a broken one DamagedFileError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(path, error) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object; anything else is damaged."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DamagedFileError(path, f"{type(content).__name__} in place of an object")
+    return content
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file that holds one JSON object per line."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(path, error) from None
+    if not all(isinstance(line, dict) for line in lines):
+        raise DamagedFileError(path, "a line that is not an object")
+    return lines
 
 
 def sha256_of_file(path: Path) -> str:

@@ -3,8 +3,11 @@ import os
 
 import pytest
 
+from spin_train.errors import DamagedFileError
 from spin_train.system.files import (
     read_json,
+    read_lines,
+    read_object,
     sha256_of_file,
     sha256_of_text,
     write_directory,
@@ -47,3 +50,26 @@ def test_files_of_a_directory_may_be_read_by_those_whom_the_umask_lets(tmp_path,
         os.umask(before)
     files = [path for path in (tmp_path / "policy").rglob("*") if path.is_file()]
     assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe", b"[" * 100_000])
+def test_a_broken_file_is_for_the_user_to_restore(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    for read in (read_json, read_object):
+        with pytest.raises(DamagedFileError, match=r"a.json is damaged \(.*restore it from a copy"):
+            read(path)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "3"])
+def test_an_object_is_an_object(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(DamagedFileError, match="in place of an object"):
+        read_object(path)
+    with pytest.raises(DamagedFileError, match="a line that is not an object"):
+        read_lines(path)
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    assert [line["a"] for line in read_lines(path)] == [1, 2]
