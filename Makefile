@@ -142,11 +142,11 @@ $(VLLM_READY): pyproject.toml
 test-vllm: $(VLLM_READY)
 	OMP_NUM_THREADS=1 timeout 30m $(VLLM_VENV)/bin/python -m pytest -m vllm tests/runs/test_vllm_itself.py
 
-test-long: test-slow test-real test-browser processors wheel-check extras mutants faults architectures
+test-long: test-slow test-cluster test-real test-browser processors wheel-check extras mutants faults architectures
 
 left-out:
-	@echo "Left out here, but part of make test-long: make test-real, make test-browser, make processors, make wheel-check,"
-	@echo "make extras, make mutants, make faults, make architectures."
+	@echo "Left out here, but part of make test-long: make test-cluster (as root, with iproute2 and slurm-wlm), make test-real,"
+	@echo "make test-browser, make processors, make wheel-check, make extras, make mutants, make faults, make architectures."
 	@echo "Left out here, for other machines: make gpu, make test-vllm."
 
 lint: setup

@@ -38,6 +38,7 @@ def test_every_module_imports_without_deepspeed_and_without_any_extra_but_train(
         for path in (ROOT / package).rglob("*.py")
     ]
     assert len(modules) > 80
+    modules.remove("spin_theory.plots.shown")  # a figure itself; the others import it to draw
     blocked = ["datasets", "deepspeed", "lm_eval", "matplotlib", "peft", "tensorboard", "vllm"]
     program = f"import importlib; [importlib.import_module(name) for name in {modules}]"
     result = run_without(blocked, program)

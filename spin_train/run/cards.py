@@ -133,7 +133,8 @@ def _data(run: Run) -> dict[str, Any]:
         summary = read_object(run.directory.data_summary)
         source = summary.get("source", {})
         names = {name: source[name] for name in ("sha256", "revision") if source.get(name)}
-        found |= names | {"training rows": summary["train"], "held-out rows": summary["held_out"]}
+        rows = {"training rows": "train", "held-out rows": "held_out"}  # not of given records
+        found |= names | {words: summary[key] for words, key in rows.items() if key in summary}
     return found
 
 

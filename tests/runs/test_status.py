@@ -2,6 +2,7 @@
 
 import json
 
+import psutil
 import pytest
 
 from tests.runs.test_metrics import events_of
@@ -20,6 +21,9 @@ def killed(tmp_path_factory):
     while process.poll() is None:
         if metrics.exists() and metrics.read_text().count("\n") >= 8:
             break
+    # Nothing moves while it is asked: a fast machine would be done before the answer.
+    for one in (driver := psutil.Process(process.pid), *driver.children(recursive=True)):
+        one.suspend()
     told["alive"] = json.loads(succeed("status", root, "--json"))
     process.kill()
     process.communicate()
@@ -36,7 +40,12 @@ def test_status_of_a_run_in_work_dead_and_done(killed):
     assert (train["state"], train["total"]) == ("running", 84)
     assert alive["loss_at"].startswith("iter0/train step")
     assert not dead["working"]
-    assert [stage["state"] for stage in dead["stages"]][-2:] == ["stopped", "waiting"]
+    states = {stage["name"]: stage["state"] for stage in dead["stages"][-3:]}
+    assert states == {
+        "iter0/train": "stopped",
+        "iter0/evaluate": "waiting",
+        "iter0/sample": "waiting",
+    }
     assert "no process is working on it" in done
     assert "waiting" not in done
     assert "last logged: loss" in done
