@@ -23,6 +23,7 @@ Imports go only downwards in this list, from the last lines to the first.
 `grid`       self-play and its control on a grid of learning rates and seeds
 `demo`       the self-contained demo
 `display`    bars and tables in the terminal
+`looking`    commands that look at runs and change nothing of them
 `cli`        the command line
 ===========  ====================================================================
 """

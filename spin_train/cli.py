@@ -1,13 +1,11 @@
-"""The command line: `spin-train run`, `status`, `results`, `samples`, `report`, ..."""
+"""The command line `spin-train`: what plays, and with `looking` what looks at it."""
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import (
     Annotated,
@@ -18,27 +16,16 @@ from typing import (
 
 import typer
 
-from spin_train.config.files import allowed_values, known_keys, load_config, presets, section_of
-from spin_train.config.paths import expanded
+from spin_train.config.files import load_config
 from spin_train.config.schema import Config
 from spin_train.errors import StoppedError, UserError, WorkerError, disk_full
+from spin_train.looking import WIDE, add_commands, path_of
 from spin_train.system.processes import cpu_only
 from spin_train.system.world import world_of
 
 __all__ = ["app", "main"]
 
 _Number = TypeVar("_Number", int, float)
-
-_WIDE = typer.Option("--wide", help="Show all held-out numbers; takes 140 columns.")
-
-
-def _path(text: str | Path) -> Path:
-    """Path of the command line; shells leave `~` alone after an equals sign or in quotes."""
-    try:
-        return Path(expanded(str(text)))
-    except ValueError as error:
-        raise UserError(f"{text}: {error}") from None
-
 
 app = typer.Typer(
     add_completion=False,
@@ -88,7 +75,7 @@ def run(
             help="End after this stage, such as iter0/generate; `spin-train status` names them."
         ),
     ] = None,
-    wide: Annotated[bool, _WIDE] = False,
+    wide: Annotated[bool, WIDE] = False,
 ) -> None:
     """Start a run or resume it; the same command does both."""
     _run(
@@ -101,8 +88,10 @@ def run(
 
 @app.command()
 def branch(
-    run: Annotated[Path, typer.Argument(parser=_path, help="Directory of the run to branch from.")],
-    new: Annotated[Path, typer.Argument(parser=_path, help="Directory of the new run.")],
+    run: Annotated[
+        Path, typer.Argument(parser=path_of, help="Directory of the run to branch from.")
+    ],
+    new: Annotated[Path, typer.Argument(parser=path_of, help="Directory of the new run.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value to change in the new run")
     ] = None,
@@ -117,7 +106,7 @@ def branch(
 
 @app.command()
 def grid(
-    config: Annotated[Path, typer.Argument(parser=_path, help="YAML file of the run.")],
+    config: Annotated[Path, typer.Argument(parser=path_of, help="YAML file of the run.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="key=value; with several values, a key to vary: beta=0.1,1"),
@@ -127,7 +116,8 @@ def grid(
         typer.Option(help="Seeds, such as 0,1,2; default: the seed of the configuration."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(parser=_path, help="Directory for the runs; existing ones are resumed.")
+        Path,
+        typer.Option(parser=path_of, help="Directory for the runs; existing ones are resumed."),
     ] = Path("runs/grid"),
     learning_rates: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
@@ -159,140 +149,7 @@ def grid(
     print(f"numbers: {out}/grid.json")
 
 
-@app.command()
-def status(
-    run_dir: Annotated[
-        Path, typer.Argument(parser=_path, help="Directory of a run (its output_dir).")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Show how far a run is: stages, progress, time left, last loss, last error."""
-    from spin_train.run.status import read_status
-
-    found = read_status(run_dir)
-    if as_json:
-        print(json.dumps(asdict(found), indent=2))
-        return
-    from spin_train.display import show_table, status_table
-    from spin_train.run.tables import duration
-
-    show_table(status_table(found))
-    finished = all(stage.state == "done" for stage in found.stages)
-    print("a process is working on it" if found.working else "no process is working on it")
-    if not finished:
-        print(f"time left: {duration(found.eta_seconds) or 'not known yet'}")
-    if found.loss_in_words is not None:
-        print(f"last logged: {found.loss_in_words} ({found.loss_at})")
-    if found.error:
-        print(f"last error: {found.error}")
-    if found.log:
-        print(f"log: {found.log}")
-
-
-@app.command()
-def results(
-    runs: Annotated[
-        list[Path], typer.Argument(parser=_path, help="Directories of runs (their output_dir).")
-    ],
-    wide: Annotated[bool, _WIDE] = False,
-) -> None:
-    """Show the held-out numbers of runs, finished or not, and the best policy of each."""
-    from spin_train.display import show_results
-    from spin_train.run.run import Run
-
-    for root in runs:
-        show_results(Run.open(root), wide=wide)
-
-
-@app.command()
-def samples(
-    run_dir: Annotated[
-        Path, typer.Argument(parser=_path, help="Directory of a run (its output_dir).")
-    ],
-    split: Annotated[str, typer.Option(help="held_out or train.")] = "held_out",
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts to show.")] = 5,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON lines of all prompts.")
-    ] = False,
-) -> None:
-    """Show prompts with the human response and what each policy answered."""
-    from spin_train.run.frames import prompts_with_samples
-    from spin_train.run.run import Run
-
-    run = Run.open(run_dir)
-    found = prompts_with_samples(run.config, run.directory, split=split)
-    if as_json:
-        for answer in found:
-            print(json.dumps(answer, ensure_ascii=False))
-        return
-    from spin_train.display import show_answers
-
-    show_answers(found[:prompts])
-    if len(found) > prompts:
-        print(f"{len(found) - prompts} more prompts: --prompts {len(found)}, or --json")
-
-
-@app.command()
-def report(
-    run_dir: Annotated[
-        Path, typer.Argument(parser=_path, help="Directory of a run (its output_dir).")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(parser=_path, help="File to write; default: report.html in the run."),
-    ] = None,
-    prompts: Annotated[int, typer.Option(min=0, help="Held-out prompts to show.")] = 500,
-) -> None:
-    """Write one page about a run: what was done, what came out, what the policies answer."""
-    from spin_train.report.page import write_report
-    from spin_train.run.run import Run
-
-    print(f"open {write_report(Run.open(run_dir), out, prompts=prompts)}")
-
-
-@app.command()
-def keys(
-    beginning: Annotated[
-        str, typer.Argument(help="Show only keys that begin with this, such as training.")
-    ] = "",
-) -> None:
-    """List every configuration key with its default, allowed values and meaning."""
-    found = {key: field for key, field in known_keys().items() if key.startswith(beginning)}
-    if not found:
-        raise UserError(f"no key begins with {beginning!r}; `spin-train keys` lists all keys")
-    for key, field in found.items():
-        if section_of(field) is None:
-            default = "required" if field.is_required() else repr(field.default)
-            print(f"{key} [{default}]{allowed_values(field.annotation)}: {field.description}")
-        elif field.description:
-            print(f"{key}: {field.description}")
-
-
-@app.command()
-def convert(
-    file: Annotated[Path, typer.Argument(parser=_path, help="GGUF file.")],
-    out: Annotated[Path, typer.Argument(parser=_path, help="Directory to write; a new one.")],
-) -> None:
-    """Make a model directory of a GGUF file, as `model` takes it; needs the extra `gguf`."""
-    from spin_train.model.gguf_files import convert as write
-
-    print(f"give it to a run: model={write(file, out)}")
-
-
-@app.command("presets")
-def show_presets(
-    name: Annotated[str | None, typer.Argument(help="Preset to print.")] = None,
-) -> None:
-    """List the presets, or print one; `run` accepts a preset name in place of a YAML file."""
-    files = presets()
-    if name is None:
-        for preset, path in files.items():
-            first, *_ = path.read_text(encoding="utf-8").splitlines()
-            print(f"{preset}: {first.removeprefix('# ')}")
-    elif name in files:
-        print(files[name].read_text(encoding="utf-8"), end="")
-    else:
-        raise UserError(f"no preset {name!r}; choose from {', '.join(files)}")
+add_commands(app)
 
 
 @app.command()
@@ -301,7 +158,8 @@ def demo(
         list[str] | None, typer.Argument(help="key=value, such as beta=1; needs a new --out")
     ] = None,
     out: Annotated[
-        Path, typer.Option(parser=_path, help="Directory for the demo; an existing one is resumed.")
+        Path,
+        typer.Option(parser=path_of, help="Directory for the demo; an existing one is resumed."),
     ] = Path("runs/demo"),
     ranks: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
 ) -> None:
@@ -323,7 +181,7 @@ def demo(
 @app.command()
 def bridge(
     out: Annotated[
-        Path, typer.Option(parser=_path, help="Directory for networks and runs; kept ones count.")
+        Path, typer.Option(parser=path_of, help="Directory for networks and runs; kept ones count.")
     ] = Path("runs/bridge"),
     everything: Annotated[
         bool, typer.Option("--all", help="Also whole games, more sample sizes, more steps.")

@@ -33,6 +33,7 @@ SPIN_TRAIN = [
         "grid",
         "demo",
         "display",
+        "looking",
         "cli",
         "logps",
         "trainer",
