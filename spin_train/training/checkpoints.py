@@ -134,7 +134,12 @@ class RunCallback(TrainerCallback):
         self._ranks.barrier()
 
     def _files_of(self, checkpoint: Path) -> dict[str, int]:
-        """Size of every file of a checkpoint, by its name there."""
+        """Size of every file of a checkpoint, by its name there; on one machine rank 0 looks alone.
+
+        Otherwise another rank would see what rank 0 writes next.
+        """
+        if self._ranks.board is None and not self._ranks.is_first:
+            return {}
         files = {
             str(path.relative_to(checkpoint)): path.stat().st_size
             for path in sorted(checkpoint.rglob("*"))

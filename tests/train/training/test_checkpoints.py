@@ -165,3 +165,14 @@ def test_metrics_are_the_lines_logged_so_far_and_nothing_twice(tmp_path):
         watcher.on_log(arguments(tmp_path), state, TrainerControl(), logs=lines[count - 1])
     written = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in written] == lines
+
+
+def test_on_one_machine_only_the_first_rank_looks_at_the_files(tmp_path):
+    """Another one met what the first writes next, gone before it was measured."""
+
+    class SecondRank(OneRank):
+        is_first = False
+
+    (tmp_path / "part").write_text("x")
+    assert callback(tmp_path, OneRank())._files_of(tmp_path) == {"part": 1}
+    assert callback(tmp_path, SecondRank())._files_of(tmp_path) == {}
