@@ -25,7 +25,7 @@ FLOOR = 0.05  # of a table before it is normalised: with less, sampled pairs oft
 
 SOLVED: dict[str, Any] = {
     "learning_rate": 1e-3,
-    "epochs": 400,
+    "epochs": 1000,
     "training": {
         "optim": "adamw_torch",
         "lr_scheduler_type": "cosine",

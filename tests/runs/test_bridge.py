@@ -23,7 +23,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(small):
-    problem = Problem("SPIN, beta 1.5", beta=1.5, training=SOLVED)
+    problem = Problem("SPIN, beta 1.5", beta=1.5, training={**SOLVED, "epochs": 400})
     end, curve = solved(small, problem)
     return problem, end, curve, small.player(small.out / "SPIN-beta_1.5" / "iter0" / "policy")
 
