@@ -35,7 +35,7 @@ def main() -> None:
         page = DOCS / "bridge.md"
         write_between(page, "ends", as_markdown(ends_cells(bridge.ends)))
         write_between(page, "findings", as_markdown(findings_cells(bridge.findings)))
-        save_figure(bridge, DOCS / "images" / "bridge.png")
+        save_figure(bridge, DOCS / "images" / "bridge.png", dpi=90)
 
 
 if __name__ == "__main__":

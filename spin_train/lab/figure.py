@@ -137,7 +137,7 @@ def _modes(axes: "Axes", curves: Sequence[Curve]) -> None:
         )
 
 
-def save_figure(bridge: Bridge, path: Path) -> None:
+def save_figure(bridge: Bridge, path: Path, *, dpi: int = 150) -> None:
     """Write the figure as a PNG, the same bytes on every run."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(bridge).savefig(path, dpi=150, metadata={"Software": None})
+    draw(bridge).savefig(path, dpi=dpi, metadata={"Software": None})
