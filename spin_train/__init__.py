@@ -5,6 +5,7 @@ by name (``from spin_train.trainer import SpinTrainer``), so that the command li
 Imports go only downwards in this list, from the last lines to the first.
 
 ===========  ====================================================================
+`printable`  texts that no terminal obeys
 `errors`     what a user can fix, what stops a run, what is our fault
 `seeds`      one seed for each purpose
 `system`     files, locks, processes, ranks; knows nothing of SPIN

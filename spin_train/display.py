@@ -17,10 +17,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from spin_train.printable import printable
 from spin_train.run.run import Run
 from spin_train.run.status import RunStatus
 from spin_train.run.tables import answers_table, benchmark_table, duration
-from spin_train.system.printable import printable
 from spin_train.system.surroundings import quiet
 
 __all__ = [

@@ -2,6 +2,8 @@
 
 import errno
 
+from spin_train.printable import printable
+
 __all__ = [
     "DamagedFileError",
     "DivergedError",
@@ -63,14 +65,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(_printable(" ".join(str(message).splitlines())))
-
-
-def _printable(text: str) -> str:
-    """Write out the characters that are not printed as themselves."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+        super().__init__(printable(" ".join(str(message).splitlines())))
 
 
 class DamagedFileError(UserError, ValueError):

@@ -20,6 +20,7 @@ SPIN_THEORY = [
     {"plots", "printed", "flags", "__init__", "__main__"},
 ]
 SPIN_TRAIN = [
+    {"printable"},
     {"errors", "seeds"},
     {"system", "config"},
     {"data", "model"},

@@ -11,6 +11,7 @@ from typing import Any
 from spin_train.config.schema import Config
 from spin_train.config.yaml12 import yaml_text
 from spin_train.errors import UserError
+from spin_train.printable import segments
 from spin_train.report.cautions import cautions_of
 from spin_train.report.estimates import CONFIDENCE, margins_by_prompt
 from spin_train.report.figures import require_matplotlib
@@ -26,7 +27,6 @@ from spin_train.report.wording import summarise_run
 from spin_train.run.frames import prompts_with_samples
 from spin_train.run.run import Run
 from spin_train.system.files import read_object, write_atomically
-from spin_train.system.printable import segments
 
 __all__ = ["render", "write_report"]
 
