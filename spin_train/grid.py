@@ -12,6 +12,7 @@ from rich.table import Table
 from spin_train.config.changes import refused_on_branching
 from spin_train.config.files import load_config
 from spin_train.driver import selfplay
+from spin_train.driver.watching import Watcher
 from spin_train.errors import DivergedError, UserError
 from spin_train.run.branching import branch
 from spin_train.run.run import Run
@@ -96,7 +97,7 @@ def play_grid(
     axes: Mapping[str, Sequence[str]],
     seeds: Sequence[int],
     overrides: Sequence[str] = (),
-    watch: selfplay.Watcher | None = None,
+    watch: Watcher | None = None,
 ) -> tuple[list[Cell], list[Failure]]:
     """Run every setting with every seed, each with its control, and write `grid.json`.
 
@@ -259,7 +260,7 @@ def _shown(cell: Cell, *, best: bool) -> str:
     return f"{cell.mean:.4f}{spread}{' *' if best else ''}"
 
 
-def _naming(run: str, watch: selfplay.Watcher | None) -> selfplay.Watcher | None:
+def _naming(run: str, watch: Watcher | None) -> Watcher | None:
     if watch is None:
         return None
     return lambda stage, done, total, note: watch(f"{run}: {stage}", done, total, note)

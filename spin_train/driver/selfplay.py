@@ -1,57 +1,35 @@
 """The driver: starts or resumes a run, and waits for its workers."""
 
-import logging
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
-from types import FrameType
 
 from spin_train.config.changes import refused_on_resuming
 from spin_train.config.files import load_config
 from spin_train.config.yaml12 import yaml_text
-from spin_train.driver.inputs import require_inputs, warn_of_crowding
-from spin_train.driver.launch import launch_workers
-from spin_train.driver.memory import refuse_killed_workers
+from spin_train.driver.inputs import require_inputs
+from spin_train.driver.local_workers import work_locally
 from spin_train.driver.preflight import refuse_early
+from spin_train.driver.watching import Watcher
 from spin_train.errors import (
-    DivergedError,
-    StoppedError,
     UserError,
-    WorkerError,
-    is_consequence,
 )
 from spin_train.run.cards import write_cards
 from spin_train.run.directory import RunDirectory, remove_partial
 from spin_train.run.graph import JUDGING
-from spin_train.run.manifest import Manifest
 from spin_train.run.resting import resting_note
 from spin_train.run.run import Run
-from spin_train.system.files import read_object, write_atomically
+from spin_train.system.files import write_atomically
 from spin_train.system.locks import FileLock
 from spin_train.system.ownership import claim
-from spin_train.system.processes import build_communication_op, require_shared_memory
+from spin_train.system.processes import build_communication_op
 
-__all__ = ["Watcher", "begin_log", "end", "play", "show", "stop_signals", "tell"]
-
-_LOG = logging.getLogger(__name__)
+__all__ = ["play"]
 
 _GLANCE_SECONDS = 0.5  # `spin-train status` touches the lock for an instant
 _ORPHAN_SECONDS = 30.0
-_STOP_SECONDS = 300.0
-_POLL_SECONDS = 0.1
-_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # Slurm warns with the last
-_FULL_BYTES = 2**20
 
-
-Watcher = Callable[[str, int, int, str], None]
 Work = Callable[[Run, Watcher | None], None]
 
 
@@ -117,7 +95,7 @@ def play(
                 require_inputs(run.config)
             build_communication_op()
             _write_until(directory, until)
-            (work or _work)(run, watch)
+            (work or work_locally)(run, watch)
         run.write_results()
         run.write_best()
         write_cards(run)
@@ -204,130 +182,3 @@ def _forget_checkpoints(run: Run) -> None:
     for stage in run.stages:
         if stage.kind == "train" and not manifest.is_complete(stage.name):
             shutil.rmtree(run.folder(stage) / "checkpoints", ignore_errors=True)
-
-
-def begin_log(directory: RunDirectory) -> Path:
-    """Remove what an earlier start told, and name the file for what workers write in this one."""
-    for leftover in (directory.stop_request, directory.progress):
-        leftover.unlink(missing_ok=True)
-    shutil.rmtree(directory.worker_errors, ignore_errors=True)
-    directory.logs.mkdir(exist_ok=True)
-    return directory.logs / time.strftime("%Y%m%d-%H%M%S.log")
-
-
-def _work(run: Run, watch: Watcher | None) -> None:
-    """Start the workers, and wait until they have ended or were told to stop."""
-    directory, ranks = run.directory, run.config.ranks or 1
-    warn_of_crowding(ranks)
-    require_shared_memory(ranks)
-    log_path = begin_log(directory)
-    with log_path.open("a", encoding="utf-8") as log, stop_signals() as received:
-        launcher = launch_workers(run.root.resolve(), ranks=ranks, log=log)
-        try:
-            _wait(launcher, directory, received, watch)
-        finally:
-            end(launcher)
-    if received:
-        raise StoppedError(received[0])
-    if launcher.returncode != 0:
-        _raise_worker_error(launcher.returncode, run, log_path)
-
-
-def _wait(
-    launcher: "subprocess.Popen[str]",
-    directory: RunDirectory,
-    received: list[int],
-    watch: Watcher | None,
-) -> None:
-    deadline = None
-    told = False
-    shown: set[str] = set()
-    while launcher.poll() is None:
-        if received and deadline is None:
-            directory.stop_request.touch()
-            deadline = time.monotonic() + _STOP_SECONDS
-        # After a second signal, or if the workers do not reach a place to stop.
-        if len(received) > 1 or (deadline is not None and time.monotonic() > deadline):
-            return
-        if watch is not None:
-            show(directory, watch, shown)
-        told = told or tell(directory)
-        time.sleep(_POLL_SECONDS)
-    if watch is not None:
-        show(directory, watch, shown)
-    if not told:
-        tell(directory)
-
-
-def tell(directory: RunDirectory) -> bool:
-    """Name what was left out of the data, once they are prepared; say whether they are."""
-    if not Manifest(directory).is_complete("prepare"):
-        return False
-    for note in read_object(directory.data_summary).get("notes", []):
-        _LOG.warning("data: %s", note)
-    return True
-
-
-def show(directory: RunDirectory, watch: Watcher, shown: set[str]) -> None:
-    """Pass on the progress that rank 0 has written; `shown` holds the stages that were shown."""
-    try:
-        report = read_object(directory.progress)
-    except FileNotFoundError:
-        return
-    *over, current = report["stages"]
-    for stage in over:
-        if stage not in shown:
-            watch(stage, 1, 1, "")
-    shown.update(over)
-    watch(current, report["done"], report["total"], report["note"])
-
-
-def end(launcher: "subprocess.Popen[str]") -> None:
-    """Leave no worker behind: they share the launcher's session, and so its process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(launcher.pid, signal.SIGKILL)
-    launcher.wait()
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM, SIGINT and SIGUSR1 instead of dying of them.
-
-    Python gives signals to the main thread alone. A run in another one leaves them as they are:
-    its workers end with the process.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in _STOPPING}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _raise_worker_error(code: int, run: Run, log_path: Path) -> None:
-    directory = run.directory
-    errors = sorted(directory.worker_errors.glob("*.json"))
-    reports = sorted(map(read_object, errors), key=lambda report: is_consequence(report["line"]))
-    fixable = [report for report in reports if report["code"] == 2]
-    if fixable:
-        kind = DivergedError if fixable[0]["diverged"] else UserError
-        raise kind(fixable[0]["line"])
-    if reports:
-        raise WorkerError(f"{reports[0]['line']} (log: {log_path})")
-    if shutil.disk_usage(directory.root).free < _FULL_BYTES:  # no room for a message either
-        raise UserError(
-            f"the disk of {directory.root} is full: free space, then run the same command again"
-        )
-    refuse_killed_workers(code, directory, run.config)
-    raise WorkerError(
-        f"the workers ended with code {code} and no message. "
-        f"Run the same command again to resume (log: {log_path})"
-    )

@@ -16,7 +16,7 @@ import torch
 
 from spin_theory.games.samples import predicted_tv
 from spin_theory.policies import TabularPolicy
-from spin_train.driver import selfplay
+from spin_train.driver.watching import Watcher
 from spin_train.lab.findings import Curve, End, Finding
 from spin_train.lab.laboratory import SOLVED, Laboratory, open_laboratory
 from spin_train.lab.network import (
@@ -69,9 +69,7 @@ class Bridge:
         )
 
 
-def build_bridge(
-    out: Path, *, everything: bool = False, watch: selfplay.Watcher | None = None
-) -> Bridge:
+def build_bridge(out: Path, *, everything: bool = False, watch: Watcher | None = None) -> Bridge:
     """Train, measure and compare; what is in the folder already is not trained again.
 
     `everything` adds whole games, more sizes of samples and more steps to the core rows.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spin_theory.policies import TabularPolicy
 from spin_train.driver import selfplay
+from spin_train.driver.watching import Watcher
 from spin_train.lab.pairs import enumerated_pairs, enumerated_triplets, prepare_run
 from spin_train.lab.problems import Problem
 from spin_train.lab.tabulate import PolicyTable
@@ -71,7 +72,7 @@ class Laboratory:
     space: Space
     data: Player
     base: Player
-    watch: selfplay.Watcher | None = None
+    watch: Watcher | None = None
 
     def train(
         self,
@@ -134,7 +135,7 @@ class Laboratory:
 
 
 def open_laboratory(
-    out: Path, *, space: Space | None = None, watch: selfplay.Watcher | None = None
+    out: Path, *, space: Space | None = None, watch: Watcher | None = None
 ) -> Laboratory:
     """Make the world in a folder, or open the one that is there."""
     transformers.logging.disable_progress_bar()
@@ -164,9 +165,7 @@ def near_the_data(lab: Laboratory, *, size: float) -> Player:
     return lab.player(folder)
 
 
-def _naming(
-    name: str, watch: selfplay.Watcher | None
-) -> Callable[[str, int, int, str], None] | None:
+def _naming(name: str, watch: Watcher | None) -> Callable[[str, int, int, str], None] | None:
     """Show the stages of a run under its name; only training takes long."""
     if watch is None:
         return None

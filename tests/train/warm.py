@@ -76,13 +76,13 @@ def run(
 
 
 def _command_line(arguments, environment, folder, out, err):
-    import spin_train.driver.selfplay
+    import spin_train.driver.local_workers
     from spin_train.cli import main
 
     gc.freeze()  # a collection need not go through all that was imported
     os.chdir(folder)
     _become(environment, out, err)
-    spin_train.driver.selfplay.launch_workers = _launch_workers
+    spin_train.driver.local_workers.launch_workers = _launch_workers
     sys.argv = ["spin-train", *arguments]
     try:
         main()

@@ -42,7 +42,7 @@ def played(monkeypatch):
     """Runs whose workers do nothing."""
     monkeypatch.setattr(selfplay, "refuse_early", lambda *_, **__: None)
     monkeypatch.setattr(selfplay, "build_communication_op", lambda: None)
-    monkeypatch.setattr(selfplay, "_work", lambda run, watch: None)
+    monkeypatch.setattr(selfplay, "work_locally", lambda run, watch: None)
     return selfplay.play
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from spin_train.config.files import parse_config
-from spin_train.driver import selfplay, worker
+from spin_train.driver import local_workers, worker
 from spin_train.driver.launch import worker_environment
 from spin_train.errors import DivergedError, UserError
 from spin_train.run.run import Run
@@ -218,9 +218,9 @@ def test_the_driver_tells_a_diverged_run_from_other_errors(tmp_path, monkeypatch
     directory = run.directory
     worker._fail(directory, 2, "the loss is nan", diverged=True)
     with pytest.raises(DivergedError, match="the loss is nan"):
-        selfplay._raise_worker_error(1, run, tmp_path / "log")
+        local_workers._raise_worker_error(1, run, tmp_path / "log")
     shutil.rmtree(directory.worker_errors)
     worker._fail(directory, 2, "no such file")
     with pytest.raises(UserError) as caught:
-        selfplay._raise_worker_error(1, run, tmp_path / "log")
+        local_workers._raise_worker_error(1, run, tmp_path / "log")
     assert not isinstance(caught.value, DivergedError)

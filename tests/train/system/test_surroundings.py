@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from spin_train import display
-from spin_train.driver import selfplay
+from spin_train.driver import local_workers
 from spin_train.driver.launch import worker_environment
 from spin_train.errors import UserError
 from spin_train.system import surroundings
@@ -170,7 +170,7 @@ def test_a_run_may_be_played_outside_the_main_thread():
     entered = []
 
     def enter():
-        with selfplay.stop_signals() as received:
+        with local_workers.stop_signals() as received:
             entered.append(received)
 
     thread = threading.Thread(target=enter)
