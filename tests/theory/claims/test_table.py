@@ -30,6 +30,11 @@ OF_A_PROBLEM = {
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
 
 
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_the_list_of_files_names_it(module):
+    assert f"``{module.__name__.rpartition('.')[2]}``" in spin_theory.claims.__doc__
+
+
 @at_most(10)
 @given(seed=st.integers(0, 2**62))
 def test_all_claims_hold_on_any_instance(seed):
