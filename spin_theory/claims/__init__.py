@@ -52,7 +52,7 @@ claim held, the residual, the tolerance, and the numbers it rests on.
 
 Each of these files ends with its own table, ``CLAIMS``. ``table`` is their union, ``verification``
 checks all of it on the random tables of ``instances``, and ``rows`` prints it. ``claim`` and
-``evidence`` say what a claim and a finding are. ``nearby`` and ``brackets`` are parts of checks, and
+``evidence`` say what a claim and a finding are. ``nearby`` and ``brackets`` are parts of checks.
 ``papers`` lists what the papers claim, each with our verdict.
 
 A new claim is a check in the file it belongs to, an entry in that file's ``CLAIMS``, and a test.
