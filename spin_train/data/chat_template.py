@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from spin_train.data.turns import TURN, Message
+from spin_train.data.turns import TURN, Message, calls_tools
 
 __all__ = ["TODAY", "ChatTemplate", "Use", "name_of", "pieces_left_out", "stripped"]
 
@@ -39,12 +39,8 @@ class Use:
     """Other fields that it does not render: place of the turn, then keys."""
     tools: bool = True
     """Whether it renders the tools."""
-
-    @property
-    def loses_tools(self) -> bool:
-        """Whether calls of tools are not rendered whole."""
-        calls = [path for path in self.unseen if path[1] == "tool_calls" and path[-1] != "id"]
-        return bool(calls)
+    loses_calls: bool = False
+    """Whether it leaves out a part of a call of a tool other than its id."""
 
 
 class ChatTemplate:
@@ -108,7 +104,13 @@ class ChatTemplate:
                 if self.render([*probe[:place], less, *probe[place + 1 :]], schemas) == text:
                     unseen.append((place, key))
         shown = [path for path in words if path[0] == "tools" and path not in missing]
-        return Use("", tuple(map(int, lost)), tuple(unseen), bool(shown) or not tools)
+        calls = [path for path in unseen if path[1] == "tool_calls" and path[-1] != "id"]
+        return Use(
+            lost_turns=tuple(map(int, lost)),
+            unseen=tuple(unseen),
+            tools=bool(shown) or not tools,
+            loses_calls=any(calls_tools(messages[int(path[0])]) for path in calls),
+        )
 
 
 def _clock_of(day: date) -> str:

@@ -105,7 +105,7 @@ class Renderer:
             return row, use
         for kept in (turns, [_arguments_as_text(turn) for turn in turns]):
             use = self._chat.use(kept, row.tools)
-            if not use.refused and not use.loses_tools and not set(places) & set(use.lost_turns):
+            if not use.refused and not use.loses_calls and not set(places) & set(use.lost_turns):
                 return _with_turns(row, kept), use
         row = without_tools(row)
         return row, self._chat.use(_turns(row), row.tools)

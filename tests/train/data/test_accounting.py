@@ -221,6 +221,18 @@ def test_turns_of_tools_that_a_template_cannot_render_are_left_out_and_counted(t
         assert summary["ignored_tool_turns"] == 2
 
 
+def test_a_user_field_called_tool_calls_does_not_take_the_calls_of_the_assistant_away(tmp_path):
+    template = "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.tool_calls }}{% endif %}"
+    template += "{{ m.content }}{% endfor %}"
+    call = answer("", tool_calls=[{"name": "f", "arguments": {"a": "b"}}])
+    asked = {**user(), "tool_calls": "a user's own note"}
+    row = chat(asked, call, {"role": "tool", "content": "3"}, answer())
+    ((prompt, _, _),), summary = prepared(tmp_path, [row], template=template)
+    assert "'f'" in prompt
+    assert summary["ignored_tool_turns"] == 0
+    assert summary["unused_fields"] == {"messages[].tool_calls": 1}
+
+
 def test_arguments_are_text_where_a_template_takes_no_objects(tmp_path):
     template = TOOLS.replace("{{ m.tool_calls }}", "{{ m.tool_calls[0].function.arguments + '!' }}")
     call = answer("", tool_calls=[{"name": "f", "arguments": {"a": "b"}}])
