@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -23,8 +23,12 @@ from spin_train.run.status import RunStatus
 from spin_train.run.tables import answers_table, benchmark_table, duration
 from spin_train.system.surroundings import quiet
 
+if TYPE_CHECKING:
+    from spin_train.report.comparison import Comparison
+
 __all__ = [
     "show_answers",
+    "show_comparison",
     "show_results",
     "show_table",
     "status_table",
@@ -138,6 +142,28 @@ def _marked(answer: Mapping[str, Any]) -> str:
     """Text of an answer; one that did not end by itself says so."""
     cut = "" if answer["finish_reason"] == "stop" else " [cut at max_new_tokens]"
     return (answer["response"] or "(nothing)") + cut
+
+
+def show_comparison(found: "Comparison", *, wide: bool = False) -> None:
+    """Print runs side by side, with what speaks against comparing them first."""
+    from spin_train.report import comparison_tables as tables
+
+    show_table(tables.as_text(tables.run_table(found), "Runs"))
+    for doubt in found.doubts:
+        _say(f"! {doubt}")
+    differing = tables.differing_table(found)
+    if differing.rows:
+        show_table(tables.as_text(differing, "What differs in the configurations"))
+    else:
+        _say("Nothing differs in the configurations but where the runs lie.")
+    if wide:
+        show_table(tables.as_text(tables.wide_numbers(found), "Held-out numbers", wide=True))
+    else:
+        for title, table in tables.number_tables(found).items():
+            show_table(tables.as_text(table, title))
+    for verdict in found.verdicts:
+        _say(verdict)
+    _say("In brackets: 95 % intervals over prompts; they say nothing about other seeds.")
 
 
 def status_table(status: RunStatus) -> Table:

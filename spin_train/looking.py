@@ -26,7 +26,7 @@ def path_of(text: str | Path) -> Path:
 
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the command line, in this order."""
-    for command in (status, results, samples, report, keys, convert):
+    for command in (status, results, samples, report, compare, keys, convert):
         app.command()(command)
     app.command("presets")(show_presets)
 
@@ -116,6 +116,40 @@ def report(
     from spin_train.run.run import Run
 
     print(f"open {write_report(Run.open(run_dir), out, prompts=prompts)}")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(parser=path_of, help="Directories of 2 to 8 runs.")],
+    html: Annotated[
+        Path | None,
+        typer.Option(parser=path_of, help="Also write a page with figures to this file."),
+    ] = None,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Show all numbers in one table; takes 140 columns.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show runs side by side: what differs, what each policy reached, what may be compared.
+
+    The first run, A, is what the others are held against. Differences between
+    runs are taken on the held-out rows that both keep out of training, token
+    for token. Where models, data or held-out rows differ, it says so first.
+    """
+    from spin_train.report.comparison import compare as put_together
+    from spin_train.report.comparison_page import write_comparison
+    from spin_train.run.run import Run
+
+    found = put_together([Run.open(root) for root in runs])
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        from spin_train.display import show_comparison
+
+        show_comparison(found, wide=wide)
+    if html is not None:
+        written = write_comparison(found, html)
+        if not as_json:
+            print(f"open {written}")
 
 
 def keys(

@@ -16,6 +16,7 @@ __all__ = [
     "Change",
     "changes_of",
     "first_read",
+    "flattened",
     "keeps_samples",
     "refused_on_branching",
     "refused_on_resuming",
@@ -67,7 +68,7 @@ def changes_of(old: Config, new: Config) -> list[Change]:
     A schedule that only gets longer, or the same values in another form, is no change. A section
     that comes in or is left out counts by the section's own mark.
     """
-    before, after = _flatten(old), _flatten(new)
+    before, after = flattened(old), flattened(new)
     changes = []
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) == after.get(key):
@@ -135,7 +136,7 @@ def _section_added(key: str, before: dict[str, Any], after: dict[str, Any]) -> s
     return None
 
 
-def _flatten(config: Config) -> dict[str, Any]:
+def flattened(config: Config) -> dict[str, Any]:
     """Dotted keys and values, defaults included."""
 
     def walk(prefix: str, value: Any) -> Iterable[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Held-out NLL per token of policies and their differences, with intervals over prompts."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,14 @@ import pandas
 from spin_train.run.policies import Policy
 from spin_train.stages.evaluate import FEWEST_FOR_ERRORS
 
-__all__ = ["CONFIDENCE", "Estimate", "margins_by_prompt", "nll", "nll_difference"]
+__all__ = [
+    "CONFIDENCE",
+    "Estimate",
+    "margins_by_prompt",
+    "nll",
+    "nll_difference",
+    "right_answers",
+]
 
 CONFIDENCE = 0.95
 """Of every interval here."""
@@ -43,21 +51,37 @@ def nll(policy: Policy) -> Estimate | None:
     return _ratio(-rows["real_logps"], rows["real_tokens"], rows["prompt"])
 
 
-def nll_difference(policy: Policy, other: Policy) -> Estimate | None:
+def nll_difference(
+    policy: Policy, other: Policy, same: Mapping[int, int] | None = None
+) -> Estimate | None:
     """NLL per token of a policy minus another's, nats, on the same responses.
 
     The interval is of the differences response by response. That is narrower than the intervals of
     the two numbers suggest, as what is hard for one policy is hard for the other. None where one of
-    them is not evaluated.
+    them is not evaluated. For a policy of another run `same` says which rows are the same: the
+    number of a row in the other run's data, and its number here.
     """
     both = [_rows(one.evaluation_by_example) for one in (policy, other)]
     if both[0] is None or both[1] is None:
         found = [nll(one) for one in (policy, other)]
-        if found[0] is None or found[1] is None:
+        if found[0] is None or found[1] is None or same is not None:
             return None
         return Estimate(found[0].value - found[1].value)
-    rows = both[0].join(both[1]["real_logps"].rename("other"), how="inner")
+    theirs = both[1]["real_logps"].rename("other")
+    if same is not None:
+        theirs = theirs[theirs.index.isin(list(same))].rename(index=dict(same))
+    rows = both[0].join(theirs, how="inner")
+    if rows.empty:
+        return None
     return _ratio(rows["other"] - rows["real_logps"], rows["real_tokens"], rows["prompt"])
+
+
+def right_answers(policy: Policy) -> Estimate | None:
+    """Share of right answers by greedy decoding, with Wilson's interval; None without any."""
+    found = policy.answers or {}
+    if "exact_match" not in found:
+        return None
+    return Estimate(*(found[f"exact_match{end}"] for end in ("", "_low", "_high")))
 
 
 def margins_by_prompt(policy: Policy) -> dict[int, float]:

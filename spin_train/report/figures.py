@@ -19,7 +19,9 @@ _ASIDE = 0.008  # of the width
 _COLOURS = {
     # matplotlib knows no CSS variables: each stands for one, and is replaced in what it writes.
     name: f"#0100{number:02x}"
-    for number, name in enumerate(("ink", "quiet", "grid", "play", "control", "third"), start=1)
+    for number, name in enumerate(
+        ("ink", "quiet", "grid", "play", "control", "third", "fourth"), start=1
+    )
 }
 _SETTINGS: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -57,7 +59,7 @@ class Line:
 
     name: str
     colour: str
-    """`play`, `control` or `third`."""
+    """`play`, `control`, `third` or `fourth`."""
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] | None = None
@@ -122,7 +124,7 @@ def draw(
         if whole:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(lines) > 1:
-            figure.legend(loc="outside lower center", ncols=len(lines))
+            figure.legend(loc="outside lower center", ncols=min(len(lines), 4))
         written = io.StringIO()
         figure.savefig(
             written,

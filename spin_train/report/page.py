@@ -1,7 +1,5 @@
 """One self-contained page about a run: what was done, what came out, what the policies answer."""
 
-import base64
-import hashlib
 import math
 import time
 from dataclasses import dataclass
@@ -11,7 +9,6 @@ from typing import Any
 from spin_train.config.schema import Config
 from spin_train.config.yaml12 import yaml_text
 from spin_train.errors import UserError
-from spin_train.printable import segments
 from spin_train.report.cautions import cautions_of
 from spin_train.report.estimates import CONFIDENCE, margins_by_prompt
 from spin_train.report.figures import require_matplotlib
@@ -23,14 +20,13 @@ from spin_train.report.tables import (
     stage_table,
     wide_table,
 )
+from spin_train.report.templates import fill
 from spin_train.report.wording import summarise_run
 from spin_train.run.frames import prompts_with_samples
 from spin_train.run.run import Run
 from spin_train.system.files import read_object, write_atomically
 
 __all__ = ["render", "write_report"]
-
-FOLDER = Path(__file__).parent / "assets"
 
 
 def write_report(run: Run, out: Path | None = None, *, prompts: int = 500) -> Path:
@@ -50,21 +46,12 @@ def write_report(run: Run, out: Path | None = None, *, prompts: int = 500) -> Pa
 
 def render(run: Run, *, prompts: int = 500) -> str:
     """Make the page as HTML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["segments"] = segments
-    styles, script = ((FOLDER / f"report.{end}").read_text("utf-8") for end in ("css", "js"))
     shown, of, why_not = _responses(run, prompts)
     judges = list(dict.fromkeys(name for item in shown for name in item.margins))
     played = [policy.name for policy in run.listed if not policy.control]
-    return environment.get_template("report.html.jinja").render(
+    return fill(
+        "report.html.jinja",
+        script="report.js",
         title=run.root.resolve().name if run.root.name in ("", ".", "run") else run.root.name,
         folder=str(run.root),
         facts=_facts(run),
@@ -86,9 +73,6 @@ def render(run: Run, *, prompts: int = 500) -> str:
         config=yaml_text(run.config.model_dump()),
         branched=run.manifest().content.get("branched_from"),
         written=time.strftime("%Y-%m-%d %H:%M"),
-        styles=styles,
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 

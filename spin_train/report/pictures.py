@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spin_train.report.estimates import Estimate, nll, nll_difference
+from spin_train.report.estimates import Estimate, nll, nll_difference, right_answers
 from spin_train.report.figures import Drawing, Line, draw
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
@@ -14,7 +14,14 @@ from spin_train.system.ownership import is_demo
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["by_iteration", "demo_measurements", "while_training"]
+__all__ = [
+    "by_iteration",
+    "change_of_nll",
+    "demo_measurements",
+    "line_of",
+    "right_in_per_cent",
+    "while_training",
+]
 
 _TWO = 1.96  # standard errors on either side, 95 %
 
@@ -33,27 +40,38 @@ def by_iteration(run: Run) -> list[Drawing]:
 
 def _lines(run: Run, value: Callable[[Policy], Estimate | None]) -> list[Line]:
     """One line for self-play and one for the control, each from p_0 on, of what is known."""
-    lines = []
-    for name, control in (("self-play", False), ("control (more SFT)", True)):
-        policies = [run.policy(0), *(p for p in run.listed if p.control == control and p.iteration)]
-        known = [(p.iteration, found) for p in policies if (found := value(p)) is not None]
-        if len(known) < (2 if control else 1):
-            continue
-        lines.append(
-            Line(
-                name,
-                "control" if control else "play",
-                [iteration for iteration, _ in known],
-                [found.value for _, found in known],
-                [found.value if found.low is None else found.low for _, found in known],
-                [found.value if found.high is None else found.high for _, found in known],
-                dashed=control,
-            )
-        )
-    return lines
+    play = line_of(run, value, name="self-play", colour="play")
+    control = line_of(
+        run, value, name="control (more SFT)", colour="control", control=True, dashed=True
+    )
+    return [*([play] if play.x else []), *([control] if len(control.x) > 1 else [])]
 
 
-def _change_of_nll(run: Run) -> Drawing | None:
+def line_of(
+    run: Run,
+    value: Callable[[Policy], Estimate | None],
+    *,
+    name: str,
+    colour: str,
+    control: bool = False,
+    dashed: bool = False,
+) -> Line:
+    """Make a line of a number of every policy from p_0 on, of self-play or of the control."""
+    policies = [run.policy(0), *(p for p in run.listed if p.control == control and p.iteration)]
+    known = [(p.iteration, found) for p in policies if (found := value(p)) is not None]
+    return Line(
+        name,
+        colour,
+        [iteration for iteration, _ in known],
+        [found.value for _, found in known],
+        [found.value if found.low is None else found.low for _, found in known],
+        [found.value if found.high is None else found.high for _, found in known],
+        dashed=dashed,
+    )
+
+
+def change_of_nll(run: Run) -> Callable[[Policy], Estimate | None]:
+    """Give the function that says how far a policy of the run is from its p_0, nats per token."""
     first = run.policy(0)
 
     def change(policy: Policy) -> Estimate | None:
@@ -61,7 +79,11 @@ def _change_of_nll(run: Run) -> Drawing | None:
             return None if nll(policy) is None else Estimate(0.0)
         return nll_difference(policy, first)
 
-    lines = _lines(run, change)
+    return change
+
+
+def _change_of_nll(run: Run) -> Drawing | None:
+    lines = _lines(run, change_of_nll(run))
     if not any(len(line.x) > 1 for line in lines):
         return None
     return draw(
@@ -99,14 +121,16 @@ def _exact(run: Run) -> Drawing | None:
     )
 
 
-def _exact_match(run: Run) -> Drawing | None:
-    def share(policy: Policy) -> Estimate | None:
-        found = policy.answers or {}
-        if "exact_match" not in found:
-            return None
-        return Estimate(*(100 * found[f"exact_match{end}"] for end in ("", "_low", "_high")))
+def right_in_per_cent(policy: Policy) -> Estimate | None:
+    """Share of right answers by greedy decoding, per cent."""
+    found = right_answers(policy)
+    if found is None or found.low is None or found.high is None:
+        return found and Estimate(100 * found.value)
+    return Estimate(100 * found.value, 100 * found.low, 100 * found.high)
 
-    lines = _lines(run, share)
+
+def _exact_match(run: Run) -> Drawing | None:
+    lines = _lines(run, right_in_per_cent)
     if not lines:
         return None
     return draw(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spin_train.report.estimates import Estimate, nll, nll_difference
+from spin_train.report.estimates import nll, nll_difference, right_answers
 from spin_train.report.pictures import demo_measurements
 from spin_train.report.wording import MINUS, signed, with_interval
 from spin_train.run.policies import Policy
@@ -13,7 +13,16 @@ from spin_train.run.run import Run
 from spin_train.run.tables import duration
 from spin_train.system.files import read_object
 
-__all__ = ["Table", "benchmark_rows", "main_table", "provenance", "stage_table", "wide_table"]
+__all__ = [
+    "Table",
+    "benchmark_rows",
+    "main_table",
+    "mean_of",
+    "provenance",
+    "share_of",
+    "stage_table",
+    "wide_table",
+]
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,12 @@ def main_table(run: Run) -> Table:
             f"{measured[policy.name]['kl']:.4f}" if policy.name in measured else ""
             for policy in policies
         ],
-        "right answers, %": [_right(policy) for policy in policies],
-        "margin, nats": [_mean(policy.numbers or {}, "margin") for policy in policies],
+        "right answers, %": [
+            with_interval(right_answers(policy), digits=1, scale=100) for policy in policies
+        ],
+        "margin, nats": [mean_of(policy.numbers or {}, "margin") for policy in policies],
         "samples that stop": [
-            _share((policy.numbers or {}).get("generated_stopped")) for policy in policies
+            share_of((policy.numbers or {}).get("generated_stopped")) for policy in policies
         ],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
@@ -68,15 +79,7 @@ def _against_control(run: Run, policy: Policy) -> str:
     return signed(nll_difference(policy, run.control(policy.iteration)))
 
 
-def _right(policy: Policy) -> str:
-    found = policy.answers or {}
-    if "exact_match" not in found:
-        return ""
-    ends = (found[f"exact_match{end}"] for end in ("", "_low", "_high"))
-    return with_interval(Estimate(*ends), digits=1, scale=100)
-
-
-def _mean(numbers: dict[str, Any], name: str) -> str:
+def mean_of(numbers: dict[str, Any], name: str) -> str:
     """Write a mean with its standard error."""
     if numbers.get(name) is None:
         return ""
@@ -85,7 +88,8 @@ def _mean(numbers: dict[str, Any], name: str) -> str:
     return (text if error is None else f"{text} ± {error:.3f}").replace("-", MINUS)
 
 
-def _share(value: float | None) -> str:
+def share_of(value: float | None) -> str:
+    """Write a share in per cent."""
     return "" if value is None else f"{100 * value:.1f} %"
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from spin_train.report.estimates import Estimate, nll, nll_difference
+from spin_train.report.estimates import Estimate, nll, nll_difference, right_answers
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
 
@@ -132,8 +132,6 @@ def _answers(run: Run, best: Policy) -> list[str]:
         shown.append(run.control(best.iteration))
     parts = []
     for policy in shown:
-        counted = policy.answers
-        if counted and "exact_match" in counted:
-            found = Estimate(*(counted[f"exact_match{end}"] for end in ("", "_low", "_high")))
+        if (found := right_answers(policy)) is not None:
             parts.append(f"{policy.name} {with_interval(found, digits=1, scale=100)} %")
     return [f"Right answers by greedy decoding: {', '.join(parts)}."] if parts else []

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from spin_train.report.comparison import compare
+from spin_train.report.comparison_page import write_comparison
 from spin_train.report.page import write_report
 from tests.train.finished import HOSTILE, finish
 
@@ -39,6 +41,16 @@ def browser():
 @pytest.fixture(scope="module")
 def address(run):
     return write_report(run).as_uri()
+
+
+@pytest.fixture(scope="module")
+def comparison(run, tmp_path_factory):
+    """A page about runs that differ in model and in held-out rows."""
+    folder = tmp_path_factory.mktemp("others")
+    other = finish(folder / "run", prompts=50, model="org/larger", beta=1.0)
+    unfinished = finish(folder / "unfinished", prompts=60, upto="p_1")
+    found = compare([run, other, unfinished])
+    return write_comparison(found, folder / "compare.html").as_uri()
 
 
 @pytest.fixture
@@ -127,7 +139,8 @@ def test_without_scripts_every_prompt_is_there(browser, address):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_it_fits_and_axe_finds_nothing(browser, address, size, scheme):
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_it_fits_and_axe_finds_nothing(browser, address, comparison, kind, size, scheme):
     width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height},
@@ -135,10 +148,10 @@ def test_it_fits_and_axe_finds_nothing(browser, address, size, scheme):
         bypass_csp=True,  # for axe, which is not of the page
     )
     page = context.new_page()
-    page.goto(address)
+    page.goto({"report": address, "comparison": comparison}[kind])
     page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / f"{size}-{scheme}.png", full_page=True)
+    page.screenshot(path=PICTURES / f"{kind}-{size}-{scheme}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run()")

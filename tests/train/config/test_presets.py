@@ -3,7 +3,7 @@
 import pytest
 
 from spin_train.cli import app
-from spin_train.config.changes import _flatten
+from spin_train.config.changes import flattened
 from spin_train.config.files import load_config, presets
 from spin_train.errors import UserError
 
@@ -63,7 +63,7 @@ TABLES = {
 def test_a_preset_is_what_was_published(name):
     values, schedules = TABLES[name]
     config = load_config(name, ["output_dir=runs/x"])
-    keys = _flatten(config)
+    keys = flattened(config)
     assert {key: keys.get(key) for key in values if key != "sft"} == {
         key: value for key, value in values.items() if key != "sft"
     }
