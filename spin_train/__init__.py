@@ -25,6 +25,7 @@ Imports go only downwards in this list, from the last lines to the first.
 `demo`       the self-contained demo
 `display`    bars and tables in the terminal
 `looking`    commands that look at runs and change nothing of them
+`sharing`    commands that give pairs and policies to other programs
 `cli`        the command line
 ===========  ====================================================================
 """

@@ -1,4 +1,4 @@
-"""The command line `spin-train`: what plays, and with `looking` what looks at it."""
+"""The command line `spin-train`: what plays. `looking` and `sharing` have the other commands."""
 
 import importlib.metadata
 import importlib.util
@@ -20,6 +20,7 @@ from spin_train.config.files import load_config
 from spin_train.config.schema import Config
 from spin_train.errors import StoppedError, UserError, WorkerError, disk_full
 from spin_train.looking import WIDE, add_commands, path_of
+from spin_train.sharing import add_commands as add_sharing
 from spin_train.system.processes import cpu_only
 from spin_train.system.world import world_of
 
@@ -150,6 +151,7 @@ def grid(
 
 
 add_commands(app)
+add_sharing(app)
 
 
 @app.command()

@@ -35,6 +35,7 @@ SPIN_TRAIN = [
         "demo",
         "display",
         "looking",
+        "sharing",
         "cli",
         "logps",
         "trainer",

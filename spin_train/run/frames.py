@@ -15,7 +15,7 @@ from spin_train.run.graph import Stage
 from spin_train.run.policies import Policy, listed_policies, policy_of
 from spin_train.system.files import read_lines
 
-__all__ = ["metrics_frame", "prompts_with_samples", "samples_frame"]
+__all__ = ["metrics_frame", "prompts_with_samples", "samples_frame", "tokenizer_of"]
 
 
 def metrics_frame(root: Path, stages: list[Stage]) -> pandas.DataFrame:
@@ -38,7 +38,7 @@ def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pa
         raise UserError(f"no samples in {folder}: iteration {iteration} has not been sampled yet")
     scored = [folder / "scored" / shard.name for shard in sampled]
     shards = [new if new.is_file() else old for old, new in zip(sampled, scored, strict=True)]
-    tokenizer = _tokenizer(config, directory)
+    tokenizer = tokenizer_of(config, directory)
 
     def text(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
@@ -94,7 +94,7 @@ def prompts_with_samples(
     ]
     if not (rows.is_file() and (decoded or any(sampled.values()))):
         raise UserError(f"nothing is sampled in {directory.root} yet")
-    tokenizer = _tokenizer(config, directory)
+    tokenizer = tokenizer_of(config, directory)
 
     def text(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, skip_special_tokens=True))
@@ -123,8 +123,8 @@ def prompts_with_samples(
     return list(found.values())
 
 
-def _tokenizer(config: Config, directory: RunDirectory) -> Any:
-    """Tokenizer of a policy that is there, else of the model: a moved run has only the former."""
+def tokenizer_of(config: Config, directory: RunDirectory) -> Any:
+    """Load the tokenizer of a policy that is there, else the model's: a moved run has no model."""
     for policy in listed_policies(config, directory):
         if isinstance(policy.source, Path) and policy.source.is_dir():
             own = {"model": str(policy.source), "model_revision": None}
