@@ -190,9 +190,9 @@ def _played(kind: str, folder: Path) -> Outcome:
     groups = [Group(p, [ids(6), s.ids]) for p, s in zip(prompts, samples, strict=True)]
     with torch.no_grad():
         scores = response_logps(model, groups)
-    constant, per_token = PARITY_TOLERANCE["float32"]
+    tolerance = PARITY_TOLERANCE["float32"]
     for sample, score in zip(samples, scores[1::2].tolist(), strict=True):
-        if not abs(sample.logps - score) <= constant + per_token * len(sample.ids):
+        if not abs(sample.logps - score) <= tolerance.allowed(len(sample.ids)):
             return Outcome(kind, verdict=f"parity: {abs(sample.logps - score):.2g} nats off")
     optimiser = torch.optim.SGD(model.train().parameters(), lr=1e-3)
     loss, _ = response_loss(

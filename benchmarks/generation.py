@@ -260,8 +260,7 @@ def check(task: Task) -> float:
     with torch.inference_mode():
         scored = [response_logps(task.model, [group]).item() for group in groups]
     differences = [abs(s.logps - logps) for s, logps in zip(samples, scored, strict=True)]
-    constant, per_token = PARITY_TOLERANCE["float32"]
-    allowed = [constant + per_token * len(s.ids) for s in samples]
+    allowed = [PARITY_TOLERANCE["float32"].allowed(len(s.ids)) for s in samples]
     if any(d > most for d, most in zip(differences, allowed, strict=True)):
         raise AssertionError(f"engine and scoring differ by {max(differences)} nats")
     return max(differences)

@@ -54,6 +54,7 @@ def worker_environment(ranks: int, *, alone: bool = True) -> dict[str, str]:
     # Threads that spin while they wait slow a neighbouring rank many times over.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # products add in one order
     environment[DRIVER_VARIABLE] = str(os.getpid())
     if cpu_only():
         environment["DS_ACCELERATOR"] = "cpu"

@@ -224,9 +224,9 @@ def _compare_with_plain_pass(
     ids = torch.tensor([prompt + response[:-1]], device=next(model.parameters()).device)
     logps = model(input_ids=ids).logits[0, len(prompt) - 1 :].double().log_softmax(-1)
     plain = logps.gather(1, ids.new_tensor(response)[:, None]).sum()
-    constant, per_token = PARITY_TOLERANCE["bfloat16" if _is_half(model) else "float32"]
+    tolerance = PARITY_TOLERANCE["bfloat16" if _is_half(model) else "float32"]
     apart = float((plain - table.log_probs[number][place]).abs())
-    if not apart <= constant + per_token * len(response):  # nan too
+    if not apart <= tolerance.allowed(len(response)):  # nan too
         raise ValueError(
             f"{type(model).__name__} computes other log-probs with its cache than without, "
             f"{apart:.3g} nats for a response of {len(response)} tokens: it has no table here"

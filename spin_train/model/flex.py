@@ -22,6 +22,9 @@ __all__ = ["BLOCK", "block_mask", "flex_attention"]
 # A kernel is compiled for each type, window, soft cap, kind of length, and with or without
 # gradients. Past torch's limit of 8 it would make the whole mask, and say nothing that one sees.
 _COMPILED = {"recompile_limit": 64, "fail_on_recompile_limit_hit": True}
+# Rows of less than a block would get a kernel made for decoding, which torch 2.11 does not compile
+# for heads of 16 in float32 on an H100.
+_ONE_KERNEL = {"FORCE_USE_FLEX_ATTENTION": True}
 
 BLOCK = 128
 """Queries, and keys, of a block."""
@@ -43,7 +46,9 @@ def flex_attention(
     """
     mask = row.once(("block mask", window), lambda: block_mask(row, window))
     with torch._dynamo.config.patch(_COMPILED):
-        out, _ = flex_attention_forward(module, query, key, value, mask, scaling, softcap)
+        out, _ = flex_attention_forward(
+            module, query, key, value, mask, scaling, softcap, kernel_options=_ONE_KERNEL
+        )
     return out
 
 

@@ -31,6 +31,9 @@ __all__ = [
 _BLIND_TOLERANCE = 1e-6
 # In a narrow type a way may be off by so many times what the plain forward pass is off.
 _OWN_ROUNDING = 4
+# Per token, the most of all responses, between two ways that each round. Seen on a model of 135
+# million parameters in bfloat16: 0.26 nats where the plain forward pass is 0.1 off.
+_BETWEEN_ROUNDINGS = 6
 # Nats per token, root mean square, that are rounding in a narrow type whatever was measured.
 _LEAST_ROUNDING = 0.01
 _SHORTEST = 90  # tokens; some faults need a few blocks of a mask or a chunk to show
@@ -199,12 +202,13 @@ class Trial(Generic[Way]):
         """
         rounding = _rms(plain, truth)
         allowed = max(_LEAST_ROUNDING, _OWN_ROUNDING * rounding)
+        between = max(exact_tolerance(self._module), _BETWEEN_ROUNDINGS * rounding)
 
         def flaw(way: Way) -> str:
             error = _rms(self._by(way, self._groups), truth)
             if not error <= allowed:
                 return f"off by {error:.2g} nats per token, where rounding explains {rounding:.2g}"
-            own = self._against(plain, exact_tolerance(self._module))(way)
+            own = self._against(plain, between)(way)
             if own:
                 return own
             with widened(self._module):

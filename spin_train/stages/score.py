@@ -110,24 +110,22 @@ def parity_problem(records: Sequence[Record], config: Config, iteration: int) ->
     at temperature 1 whatever the samples were drawn at, so they are comparable at any temperature.
     Only the samples of `iteration` are compared: both numbers are about its opponent.
     """
-    constant, per_token = PARITY_TOLERANCE[config.training.dtype]
-    worst, beyond, compared = 0.0, 0, 0
+    tolerance = PARITY_TOLERANCE[config.training.dtype]
+    pairs: list[tuple[float, int]] = []
     for record in records:
         for sample in record.of_role("generated"):
-            if sample.iteration != iteration or sample.sampling_logps is None:
-                continue
-            assert sample.opponent_logps is not None
-            difference = abs(sample.sampling_logps - sample.opponent_logps)
-            compared += 1
-            if not difference <= constant + per_token * len(sample.ids):  # nan is beyond as well
-                beyond += 1
-                worst = max(worst, difference / len(sample.ids))
-    if not beyond:
+            if sample.iteration == iteration and sample.sampling_logps is not None:
+                assert sample.opponent_logps is not None
+                pairs.append((sample.sampling_logps - sample.opponent_logps, len(sample.ids)))
+    differences, tokens = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2).unbind(1)
+    if tolerance.explains(differences, tokens):
         return ""
+    beyond = sum(not abs(off) <= tolerance.allowed(n) for off, n in pairs)  # nan is beyond as well
+    mean, worst = (f(differences.abs() / tokens).item() for f in (torch.mean, torch.max))
     return (
         f"generation parity: engine {config.generation.engine} and the training forward pass "
-        f"differ on the log-prob of {beyond} of {compared} samples by up to {worst:.3g} nats per "
-        f"token (tolerance {constant:g} nats + {per_token:g} per token): samples and scores come "
-        f"from different distributions; {_PARITY_HELP[config.generation.engine]}, or continue with "
-        "generation.parity=warn"
+        f"differ on log-probs of samples by {mean:.3g} nats per token, at most {worst:.3g}, and on "
+        f"{beyond} of {len(pairs)} samples beyond the tolerance ({tolerance}): samples and scores "
+        f"come from different distributions; {_PARITY_HELP[config.generation.engine]}, or continue "
+        "with generation.parity=warn"
     )

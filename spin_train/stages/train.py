@@ -43,6 +43,7 @@ from spin_train.training.objective import (
     selfplay_objective,
     sft_objective,
 )
+from spin_train.training.repeatable import sums_in_one_order
 from spin_train.training.trainer import SpinTrainer, collate
 
 __all__ = [
@@ -215,7 +216,8 @@ def _fit(
         sums=callback.sums,
         routers=router_loss(model, config.training.router_loss),
     )
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    with sums_in_one_order():
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if callback.stopped:
         raise StoppedError
     note = noted_logps(trainer.model_wrapped, batches[0].examples[0].group)

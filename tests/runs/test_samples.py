@@ -106,14 +106,14 @@ def test_each_sample_makes_a_triplet(folder):
 
 
 def test_the_engines_log_probs_are_stored_and_are_those_of_scoring(folder):
-    constant, per_token = PARITY_TOLERANCE["float32"]
+    tolerance = PARITY_TOLERANCE["float32"]
     for k in range(2):
         for record in records_of(folder, f"iter{k}/scored/*.parquet"):
             for sample in record.of_role("generated"):
                 assert sample.sampling_logps is not None
                 difference = abs(sample.sampling_logps - sample.opponent_logps)
                 if sample.iteration == k:
-                    assert difference <= constant + per_token * len(sample.ids)
+                    assert difference <= tolerance.allowed(len(sample.ids))
 
 
 def test_how_the_samples_were_drawn_stands_beside_them_and_in_the_manifest(folder):

@@ -198,8 +198,7 @@ def test_parity_holds_within_the_tolerance_and_not_beyond(tmp_path, dtype, sign)
     config = configured(tmp_path).model_copy(
         update={"training": configured(tmp_path).training.model_copy(update={"dtype": dtype})}
     )
-    constant, per_token = PARITY_TOLERANCE[dtype]
-    allowed = constant + 10 * per_token
+    allowed = PARITY_TOLERANCE[dtype].allowed(10)
     assert parity_problem(scored(0.99 * sign * allowed), config, 1) == ""
     line = parity_problem(scored(1.01 * sign * allowed), config, 1)
     assert "1 of 1 samples" in line
