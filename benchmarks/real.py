@@ -15,6 +15,8 @@ import time
 import zipfile
 from pathlib import Path
 
+import torch
+
 from benchmarks.pages import DOCS, write_between
 from spin_train.config.files import load_config
 from spin_train.data.records import read_records, write_records
@@ -100,7 +102,8 @@ def answer_as_it_came(run: Run) -> Policy:
     )
     if policy.answers is None:
         asked = questions(read_records(directory.held_out_rows), config)
-        model = load_policy(config.model, config).eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load_policy(config.model, config).eval().to(device)
         decoded = greedy_answers(model, asked, greedy_settings(run))
         write_records(policy.greedy_file, decoded)
         write_json(policy.answers_file, summarise_answers(decoded, asked, config))

@@ -4,7 +4,7 @@ Rounding of a token's log-prob is of either sign and hardly depends on that of t
 over a response it adds up like a random walk, with the square root of its tokens. Another model is
 off by as much at every token, and two ways to compute are by a little. Seen in bfloat16 between
 batches of other shapes, on 135 million parameters in 30 layers: 0.07 nats per square root of a
-token, root mean square, and at most 0.2; and 0.003 nats a token, always of one sign.
+token, root mean square, and at most 0.2; and 0.003 nats per token, always of one sign.
 """
 
 import math
@@ -27,7 +27,7 @@ class Rounding:
     per_root: float
     """r, nats; in bfloat16 seven times what was seen, root mean square."""
     drift: float
-    """d, nats a token."""
+    """d, nats per token."""
 
     def allowed(self, tokens: int) -> float:
         """Nats for a response of so many tokens."""
@@ -36,7 +36,7 @@ class Rounding:
     def explains(self, differences: Tensor, tokens: Tensor) -> bool:
         """Say whether all differences, in nats, may be rounding: each, and all of them together.
 
-        Both tensors have one entry per response. A difference that is no number is not rounding.
+        Both tensors have one entry per response. A difference that is NaN is not rounding.
         """
         allowed = self.constant + self.per_root * tokens.sqrt() + self.drift * tokens
         shares = differences.double().abs() / allowed
