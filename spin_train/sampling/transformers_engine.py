@@ -254,15 +254,21 @@ def _first_exact(model: Any, ways: Mapping[str, _Way], length: int) -> _Way:
                 return "" if off <= exact_tolerance(model) else _off(off)
         return "" if off <= tolerance else _off(off)
 
-    tolerance = exact_tolerance(model)
+    def measured() -> float:
+        groups = [Group(task.prompt_ids, [task.prompt_ids[: task.limit]]) for task in tasks]
+        lengths = torch.tensor([len(group.responses[0]) for group in groups])
+
+        def alone() -> list[torch.Tensor]:
+            return list(response_logps(model, groups).cpu() / lengths)
+
+        return measured_tolerance(model, alone)
+
+    # In a narrow type rounding alone would choose among the ways.
+    tolerance = measured() if is_narrow(model) else exact_tolerance(model)
     try:
         return first_exact(model, ways, flaw, _NOTHING)
     except UserError:
-        groups = [Group(task.prompt_ids, [task.prompt_ids[:12]]) for task in tasks]
-        before = tolerance
-        tolerance = measured_tolerance(
-            model, lambda: [logps / 12 for logps in response_logps(model, groups)]
-        )
+        before, tolerance = tolerance, measured()
         if tolerance <= before:
             raise
         return first_exact(model, ways, flaw, _NOTHING)

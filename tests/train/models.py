@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.models.bloom import BloomConfig
 from transformers.models.cohere import CohereConfig
 from transformers.models.gemma2 import Gemma2Config
@@ -153,3 +153,14 @@ def constant_model(probs, dtype=torch.float32):
         model.transformer.ln_f.bias[0] = 1.0  # the last hidden state, everywhere
         model.lm_head.weight[:, 0] = torch.tensor(probs).log().clamp(min=-1e4)
     return model
+
+
+def coarse_llama(seed):
+    """A bfloat16 model whose log-probs of random tokens are rounded by up to 0.4 nats."""
+    sizes = {"hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 6}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    spread = 0.5 if seed == 0 else 0.3
+    config = LlamaConfig(vocab_size=1000, **sizes, **heads, initializer_range=spread)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).bfloat16().eval()

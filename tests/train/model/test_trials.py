@@ -23,7 +23,7 @@ from spin_train.model.exactness import is_narrow, widened
 from spin_train.model.frequencies import longest_with_fixed_frequencies
 from spin_train.model.logps import Group, expect_rows_up_to, response_logps
 from spin_train.model.trials import context_of, length_for_rows, length_to_try
-from tests.train.models import tiny_model
+from tests.train.models import coarse_llama, tiny_model
 
 SIZES = {
     "vocab_size": 300,
@@ -124,6 +124,14 @@ def test_in_bfloat16_another_head_than_the_models_shows():
     with torch.no_grad():
         difference = response_logps(model, groups) - scoring._one_by_one(model, groups)
     assert (difference / 40).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_coarse_rounding_does_not_choose_the_way(seed, caplog):
+    model = coarse_llama(seed)
+    with torch.no_grad(), caplog.at_level(logging.WARNING, "spin_train"):
+        assert response_logps(model, [Group([1, 2, 3], [[4, 5]])]).isfinite().all()
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

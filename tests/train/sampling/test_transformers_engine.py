@@ -1,6 +1,7 @@
 """Sampling with a transformers model: which tokens come, and with which log-probs."""
 
 import itertools
+import logging
 import math
 
 import pytest
@@ -20,6 +21,7 @@ from tests.train.models import (
     ARCHITECTURES,
     NOT_SHARING,
     VOCABULARY,
+    coarse_llama,
     constant_model,
     tiny_model,
 )
@@ -270,3 +272,11 @@ def test_every_sample_has_a_finite_log_prob_under_its_model(dtype):
     samples = sample(model, PROMPTS, range(6), settings())
     groups = [Group(p, [ids]) for p, ids in zip(PROMPTS, ids_of(samples), strict=True)]
     assert response_logps(model, groups).isfinite().all()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_coarse_rounding_does_not_choose_the_way(seed, caplog):
+    with torch.inference_mode(), caplog.at_level(logging.WARNING, "spin_train"):
+        way = transformers_engine._exact_way(coarse_llama(seed), 90)
+    assert way is transformers_engine._refilled
+    assert caplog.messages == []
