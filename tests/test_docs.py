@@ -17,7 +17,7 @@ from spin_theory.tolerances import EXACT, FEW_TERMS, PROGRAMME
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-TOP = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+TOP = [README, *(ROOT / name for name in ("AGENTS.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 DOCS = [*TOP, *sorted((ROOT / "docs").glob("**/*.md"))]
 FOLDERS = "tests|spin_train|spin_theory|benchmarks|docs|notebooks|paper_figures"
 
