@@ -88,6 +88,32 @@ def run(
 
 
 @app.command()
+def fetch(
+    config: Annotated[Path, typer.Argument(help="YAML file or name of a preset.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, as for run; the same as for run")
+    ] = None,
+) -> None:
+    """Bring all that a run needs from the network, so that it can do without.
+
+    For clusters whose compute nodes have no network: model, benchmarks and rows
+    come on a login node. The model lies in the hub's cache (HF_HOME, which the
+    nodes must share), and the rows are prepared in output_dir.
+    """
+    from spin_train.display import watching
+    from spin_train.driver.fetching import fetch as bring
+
+    with watching() as watch:
+        found = bring(load_config(config, overrides or []), watch=watch)
+    if found.model is not None:
+        print(f"model: {found.bytes / 1e6:,.1f} MB in {found.model}")
+    if found.tasks:
+        print(f"benchmarks: {', '.join(found.tasks)}")
+    print(f"rows: prepared in {found.run.directory.train_rows.parent}")
+    print(f"without a network: HF_HUB_OFFLINE=1 spin-train run {found.run.directory.config_file}")
+
+
+@app.command()
 def branch(
     run: Annotated[
         Path, typer.Argument(parser=path_of, help="Directory of the run to branch from.")

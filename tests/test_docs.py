@@ -80,7 +80,7 @@ def test_commands_that_are_named_exist(path):
     assert set(re.findall(r"\bmake ([a-z][\w-]*)", code)) <= targets
     known = {
         "spin-train": (
-            "run status results samples report compare export push branch grid presets keys "
+            "run fetch status results samples report compare export push branch grid presets keys "
             "convert demo bridge"
         ),
         "spin-theory": "",

@@ -46,9 +46,9 @@ def begin_log(directory: RunDirectory) -> Path:
     return directory.logs / time.strftime("%Y%m%d-%H%M%S.log")
 
 
-def work_locally(run: Run, watch: Watcher | None) -> None:
+def work_locally(run: Run, watch: Watcher | None, *, ranks: int | None = None) -> None:
     """Start the workers, and wait until they have ended or were told to stop."""
-    directory, ranks = run.directory, run.config.ranks or 1
+    directory, ranks = run.directory, ranks or run.config.ranks or 1
     warn_of_crowding(ranks)
     require_shared_memory(ranks)
     log_path = begin_log(directory)
