@@ -38,7 +38,7 @@ class Fetched:
 
 
 def fetch(config: Config, *, watch: Watcher | None = None) -> Fetched:
-    """Download model, rows and benchmarks, and prepare the rows; UserError if one cannot be had."""
+    """Download model, rows and benchmarks, and prepare the rows; UserError where one is missing."""
     refuse_other_launchers(os.environ)
     model = None if Path(config.model).exists() else _model(config)
     tasks = _benchmarks(config)
