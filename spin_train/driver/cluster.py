@@ -21,7 +21,6 @@ from spin_train.driver.watching import Watcher
 from spin_train.errors import DivergedError, StoppedError, UserError, WorkerError
 from spin_train.run.run import Run
 from spin_train.system.files import PARTIAL, write_json
-from spin_train.system.owner import Owner
 from spin_train.system.processes import build_communication_op, require_shared_memory
 from spin_train.system.world import World
 
@@ -85,7 +84,7 @@ def _lead(member: Member, run: Run, watch: Watcher | None) -> None:
     token = root / f".shared-{secrets.token_hex(8)}{PARTIAL}"
     token.write_text(token.name, encoding="utf-8")
     try:
-        with stop_signals() as received, Owner(run.directory.owner, member.world.name):
+        with stop_signals() as received:
             member.tell_all(
                 {
                     "root": str(root),

@@ -22,6 +22,7 @@ from spin_train.run.resting import resting_note
 from spin_train.run.run import Run
 from spin_train.system.files import write_atomically
 from spin_train.system.locks import FileLock
+from spin_train.system.owner import Owner, node_name, working_elsewhere
 from spin_train.system.ownership import claim
 from spin_train.system.processes import build_communication_op
 
@@ -81,26 +82,43 @@ def play(
             raise UserError(
                 f"workers of an earlier start are still working in {run.root}; stop them"
             )
-        remove_partial(run.root)
-        run.manifest().save()  # from here on the directory is ours
-        if before is not None:
-            before()
-        _adopt_config(run)
-        _record_versions(run)
-        _say_where_it_rests(run)
-        if restart_iteration:
-            _forget_checkpoints(run)
-        if not _all_complete(run, until):
-            if not run.manifest().is_complete("data/prepare"):
-                require_inputs(run.config)
-            build_communication_op()
-            _write_until(directory, until)
-            (work or work_locally)(run, watch)
-        run.write_results()
-        run.write_best()
-        write_cards(run)
+        # Where a file system does not show the locks of another node, its heartbeat shows it.
+        if other := working_elsewhere(directory.owner):
+            raise UserError(f"{other} is working on {run.root}; wait for it, or stop it there")
+        with Owner(directory.owner, node_name()):
+            _play(run, restart_iteration, watch, before, work or work_locally, until)
     finally:
         lock.release()
+
+
+def _play(
+    run: Run,
+    restart_iteration: bool,
+    watch: Watcher | None,
+    before: Callable[[], None] | None,
+    work: Work,
+    until: str | None,
+) -> None:
+    """Do what `play` does, in a directory that is ours alone."""
+    directory = run.directory
+    remove_partial(run.root)
+    run.manifest().save()  # from here on the directory is ours
+    if before is not None:
+        before()
+    _adopt_config(run)
+    _record_versions(run)
+    _say_where_it_rests(run)
+    if restart_iteration:
+        _forget_checkpoints(run)
+    if not _all_complete(run, until):
+        if not run.manifest().is_complete("data/prepare"):
+            require_inputs(run.config)
+        build_communication_op()
+        _write_until(directory, until)
+        work(run, watch)
+    run.write_results()
+    run.write_best()
+    write_cards(run)
 
 
 def _require_stage(run: Run, until: str | None) -> None:

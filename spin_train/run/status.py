@@ -14,7 +14,7 @@ from spin_train.run.graph import Stage
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
 from spin_train.system.files import read_lines, read_object
-from spin_train.system.owner import owner_of
+from spin_train.system.owner import node_name, owner_of
 
 __all__ = ["RunStatus", "StageStatus", "in_words", "read_status"]
 
@@ -66,7 +66,8 @@ def read_status(root: str | Path) -> RunStatus:
     """
     run = Run.open(root)
     config, directory, manifest = run.config, run.directory, run.manifest()
-    working = _is_locked(directory.lock) or owner_of(directory.owner) is not None
+    elsewhere = owner_of(directory.owner) not in (None, node_name())
+    working = _is_locked(directory.lock) or elsewhere
     wanted = run.iterations_wanted
     stages = [stage for stage in run.stages if stage.iteration < wanted]
     done = {stage.name for stage in stages if _is_done(manifest, stage.name)}

@@ -13,7 +13,7 @@ MANIFEST = "manifest.json"
 DEMO_HEAD = "# Written by `spin-train demo`.\n"
 """How the file of a demo begins."""
 
-_LOCKS = {".lock", ".workers.lock"}
+_LOCKS = {".lock", ".owner.json", ".workers.lock"}
 _PACKAGE = "spin-toolkit"
 _SHOWN = 3
 

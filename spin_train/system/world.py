@@ -5,11 +5,11 @@ pod of Kubeflow has RANK as well, but LOCAL_RANK only within torchrun.
 """
 
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spin_train.errors import UserError
+from spin_train.system.owner import node_name
 
 __all__ = ["World", "first_host", "world_of"]
 
@@ -75,7 +75,7 @@ def _of_torch(environment: Mapping[str, str]) -> World | None:
         size=size,
         local_rank=_number(environment, "LOCAL_RANK"),
         node=_number(environment, node, "0"),
-        name=environment.get("SLURMD_NODENAME") or socket.gethostname(),
+        name=node_name(environment),
         address=environment["MASTER_ADDR"],
         port=_number(environment, "MASTER_PORT"),
         served=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -94,7 +94,7 @@ def _of_slurm(environment: Mapping[str, str]) -> World | None:
         size=size,
         local_rank=_number(environment, "SLURM_LOCALID"),
         node=_number(environment, "SLURM_NODEID", "0"),
-        name=environment.get("SLURMD_NODENAME") or socket.gethostname(),
+        name=node_name(environment),
         address=environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"]),
         port=_number(environment, "MASTER_PORT", str(usual)),
         served=False,

@@ -5,6 +5,9 @@ from spin_train.driver import selfplay
 from spin_train.errors import UserError
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
+from spin_train.system import owner
+
+LOCKS = {".lock", ".owner.json", ".workers.lock"}
 
 
 @pytest.fixture
@@ -35,3 +38,17 @@ def test_workers_are_told_of_the_last_stage_of_this_start_alone(begun):
     assert until.read_text() == "iter0/score"
     selfplay._write_until(begun.directory, None)
     assert not until.exists()
+
+
+def test_a_second_start_from_another_node_is_refused_while_the_first_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(selfplay, "refuse_early", lambda *_, **__: None)
+    monkeypatch.setattr(owner, "_BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(owner, "_WATCHED_SECONDS", 1.5)
+    content = {"model": "m", "data": {"path": "d.jsonl"}, "output_dir": str(tmp_path)}
+    run = Run.of(parse_config(content))
+    with (
+        owner.Owner(run.directory.owner, "node3"),
+        pytest.raises(UserError, match=r"^node3 is working on .*; wait for it, or stop it there$"),
+    ):
+        selfplay.play(run)
+    assert {path.name for path in tmp_path.rglob("*")} <= LOCKS  # nothing was begun

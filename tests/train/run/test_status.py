@@ -13,7 +13,7 @@ from spin_train.errors import UserError
 from spin_train.run.graph import stages_of
 from spin_train.run.status import read_status
 from spin_train.run.tables import duration
-from spin_train.system.owner import Owner
+from spin_train.system.owner import Owner, node_name
 from spin_train.system.progress import Progress
 from tests.train.runs import make_config
 
@@ -180,6 +180,8 @@ def test_a_run_of_another_node_is_worked_on_as_long_as_that_node_says_so(tmp_pat
     with Owner(root / ".owner.json", "node3"):
         assert read_status(root).working
     assert not read_status(root).working
+    with Owner(root / ".owner.json", node_name()):  # a kill leaves it; here the lock tells
+        assert not read_status(root).working
 
 
 def test_a_connection_that_broke_is_not_told_before_its_cause(tmp_path):
