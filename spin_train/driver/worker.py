@@ -61,6 +61,7 @@ def _walk(directory: RunDirectory) -> None:
     from spin_train.driver.memory import memory_error
     from spin_train.run.run import Run
     from spin_train.stages.rehearsal import needs_rehearsal, rehearse
+    from spin_train.stages.shown import end_reports, show_samples
     from spin_train.stages.table import STAGES
     from spin_train.stages.work import Work
     from spin_train.system.progress import Progress
@@ -105,10 +106,13 @@ def _walk(directory: RunDirectory) -> None:
             manifest.complete(stage.name, files, seconds=time.monotonic() - started)
             if stage.kind == "train":
                 remove_checkpoints(checkpoints)
+            if stage.kind in ("generate", "sample"):
+                show_samples(run, stage)
         work.meet_after(stage, manifest)
         progress.report(stage.name, 1, 1)
         if stage.name == until:
             break
+    end_reports()
 
 
 def _until(directory: RunDirectory) -> str | None:

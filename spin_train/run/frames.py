@@ -1,13 +1,13 @@
 """Metrics and samples of a run as data frames."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas
 
 from spin_train.config.schema import Config
-from spin_train.data.records import Response, read_records
+from spin_train.data.records import Record, Response, read_records
 from spin_train.errors import UserError
 from spin_train.model.loading import load_tokenizer
 from spin_train.run.directory import RunDirectory
@@ -68,14 +68,19 @@ def samples_frame(config: Config, directory: RunDirectory, iteration: int) -> pa
 
 
 def prompts_with_samples(
-    config: Config, directory: RunDirectory, *, split: str, more: Sequence[Policy] = ()
+    config: Config,
+    directory: RunDirectory,
+    *,
+    split: str,
+    more: Sequence[Policy] = (),
+    most: int | None = None,
 ) -> list[dict[str, Any]]:
     """Prompts of a split, each with the human response and a list of answers per policy.
 
     ``{"prompt_id", "prompt", "human", "answers": {"p_0": [{"response", "finish_reason"}], ...},
     "greedy": {"p_0": {"response", "finish_reason"}, ...}}``, in the order of the data. Greedy are
-    those of the run's policies and of `more`. UserError if nothing is sampled yet, or for another
-    split.
+    those of the run's policies and of `more`; `most` prompts at most, all by default. UserError if
+    nothing is sampled yet, or for another split.
     """
     if split not in ("held_out", "train"):
         raise UserError(f"--split is held_out or train, got {split!r}")
@@ -107,20 +112,26 @@ def prompts_with_samples(
             "answers": {},
             "greedy": {},
         }
-        for record in read_records(rows)
+        for record in read_records(rows)[:most]
     }
 
     def said(response: Response) -> dict[str, str]:
         return {"response": text(response.ids), "finish_reason": response.finish_reason}
 
     for name, shards in sampled.items():
-        for record in read_records(*shards) if shards else ():
+        for record in _of(found, shards):
             answered = [said(response) for response in record.of_role("generated")]
             found[record.prompt_id]["answers"][name] = answered
     for policy in decoded:
-        for record in read_records(policy.greedy_file):
+        for record in _of(found, [policy.greedy_file]):
             found[record.prompt_id]["greedy"][policy.name] = said(record.responses[0])
     return list(found.values())
+
+
+def _of(found: Collection[int], shards: Sequence[Path]) -> Iterator[Record]:
+    """Read the records of these prompts."""
+    if shards:
+        yield from (one for one in read_records(*shards) if one.prompt_id in found)
 
 
 def tokenizer_of(config: Config, directory: RunDirectory) -> Any:

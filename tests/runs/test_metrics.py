@@ -250,7 +250,10 @@ def test_tensorboard_has_the_metrics_of_every_stage_and_no_policy_has_events(spi
         assert [step for step, _ in logged] == [step for step, _ in lines]
         assert [value for _, value in logged] == pytest.approx([loss for _, loss in lines])
     written = list(spin[0].rglob("events.out*"))
-    assert len(written) == 3  # one rank writes, and nowhere else
+    for k in (0, 1):  # p_0 as the opponent, and the last policy
+        samples = events_of(spin[0] / "logs" / "tensorboard" / "samples" / f"p_{k}")
+        assert [event.step for event in samples.Tensors("samples/text_summary")] == [k]
+    assert len(written) == 5  # one rank writes, and nowhere else
     assert all(path.is_relative_to(spin[0] / "logs" / "tensorboard") for path in written)
 
 
