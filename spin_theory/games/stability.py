@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.autograd.functional import jacobian
 
 from spin_theory.games.opponents import OpponentRule, last_iterate
-from spin_theory.games.solvers import GradientSteps
+from spin_theory.games.solvers import GradientSteps, Solver
 from spin_theory.inputs import whole
-from spin_theory.minima.minimise import stationary
+from spin_theory.minima.closed_forms import exact
+from spin_theory.minima.minimise import minimiser, stationary
 from spin_theory.minima.newton import log_pulls, require_newton
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
@@ -55,7 +56,7 @@ def linearise(
     opponent: OpponentRule = last_iterate,
     history_weight: float = 0.0,
     sft_weight: float = 0.0,
-    solver: GradientSteps | None = None,
+    solver: Solver = exact,
 ) -> Linearisation:
     r"""Linearise one iteration of a game of one prompt, exact or by some steps of an optimiser.
 
@@ -70,15 +71,16 @@ def linearise(
     depth : int, default 1
         How many of the last iterates the rule looks at: 2 for :func:`mixed_samples`.
     loss_type : {'logistic', 'exponential', 'hinge', 'correlation'}, default 'logistic'
-        The penalty :math:`\ell`; the last two only with a `solver`.
+        The penalty :math:`\ell`; the last two only with `GradientSteps`.
     opponent : OpponentRule, default last_iterate
         Who generates, and the denominator.
     history_weight : float, default 0.0
         Weight of T-SPIN's history term, >= 0, no unit.
     sft_weight : float, default 0.0
         Weight of the SFT term, >= 0, per nat.
-    solver : GradientSteps, optional
-        How an iteration is solved, on the exact objective; by default it is solved exactly.
+    solver : Solver, default exact
+        How an iteration is solved: `exact` or `minimiser`, which are the same here, or
+        `GradientSteps` on the exact objective.
 
     Returns
     -------
@@ -88,8 +90,8 @@ def linearise(
     Raises
     ------
     ValueError
-        If there is more than one prompt, too few policies, a solver that draws `pairs`, or no
-        solver and a penalty that is not smooth.
+        If there is more than one prompt, too few policies, a solver that draws `pairs` or is not
+        one of these, or an exact one and a penalty that is not smooth.
 
     Notes
     -----
@@ -103,7 +105,10 @@ def linearise(
     >>> round(linearise([data, data], data, beta=2.0).spectral_radius, 12)  # 1 - 1/2
     0.5
     """
-    if solver is None:
+    steps = solver if isinstance(solver, GradientSteps) else None
+    if steps is None and solver not in (exact, minimiser):
+        raise ValueError(f"solver must be exact, minimiser or GradientSteps(...), got {solver!r}")
+    if steps is None:
         require_newton(loss_type)
     if len(data.log_probs) != 1:
         raise ValueError(f"data must have one prompt, got {len(data.log_probs)}")
@@ -126,12 +131,12 @@ def linearise(
         )
 
     state = torch.cat([policy.log_probs for policy in reversed(tail)]).detach()
-    if solver is None:
+    if steps is None:
         return _companion(_exact_step(problem, state), depth)
 
     def after(moved: Tensor) -> Tensor:  # log-probs of the next iterate, (Y,)
         start = _iterates(moved)[-1]
-        return solver.differentiable(problem(moved), start=start).log_probs[0]
+        return steps.differentiable(problem(moved), start=start).log_probs[0]
 
     step: Tensor = jacobian(after, state, vectorize=True)  # type: ignore[no-untyped-call]
     return _companion(step.flatten(1), depth)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from spin_theory import (
     GradientSteps,
+    SampledMinimiser,
     TabularPolicy,
+    exact,
     fixed_point,
     geometric_mixture,
     last_iterate,
@@ -273,3 +275,15 @@ def test_bad_arguments_are_refused():
     for depth, message in ((0, "depth must be >= 1"), (2, "depth must be from 1 to 1")):
         with pytest.raises(ValueError, match=message):
             linearise([three, three], three, beta=1.0, depth=depth)
+
+
+def test_the_exact_solvers_of_games_are_taken_and_others_are_named():
+    data = TabularPolicy.random(1, 4, seed=0, smallest=0.1)
+    settings = {"beta": 0.3, "sft_weight": 0.1}
+    by_default = linearise([data, data], data, **settings)
+    for solver in (exact, minimiser):
+        assert torch.equal(
+            linearise([data, data], data, **settings, solver=solver).matrix, by_default.matrix
+        )
+    with pytest.raises(ValueError, match=r"solver must be exact, minimiser or GradientSteps"):
+        linearise([data, data], data, **settings, solver=SampledMinimiser(pairs=10))
