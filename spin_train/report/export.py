@@ -45,9 +45,10 @@ WORDS = {
     "left_out_proto": "proto responses of T-SPIN left out: a pair has two responses",
     "cut_samples": "samples were cut at max_new_tokens; who reads the text ends them",
     "weighted": "pairs have a weight other than 1: it is in the column weight, which others ignore",
-    "prompts_otherwise": "prompts that the run's own template reads back as other tokens",
-    "real_otherwise": "human responses that are read back as other tokens",
-    "generated_otherwise": "samples that are read back as other tokens than were sampled",
+    "prompts_otherwise": "prompts are read back by the run's own template as other tokens",
+    "real_otherwise": "human responses are read back as other tokens",
+    "generated_refused": "samples hold special tokens that this code would not read as text",
+    "generated_otherwise": "samples are read back as other tokens than were sampled",
 }
 """What is counted, in words."""
 
@@ -178,11 +179,20 @@ class _Export:
             text = self._text(sample)
             self.counts["cut_samples"] += sample.finish_reason != "stop"
             self.counts["weighted"] += record.weight != 1
-            again = self._renderer.render_given(replace(row, given=text, given_fields={}))
-            if sample.finish_reason != "stop":  # text does not say where it was cut
-                again = again[:-1]
-            self.counts["generated_otherwise"] += again != sample.ids
+            same = self._comes_back(row, text, sample)
+            self.counts["generated_otherwise"] += same is False
+            self.counts["generated_refused"] += same is None
             yield self._pair(row, text) | {"weight": record.weight}
+
+    def _comes_back(self, row: SftRow, text: str, sample: Response) -> bool | None:
+        """Say whether a sample is read back as its own tokens; None where it is refused."""
+        try:
+            again = self._renderer.render_given(replace(row, given=text, given_fields={}))
+        except RowError:
+            return None
+        if sample.finish_reason != "stop":  # text does not say where it was cut
+            again = again[:-1]
+        return again == sample.ids
 
     def _problem(self, row: SftRow) -> str:
         """Name what the form cannot carry of a row; empty if it can carry all."""
@@ -219,8 +229,12 @@ def _card(run: Run, form: Form, found: Exported) -> str:
         f"`{run.config.data.path}`).",
         "",
         "A reader renders the chats with its own template and takes its own log-probs of them; "
-        f"the run's template was {run.config.template or 'that of the tokenizer'}.",
+        f"the run's template was {_template(run)}.",
         "",
         *(f"- {count} {WORDS[name]}" for name, count in found.counts.items()),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _template(run: Run) -> str:
+    return "that of the tokenizer" if run.config.template is None else f"`{run.config.template}`"

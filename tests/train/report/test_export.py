@@ -16,7 +16,7 @@ from spin_train.report.export import WORDS, export
 from spin_train.run.run import Run
 from spin_train.stages.prepare import Limits, prepare_rows
 from spin_train.system.files import write_json
-from tests.train.tokenizers import CHATML, byte_level
+from tests.train.tokenizers import CHATML, byte_level, sentence_piece
 
 QUESTION, ANSWER = {"role": "user", "content": "a b"}, {"role": "assistant", "content": "ba"}
 SYSTEM = {"role": "system", "content": "say a word"}
@@ -34,7 +34,7 @@ def chats():
 
 
 def scored_run(
-    folder, rows, *, samples=1, held_out=1, chat_template=CHATML, change=lambda r: r, **settings
+    folder, rows, *, samples=1, held_out=1, tokenizer=None, change=lambda r: r, **settings
 ):
     """A run with one scored iteration, written without training anything."""
     folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def scored_run(
         "learning_rate": 1e-5,
     } | settings
     run = Run.of(parse_config(content))
-    tokenizer = byte_level(chat_template=chat_template)
+    tokenizer = tokenizer or byte_level(chat_template=CHATML)
     tokenizer.save_pretrained(folder / "model")
     renderer = Renderer(tokenizer, run.config.template)
     directory = run.directory
@@ -185,6 +185,22 @@ def test_special_tokens_that_were_sampled_stay_in_the_text_and_are_counted(tmp_p
     assert all(row.given.startswith("<|im_start|>") for row in rows)
 
 
+def test_a_sample_that_no_text_gives_back_is_counted_and_ends_nothing(tmp_path):
+    """The tokenizer has no k, so `<unk>` cannot be written as text; a run found it."""
+    tokenizer = sentence_piece(chat_template=CHATML)
+    unknown = tokenizer.unk_token_id
+
+    def with_unknown(record):
+        real, sample = record.responses
+        other = Response("generated", [unknown, sample.ids[-1]], "stop", 0)
+        return Record(record.prompt_id, record.prompt_ids, [real, other], record.weight)
+
+    run, _ = scored_run(tmp_path / "a", chats(), tokenizer=tokenizer, change=with_unknown)
+    found = export(run, "trl", tmp_path / "out")
+    assert found.counts["generated_refused"] == sum(found.pairs.values()) == 10
+    assert "generated_otherwise" not in found.counts
+
+
 def test_cut_prompts_and_proto_responses_are_counted(tmp_path):
     def changed(record):
         proto = Response("proto", record.responses[-1].ids, "stop", 0)
@@ -201,7 +217,9 @@ def test_cut_prompts_and_proto_responses_are_counted(tmp_path):
 def test_turns_with_more_than_a_text_are_left_out_and_counted(tmp_path):
     thought = {"messages": [QUESTION, {**ANSWER, "reasoning_content": "hm"}]}
     template = CHATML.replace("{{ m.content }}", "{{ m.reasoning_content }}{{ m.content }}")
-    run, _ = scored_run(tmp_path / "a", [*chats(), thought], chat_template=template)
+    run, _ = scored_run(
+        tmp_path / "a", [*chats(), thought], tokenizer=byte_level(chat_template=template)
+    )
     found = export(run, "trl", tmp_path / "out")
     assert found.counts["left_out_tools"] == 1
     assert sum(found.pairs.values()) == 10
