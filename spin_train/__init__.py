@@ -18,6 +18,7 @@ Imports go only downwards in this list, from the last lines to the first.
 `stages`     the loop: one file per stage
 `driver`     checks, starts the workers, waits for them
 `languages`  rows, tokenizer and template of a known language
+`plan`       what a run will need, before anything is loaded
 `lab`        trained networks held against the exact theory
 `report`     what a person looks at after a run
 `api`        a run from Python

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spin_train.config.files import allowed_values, known_keys, presets, section_of
+from spin_train.config.files import allowed_values, known_keys, load_config, presets, section_of
 from spin_train.config.paths import expanded
 from spin_train.errors import UserError
 
@@ -26,9 +26,62 @@ def path_of(text: str | Path) -> Path:
 
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the command line, in this order."""
-    for command in (status, results, samples, report, compare, keys, convert):
+    for command in (plan, status, results, samples, report, compare, keys, convert):
         app.command()(command)
     app.command("presets")(show_presets)
+
+
+def plan(
+    config: Annotated[
+        Path, typer.Argument(help="YAML file or name of a preset, as `run` takes it.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, such as training.batch_size=8")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, H100-80GB, A100-40GB, ... or memory such as 24GiB; default: what is here."
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=2, help="Assume so many rows, as long as the keys allow; read none."),
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Also estimate time: run steps of a small part of it."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; sizes in bytes.")] = False,
+) -> None:
+    """Say what a run will need, before anything is loaded; nothing is written.
+
+    Of the model only config.json is read, and the rows are counted with its
+    tokenizer. The trainer's own passes run on tensors without memory, and
+    what they would hold is added up: weights, gradients, optimiser states,
+    activations, logits, caches. Then come steps, tokens, samples and disk.
+    With --calibrate a few steps of a model with few layers give the time.
+
+    The exit code is 0 if it fits, and 3 if something does not: then lines
+    say which keys make it fit, each tried. Numbers are predictions, and
+    docs/plan.md says how good they are.
+
+    spin-train plan config.yaml --device H100-80GB ranks=8 zero_stage=3
+    spin-train plan config.yaml --device 24GiB --rows 50000
+    """
+    from spin_train.plan.devices import device_here, device_named
+    from spin_train.plan.plan import make_plan
+    from spin_train.plan.shown import as_text
+
+    resolved = load_config(config, overrides or [])
+    chosen = device_here() if device is None else device_named(device)
+    here = device is None or chosen.kind == "cpu"
+    if calibrate and not here:
+        raise UserError(f"--calibrate measures this machine's device: leave out --device {device}")
+    found = make_plan(resolved, chosen, rows=rows, here=here, calibrate=calibrate)
+    print(json.dumps(found.as_json(), indent=2) if as_json else as_text(found))
+    if not found.fits:
+        raise typer.Exit(3)
 
 
 def status(

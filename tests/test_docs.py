@@ -80,8 +80,8 @@ def test_commands_that_are_named_exist(path):
     assert set(re.findall(r"\bmake ([a-z][\w-]*)", code)) <= targets
     known = {
         "spin-train": (
-            "run fetch status results samples report compare export push branch grid presets keys "
-            "convert demo bridge"
+            "run plan fetch status results samples report compare export push branch grid presets "
+            "keys convert demo bridge"
         ),
         "spin-theory": "",
     }

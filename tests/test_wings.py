@@ -28,7 +28,7 @@ SPIN_TRAIN = [
     {"sampling", "training"},
     {"stages"},
     {"driver", "languages"},
-    {"lab", "report"},
+    {"lab", "plan", "report"},
     {
         "api",
         "grid",

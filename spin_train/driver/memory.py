@@ -11,7 +11,7 @@ from spin_train.errors import UserError, one_line
 from spin_train.run.directory import RunDirectory
 from spin_train.system.files import read_json
 
-__all__ = ["memory_error", "refuse_killed_workers"]
+__all__ = ["machine_memory", "memory_error", "refuse_killed_workers"]
 
 _GIB = 2**30
 # As the launcher of several workers reports a signal, a shell does, and Python does.
@@ -36,6 +36,7 @@ def refuse_killed_workers(code: int, directory: RunDirectory, config: Config) ->
         return
     stage = _last_stage(directory.progress)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / _GIB
+    whole = machine_memory() / _GIB
     if code in _BUS:
         raise UserError(
             f"{stage}: a worker ran out of shared memory (SIGBUS): give /dev/shm more room "
@@ -43,7 +44,7 @@ def refuse_killed_workers(code: int, directory: RunDirectory, config: Config) ->
         )
     raise UserError(
         f"{stage}: the workers were killed (SIGKILL), most likely by the kernel because memory ran "
-        f"out (peak of one process: {peak:.2f} GiB of the machine's {_machine():.1f}): "
+        f"out (peak of one process: {peak:.2f} GiB of the machine's {whole:.1f}): "
         f"{_help(stage, config)}"
     )
 
@@ -81,11 +82,11 @@ def _peak() -> str:
         whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / _GIB
         return f"peak {peak:.2f} GiB of the device's {whole:.1f}"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB
-    return f"peak {peak:.2f} GiB of the machine's {_machine():.1f}"
+    return f"peak {peak:.2f} GiB of the machine's {machine_memory() / _GIB:.1f}"
 
 
-def _machine() -> float:
-    """Memory of this machine, or of its container where that has less; GiB."""
+def machine_memory() -> int:
+    """Memory of this machine, or of its container where that has less; bytes."""
     sizes = []
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemTotal:"):
@@ -95,7 +96,7 @@ def _machine() -> float:
             sizes.append(int(Path(limit).read_text(encoding="ascii")))
         except (OSError, ValueError):  # no such file, or `max`
             continue
-    return min(sizes) / _GIB
+    return min(sizes)
 
 
 def _last_stage(progress: Path) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["linear_logps", "linear_loss", "most_rows", "wide"]
+__all__ = ["chunks_of", "linear_logps", "linear_loss", "most_rows", "wide"]
 
 # Bytes of logits alive at once. On CPUs fewer are taken when examples are put together; a longer
 # example is still taken whole if it fits. Products are slow under 500 rows: 1,024 rows of 32,000
@@ -72,6 +72,20 @@ def most_rows(head: Any, hidden: Tensor) -> int:
 def wide(logits: Tensor) -> Tensor:
     """Take logits as float32, or as float64 where they are float64."""
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+@contextmanager
+def chunks_of(device: str) -> Iterator[None]:
+    """Within the block, cut tensors of the meta device as a type of device would, such as `cpu`."""
+    before = _TOGETHER_BYTES.get("meta")
+    _TOGETHER_BYTES["meta"] = _TOGETHER_BYTES.get(device, _MOST_BYTES)
+    try:
+        yield
+    finally:
+        if before is None:
+            del _TOGETHER_BYTES["meta"]
+        else:
+            _TOGETHER_BYTES["meta"] = before
 
 
 def _bytes_a_row(head: Any, hidden: Tensor) -> int:

@@ -31,6 +31,7 @@ from spin_train.model.written import compare_with_disk
 from spin_train.system.files import write_directory
 
 __all__ = [
+    "empty_model",
     "ends_of_text",
     "load_model",
     "load_policy",
@@ -94,6 +95,33 @@ def load_model(
         raise UserError(f"model: {path} is an adapter: merge it into its base first")
     _tell_whether_tied(model)
     return without_noise_in_training(model)
+
+
+def empty_model(config: Config, *, device: str = "meta", layers: int | None = None) -> Any:
+    """Model of a run without its weights; only `config.json` is read.
+
+    On torch's meta device its tensors have shapes and types and no memory. On another device they
+    hold random numbers, and `layers` cuts the model down. UserError if there is no `config.json`.
+    """
+    refuse_checkpoint(config.model)
+    with _reading("causal language model", config.model):
+        settings = AutoConfig.from_pretrained(config.model, **_source(config))
+        refuse_quantised(config.model, settings.to_dict())
+        _without_noise(settings)
+        text = settings.get_text_config()
+        if layers is not None:
+            text.num_hidden_layers = layers
+            if getattr(text, "layer_types", None):
+                text.layer_types = text.layer_types[:layers]
+        capped = getattr(text, "attn_logit_softcapping", None)
+        with torch.device(device):
+            model = AutoModelForCausalLM.from_config(
+                settings,
+                dtype=getattr(torch, config.training.dtype),
+                attn_implementation="eager" if capped else None,
+                trust_remote_code=config.trust_remote_code,
+            )
+    return without_noise_in_training(model.eval())
 
 
 def _without_noise(settings: Any) -> None:

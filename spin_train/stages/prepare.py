@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spin_train.config.schema import Config
 from spin_train.config.sections import DataConfig
 from spin_train.data.formats import RowError, SftRow
 from spin_train.data.notes import notes_on
@@ -27,7 +28,7 @@ from spin_train.run.graph import Stage
 from spin_train.stages.work import Work
 from spin_train.system.files import PARTIAL, write_json
 
-__all__ = ["Limits", "prepare", "prepare_rows"]
+__all__ = ["Limits", "prepare", "prepare_data", "prepare_rows"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,7 +54,20 @@ def prepare(work: Work, stage: Stage) -> list[Path]:
 
 
 def _prepare(work: Work, stage: Stage) -> None:
-    config, directory = work.config, work.run.directory
+    directory = work.run.directory
+    summary = prepare_data(
+        work.config,
+        train=directory.train_rows,
+        held_out=directory.held_out_rows,
+        watch=lambda rows: work.progress.report(stage.name, 0, 1, f"{rows} rows"),
+    )
+    write_json(directory.data_summary, summary)
+
+
+def prepare_data(
+    config: Config, *, train: Path, held_out: Path, watch: Callable[[int], None]
+) -> dict[str, Any]:
+    """Render the rows of a run into two files with its own tokenizer; returns its summary."""
     ends = ends_of_text(config)
     renderer = Renderer(
         load_tokenizer(config),
@@ -67,11 +81,11 @@ def _prepare(work: Work, stage: Stage) -> None:
         config.data,
         renderer,
         Limits(context, config.generation.max_new_tokens, vocabulary),
-        train=directory.train_rows,
-        held_out=directory.held_out_rows,
+        train=train,
+        held_out=held_out,
         seed=config.seed,
         pairs=config.generation.engine == "given",
-        watch=lambda rows: work.progress.report(stage.name, 0, 1, f"{rows} rows"),
+        watch=watch,
     )
     if renderer.depends_on_date:
         summary["template_date"] = str(config.template_date)
@@ -85,7 +99,7 @@ def _prepare(work: Work, stage: Stage) -> None:
         renderer.stop_id,
         *(end for end in ends if end != renderer.stop_id and end < vocabulary),
     ]
-    write_json(directory.data_summary, {**summary, "stop_id": renderer.stop_id, "stop_ids": ends})
+    return {**summary, "stop_id": renderer.stop_id, "stop_ids": ends}
 
 
 def prepare_rows(

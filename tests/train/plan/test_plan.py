@@ -1,0 +1,166 @@
+"""A whole plan of a tiny Llama, every number by hand; what does not fit, and what helps."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from spin_train.cli import app
+from spin_train.config.files import load_config
+from spin_train.errors import UserError
+from spin_train.plan.devices import DEVICES, Device, device_named
+from spin_train.plan.disk import checkpoint_bytes
+from spin_train.plan.engine import Weights
+from spin_train.plan.memory import program
+from spin_train.plan.optimiser import Optimiser
+from spin_train.plan.plan import make_plan
+from spin_train.plan.shown import as_text
+from tests.train.runs import make_config
+
+# Two embeddings of 11 words by 32; two layers of 4 x 32 x 32, 3 x 32 x 64 and two norms; one norm.
+PARAMETERS = 2 * 11 * 32 + 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32) + 32
+CPU = Device("cpu", "cpu", 64 * 2**30)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """Config of a small run: 60 rows, 8 held out, SFT of two epochs, two iterations of one."""
+    return make_config(tmp_path_factory.mktemp("plan"))
+
+
+def planned(path, *overrides, device=CPU, **options):
+    return make_plan(load_config(path, overrides), device, **options)
+
+
+def stage(plan, name):
+    (found,) = (each for each in plan.memory if each.stage == name)
+    return found
+
+
+def test_steps_batches_and_tokens_are_the_trainers(path):
+    plan = planned(path)
+    assert (plan.train_rows, plan.held_out_rows) == (52, 8)
+    sft, first, second = plan.training
+    assert (sft.name, sft.examples, sft.batch, sft.steps) == ("sft/train", 52, 8, 14)  # 2 x 7
+    assert (first.name, first.steps, second.steps) == ("iter0/train", 7, 7)
+    assert sft.accumulation == 2  # at most four examples at once
+    # 5 tokens of a prompt, 5 of its response with the end; the last predicts nothing
+    assert sft.tokens == 2 * 52 * (5 + 4)
+    assert first.tokens == 52 * (5 + 4 + 5)  # a sample of 6 tokens
+
+
+def test_samples_are_those_of_all_rows_and_the_last_policys(path):
+    plan = planned(path, "generation.samples_per_prompt=2")
+    assert [(one.name, one.samples, one.tokens) for one in plan.sampling] == [
+        ("iter0/generate", 120, 720),
+        ("iter1/generate", 120, 720),
+        ("iter1/sample", 16, 96),
+    ]
+
+
+def test_parts_of_a_training_stage_by_hand(path):
+    plan = planned(path, "zero_stage=2", "ranks=2")
+    assert plan.parameters == PARAMETERS
+    parts = stage(plan, "iter1/train").parts
+    half = PARAMETERS // 2
+    assert parts["weights"] == 4 * PARAMETERS
+    assert parts["master weights (float32)"] == 4 * half
+    assert parts["optimiser states"] == 4 * half
+    assert parts["program and libraries"] == program(device="cpu", ranks=2)["program and libraries"]
+
+
+def test_a_cache_by_hand(path):
+    parts = stage(planned(path), "generate").parts
+    # 16 rows of 5 + 6 tokens with room for 64, keys and values of 2 layers, 2 heads of 16, float32
+    assert parts["cache of the sampled rows"] == 16 * (5 + 6 + 64) * 2 * 2 * 2 * 16 * 4
+    assert parts["next token's probabilities"] == 16 * 11 * 8 * 4
+
+
+def test_bfloat16_adapters_and_ranks_take_less(path):
+    whole = stage(planned(path, "zero_stage=0"), "iter1/train").parts
+    narrow = stage(planned(path, "zero_stage=0", "training.dtype=bfloat16"), "iter1/train").parts
+    lora = planned(path, "zero_stage=0", "adapter.rank=2")
+    assert narrow["weights"] == whole["weights"] / 2
+    assert lora.trained_parameters < PARAMETERS / 5
+    assert stage(lora, "iter1/train").parts["optimiser states"] == 4 * lora.trained_parameters
+
+
+def test_rows_may_be_assumed_without_any_data(path):
+    plan = planned(path, "data.path=nothing.jsonl", "data.held_out=0.1", rows=200)
+    assert (plan.train_rows, plan.held_out_rows) == (180, 20)
+    # the context of 64 tokens bounds both
+    assert plan.rows == "assumed, prompts of 58 tokens and responses of 6"
+
+
+def test_missing_data_say_how_to_do_without(path):
+    with pytest.raises(UserError, match=r"nothing\.jsonl.*--rows N assumes N rows"):
+        planned(path, "data.path=nothing.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "width", "states", "bytes_per_weight"),
+    [
+        *((3, 2, 4, 8), (3, 2, 8, 12), (3, 4, 4, 8)),
+        *((2, 2, 4, 10), (2, 4, 8, 16), (0, 4, 4, 8), (0, 2, 8, 14)),
+    ],
+)
+def test_a_checkpoint_by_optimiser_and_zero_stage(zero_stage, width, states, bytes_per_weight):
+    weights = Weights(trained=1000, frozen=0, largest=10, width=width)
+    optimiser = Optimiser(states, 4, all_at_once=False)
+    found = checkpoint_bytes(weights, optimiser, zero_stage=zero_stage)
+    assert found == 1000 * bytes_per_weight
+
+
+def test_two_checkpoints_and_all_policies_are_on_disk(path):
+    plan = planned(path, "zero_stage=3")
+    assert plan.disk["policies (2)"] == 2 * 4 * PARAMETERS  # p_0 and p_1; p_2 comes later
+    assert plan.disk["checkpoints during a save (2)"] == 2 * 8 * PARAMETERS
+    short = planned(path, "zero_stage=3", "training.save_steps=100")
+    assert not [name for name in short.disk if "checkpoints" in name]
+    assert short.disk["policies (3)"] == 3 * 4 * PARAMETERS
+
+
+def test_what_does_not_fit_names_keys_that_were_tried(path):
+    room = stage(planned(path, device=DEVICES["T4"]), "iter1/train")
+    little = Device("small", "cuda", room.total - 1)
+    plan = planned(path, "training.micro_batch_tokens=512", device=little, here=False)
+    assert not plan.fits
+    problem = next(each for each in plan.problems if each.what == "iter1/train")
+    assert problem.needed > little.memory
+    for key in problem.keys:
+        changes = key.split("   ")[0].split()
+        again = planned(path, *changes, device=little, here=False, advise=False)
+        assert not [each for each in again.problems if each.what == "iter1/train"], key
+
+
+def test_a_full_disk_is_a_problem(path, monkeypatch):
+    monkeypatch.setattr("spin_train.plan.plan._free", lambda folder: 1000)
+    (problem,) = planned(path).problems
+    assert (problem.what, problem.available) == ("disk", 1000)
+    assert "output_dir" in problem.keys[0]
+
+
+def test_ranks_on_a_cpu_share_its_memory(path):
+    one = stage(planned(path, "ranks=2", "zero_stage=0"), "iter1/train").total
+    half = Device("cpu", "cpu", int(1.5 * one))
+    plan = planned(path, "ranks=2", "zero_stage=0", device=half, advise=False)
+    assert {problem.what for problem in plan.problems} >= {"iter1/train"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "H100", "T4"])
+def test_the_text_fits_80_columns(path, device):
+    text = as_text(planned(path, "control=true", device=device_named(device), here=False))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "It fits" in text
+
+
+def test_the_command_prints_json_and_its_exit_code_says_whether_it_fits(path):
+    runner = CliRunner()
+    fits = runner.invoke(app, ["plan", str(path), "--json", "--device", "cpu"])
+    content = json.loads(fits.stdout)
+    assert (fits.exit_code, content["fits"]) == (0, True)
+    assert content["training"][0]["steps"] == 14
+    assert content["memory"][0]["total"] == sum(content["memory"][0]["parts"].values())
+    refused = runner.invoke(app, ["plan", str(path), "--device", "0.5GiB"])
+    assert refused.exit_code == 3
+    assert "does not fit: iter1/train needs" in refused.stdout
