@@ -153,7 +153,7 @@ def show_comparison(found: "Comparison", *, wide: bool = False) -> None:
         _say(f"! {doubt}")
     differing = tables.differing_table(found)
     if differing.rows:
-        show_table(tables.as_text(differing, "What differs in the configurations"))
+        show_table(tables.as_text(differing, "Keys that differ"))
     else:
         _say("Nothing differs in the configurations but where the runs lie.")
     if wide:

@@ -243,6 +243,8 @@ def _verdict(first: Side, side: Side) -> str:
     one, other, same = first.best, side.best, side.in_common(first)
     if one is None or other is None or not same:
         return ""
+    if not (one.iteration and other.iteration):  # nothing is played yet that could be judged
+        return ""
     found = nll_difference(other, one, same)
     if found is None:
         return ""

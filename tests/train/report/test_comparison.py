@@ -113,6 +113,13 @@ def test_rows_that_only_one_run_holds_out_count_in_no_difference(run, smaller):
     assert "B is not finished: 1 of 2" in " ".join(found.doubts)
 
 
+def test_a_run_that_has_played_nothing_gets_no_verdict(tmp_path, run):
+    begun = finish(tmp_path / "run", model="org/model", upto="p_0")
+    found = compare([run, begun])
+    assert found.verdicts == []
+    assert "B is not finished: 0 of 2" in " ".join(found.doubts)
+
+
 def test_other_models_and_other_data_are_said(tmp_path, run):
     other = finish(tmp_path / "run", model="org/larger")
     summary = json.loads(other.directory.data_summary.read_text())
