@@ -107,6 +107,9 @@ class Config(Section):
     evaluation: Free[EvaluationConfig] = EvaluationConfig()
     zero_stage: Free[Literal[0, 1, 2, 3]] = 2
     """DeepSpeed ZeRO stage."""
+    sharded_inference: Free[bool] = False
+    """While it scores and evaluates, each rank holds its share of a policy, and layers are gathered
+    one by one: for models that do not fit on one device. It takes about twice the time."""
     ranks: Free[int | None] = Field(default=None, ge=1)
     """Worker processes, one per device. null is 1, or as many as torchrun, srun or deepspeed
     started."""
@@ -146,6 +149,8 @@ class Config(Section):
             raise ValueError(
                 "adapter.between: stack loads whole weights; set zero_stage to 0, 1 or 2"
             )
+        if self.adapter and self.adapter.between == "stack" and self.sharded_inference:
+            raise ValueError("adapter.between: stack loads whole weights; remove sharded_inference")
         if problem := arguments_problem(self.template, self.template_arguments):
             raise ValueError(problem)
         if problem := template_problem(self.template):

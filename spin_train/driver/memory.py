@@ -54,13 +54,16 @@ def _help(stage: str, config: Config) -> str:
     kind = stage.rpartition("/")[2]
     generation, training = config.generation, config.training
     tokens = f"lower training.micro_batch_tokens (now {training.micro_batch_tokens})"
+    scoring = tokens
+    if not config.sharded_inference:
+        scoring += ", or share the model out over several ranks with sharded_inference=true"
     lines = {
         "generate": f"lower generation.batch_size (now {generation.batch_size})",
         "sample": f"lower generation.batch_size (now {generation.batch_size})",
         "answer": f"lower generation.batch_size (now {generation.batch_size})",
-        "score": tokens,
-        "reference": tokens,
-        "evaluate": tokens,
+        "score": scoring,
+        "reference": scoring,
+        "evaluate": scoring,
         "train": f"{tokens}, raise zero_stage (now {config.zero_stage}) or train an adapter",
         "prepare": "give data.path fewer rows, or the machine more memory",
     }

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 
 from spin_theory.calibration import beta_of_margins
 from spin_theory.meter import FEWEST_PROMPTS, convergence_meter
+from spin_train.config.schema import Config
 from spin_train.data.records import Record, read_records
-from spin_train.model.logps import response_logps
+from spin_train.model.logps import Group
 from spin_train.model.packing import token_blocks
 from spin_train.model.routers import has_experts, router_loss
 from spin_train.run.graph import Stage
@@ -47,8 +48,13 @@ def evaluate(work: Work, stage: Stage) -> list[Path]:
         scored = run.directory.iteration(k) / "scored"
         records = read_records(*work.files_in(scored, "held_out-*.parquet"))
     mine = records[work.ranks.rank :: work.ranks.size]
-    model = work.load(policy)
-    sums = held_out_sums(model, mine, objective, tokens=work.scoring_tokens) if mine else {}
+    unbalanced = False
+    with work.holding(policy, stage) as held:
+        sums = (
+            held_out_sums(held.logps, mine, objective, tokens=work.scoring_tokens) if mine else {}
+        )
+        if mine and k >= 0:
+            unbalanced = _is_unbalanced(held.model, work.config)
     gathered = work.ranks.gather(sums)
     if work.ranks.is_first:
         names = {name: None for part in gathered for name in part}
@@ -61,7 +67,7 @@ def evaluate(work: Work, stage: Stage) -> list[Path]:
             resting=resting_note(work.config),
         )
         if k >= 0:
-            summary["warnings"] = _warnings(work, stage, summary, records, model)
+            summary["warnings"] = _warnings(work, stage, summary, records, unbalanced=unbalanced)
         # JSON has no nan; numbers that rank policies stay as they are.
         errors = {name: or_null(summary[name]) for name in summary if name.endswith("_error")}
         write_json(policy.evaluation, summary | errors)
@@ -78,7 +84,12 @@ def write_examples(path: Path, values: dict[str, list[float]]) -> None:
 
 
 def _warnings(
-    work: Work, stage: Stage, summary: dict[str, Any], records: Sequence[Record], model: Any
+    work: Work,
+    stage: Stage,
+    summary: dict[str, Any],
+    records: Sequence[Record],
+    *,
+    unbalanced: bool,
 ) -> list[str]:
     folder = work.run.directory.iteration(stage.iteration)
     train = read_records(*sorted((folder / "scored").glob("train-*.parquet")))
@@ -86,27 +97,36 @@ def _warnings(
         summary,
         separable=separability(train, records),
         early=None if stage.control else early_accuracy(folder / "metrics.jsonl"),
-        unbalanced=has_experts(model.config.get_text_config())
-        and router_loss(model, work.config.training.router_loss) is None,
+        unbalanced=unbalanced,
     )
 
 
-@torch.inference_mode()
+def _is_unbalanced(model: Any, config: Config) -> bool:
+    """Say whether a mixture of experts trains without the loss that keeps them equally busy."""
+    settings = model.config.get_text_config()
+    return has_experts(settings) and router_loss(model, config.training.router_loss) is None
+
+
 def held_out_sums(
-    model: Any, records: Sequence[Record], objective: Objective, *, tokens: int
+    logps: Callable[[Sequence[Group]], torch.Tensor],
+    records: Sequence[Record],
+    objective: Objective,
+    *,
+    tokens: int,
 ) -> dict[str, list[float]]:
     """Measure each held-out example of one rank's share: one value per example, by name.
 
-    The records are scored by the opponent, unless the objective is SFT. At most `tokens` go through
-    the model at once. ``prompt`` is a number that equal prompts share, on every rank, and
-    ``prompt_id`` the number of the row in the data.
+    `logps` is `response_logps` of the policy, without a graph. The records are scored by the
+    opponent, unless the objective is SFT. At most `tokens` go through the model at once. ``prompt``
+    is a number that equal prompts share, on every rank, and ``prompt_id`` the number of the row in
+    the data.
     """
     values: dict[str, list[float]] = {}
     examples = examples_of(records, objective)
     roles = len(objective.roles)
     stored = ((e.opponent_logps, e.reference_logps or e.opponent_logps) for e in examples)
     for run in token_blocks([example.group for example in examples], tokens):
-        policy = response_logps(model, run).view(-1, roles).double()
+        policy = logps(run).view(-1, roles).double()
         opponent, reference = torch.tensor(
             [next(stored) for _ in run], dtype=torch.float64, device=policy.device
         ).unbind(1)

@@ -29,7 +29,8 @@ from transformers.trainer_utils import SaveStrategy
 from spin_train.config.schema import Config
 from spin_train.config.sections import TrainingConfig
 from spin_train.errors import UserError, one_line
-from spin_train.stages.train import destroy_engine, released_afterwards, training_arguments
+from spin_train.model.engines import destroy_engine
+from spin_train.stages.train import released_afterwards, training_arguments
 from spin_train.system.ranks import Ranks
 
 __all__ = ["needs_rehearsal", "rehearse"]

@@ -4,17 +4,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from spin_train.config.schema import Config
 from spin_train.data.records import Record, Response, read_records, write_records
 from spin_train.errors import UserError
-from spin_train.model.logps import Group, response_logps
+from spin_train.model.logps import Group
 from spin_train.model.packing import token_blocks
 from spin_train.run.graph import Stage
 from spin_train.run.shards import Shard, claimed, shards_of
+from spin_train.stages.held import Held
 from spin_train.stages.parity import PARITY_TOLERANCE
 from spin_train.stages.work import Work
 
@@ -37,17 +38,16 @@ def score(work: Work, stage: Stage) -> list[Path]:
     config, iteration = work.config, stage.iteration
     folder = work.run.folder(stage) / "scored"
     shards = shards_of(work.run.directory, config.generation)
-    model: Any = None
-    for number, shard in claimed(shards, folder, work.ranks.board):
-        work.visit(stage, number, len(shards))
-        model = model or work.load(work.run.policy(iteration))
-        scored = _scored(work, model, _to_score(work, shard, iteration), by="opponent")
-        problem = parity_problem(scored, config, iteration)
-        if problem and config.generation.parity == "refuse":
-            raise UserError(problem)
-        if problem:
-            _LOG.warning("%s", problem)
-        write_records(folder / shard.name, scored)
+    with work.holding(work.run.policy(iteration), stage) as opponent:
+        for number, shard in claimed(shards, folder, work.ranks.board):
+            opponent.visit(number, len(shards))
+            scored = _scored(work, opponent, _to_score(work, shard, iteration), by="opponent")
+            problem = parity_problem(scored, config, iteration)
+            if problem and config.generation.parity == "refuse":
+                raise UserError(problem)
+            if problem:
+                _LOG.warning("%s", problem)
+            write_records(folder / shard.name, scored)
     return work.finished_shards(folder)
 
 
@@ -55,12 +55,11 @@ def score_by_reference(work: Work, stage: Stage) -> list[Path]:
     """Store log-probs under p_0, in a separate stage so that only one model is in memory."""
     folder = work.run.folder(stage) / "reference"
     shards = shards_of(work.run.directory, work.config.generation)
-    model: Any = None
-    for number, shard in claimed(shards, folder, work.ranks.board):
-        work.visit(stage, number, len(shards))
-        model = model or work.load(work.run.policy(0))
-        records = _with_samples(work, shard, stage.iteration)
-        write_records(folder / shard.name, _scored(work, model, records, by="reference"))
+    with work.holding(work.run.policy(0), stage) as reference:
+        for number, shard in claimed(shards, folder, work.ranks.board):
+            reference.visit(number, len(shards))
+            records = _with_samples(work, shard, stage.iteration)
+            write_records(folder / shard.name, _scored(work, reference, records, by="reference"))
     return work.finished_shards(folder)
 
 
@@ -70,15 +69,14 @@ def _to_score(work: Work, shard: Shard, iteration: int) -> Sequence[Record]:
     return _with_samples(work, shard, iteration)
 
 
-@torch.inference_mode()
 def _scored(
-    work: Work, model: Any, records: Sequence[Record], *, by: Literal["opponent", "reference"]
+    work: Work, held: Held, records: Sequence[Record], *, by: Literal["opponent", "reference"]
 ) -> list[Record]:
     groups = [
         Group(record.prompt_ids, [response.ids for response in record.responses])
         for record in records
     ]
-    parts = [response_logps(model, part) for part in token_blocks(groups, work.scoring_tokens)]
+    parts = [held.logps(part) for part in token_blocks(groups, work.scoring_tokens)]
     logps = iter(torch.cat(parts).tolist())
     return [record.with_logps([next(logps) for _ in record.responses], by=by) for record in records]
 

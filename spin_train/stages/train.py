@@ -20,6 +20,7 @@ from spin_train.config.schema import Config
 from spin_train.data.records import Record, count_records, read_records
 from spin_train.errors import StoppedError, UserError
 from spin_train.model.adapters import attach, is_adapter, write_learnt
+from spin_train.model.engines import destroy_engine
 from spin_train.model.loading import load_policy, load_tokenizer, save_policy, teach_ends
 from spin_train.model.logps import expect_rows_up_to
 from spin_train.model.routers import router_loss
@@ -48,7 +49,6 @@ from spin_train.training.trainer import SpinTrainer, collate
 
 __all__ = [
     "TrainingTask",
-    "destroy_engine",
     "fit",
     "released_afterwards",
     "train",
@@ -305,21 +305,6 @@ def _event_writers(
     step = int(resume.name.rpartition("-")[2]) if resume else 0
     # What a killed start logged beyond its checkpoint is logged again: readers drop the first.
     return [TensorBoardCallback(SummaryWriter(str(events), purge_step=step + 1))]
-
-
-def destroy_engine(engine: Any) -> None:
-    """Shut down a DeepSpeed engine so that its memory can be freed."""
-    optimizer = engine.optimizer
-    engine.destroy()
-    # The optimizer keeps autograd nodes whose hooks keep it and the engine: a cycle through C++
-    # that no collection sees, of a whole model a training stage.
-    engine.optimizer = engine.basic_optimizer = engine.lr_scheduler = None
-    if optimizer is not None:
-        vars(optimizer).clear()
-    for parameter in engine.module.parameters():
-        parameter.data, parameter.grad = torch.empty(0), None
-        if hasattr(parameter, "ds_tensor"):  # this rank's part under ZeRO-3
-            parameter.ds_tensor.data = torch.empty(0)
 
 
 @contextmanager

@@ -1,10 +1,14 @@
 """What every stage gets on one rank: the run, the other ranks, and where to report."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import Config
+from spin_train.model.engines import shared_out
 from spin_train.model.loading import load_policy
 from spin_train.model.logps import expect_rows_up_to
 from spin_train.run.graph import Stage
@@ -12,6 +16,7 @@ from spin_train.run.manifest import Manifest
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
 from spin_train.run.shards import forget_claims, shards_of
+from spin_train.stages.held import Held, Shared, Whole
 from spin_train.stages.parity import compare_with_note
 from spin_train.system.files import read_object
 from spin_train.system.progress import Progress
@@ -46,9 +51,30 @@ class Work:
         self.ranks.raise_if_stopping()
         self.progress.report(stage.name, done, total)
 
-    def load(self, policy: Policy) -> Any:
-        """Load a policy onto this rank's device, in evaluation mode, unless it has changed."""
-        model = load_policy(policy.source, self.config).to(self.ranks.device).eval()
+    @contextmanager
+    def holding(self, policy: Policy, stage: Stage) -> Iterator[Held]:
+        """Hold a policy for the length of a stage, in the way that the configuration asks for.
+
+        All ranks enter and leave together. Within the block they may not talk to each other.
+        """
+        if self.config.sharded_inference and self.ranks.size > 1:
+            report = partial(self.progress.report, stage.name)
+            shared = Shared(partial(self.load, policy, shared=True), report, self.ranks)
+            yield shared
+            shared.finish()
+        else:
+            yield Whole(partial(self.load, policy), partial(self.visit, stage))
+
+    def load(self, policy: Policy, *, shared: bool = False) -> Any:
+        """Load a policy onto this rank's device, in evaluation mode, unless it has changed.
+
+        A `shared` one is an engine that holds this rank's part; all ranks call this together.
+        """
+        load = partial(load_policy, policy.source, self.config)
+        if shared:
+            model = shared_out(load, dtype=self.config.training.dtype)
+        else:
+            model = load().to(self.ranks.device).eval()
         expect_rows_up_to(model, self.longest_row)
         if isinstance(policy.source, Path):
             compare_with_note(model, policy.source, self.config)

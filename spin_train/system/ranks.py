@@ -76,6 +76,17 @@ class Ranks:
         flag = torch.tensor(float(self._stop_request.exists()))
         return self.sum(flag).item() > 0
 
+    def anyone(self, has_work: bool) -> bool:
+        """Say whether any rank has work left; all ranks get the same answer at the same call.
+
+        StoppedError, on all of them, if the driver asked to stop.
+        """
+        flags = torch.tensor([float(has_work), float(self._stop_request.exists())])
+        working, stopping = self.sum(flags).tolist()
+        if stopping > 0:
+            raise StoppedError
+        return bool(working > 0)
+
     def raise_if_stopping(self) -> None:
         """Raise StoppedError if the driver asked to stop; for stages that are always whole."""
         if self._stop_request.exists():

@@ -1,0 +1,105 @@
+"""A policy in play on one rank: whole, or shared out over all ranks.
+
+Stages ask a held policy for log-probs and do not know which of the two it is. A policy that is
+shared out gathers its weights in each forward pass, from all ranks. So no rank may make one alone,
+though rows are uneven and shards go to whoever is free. Before each pass the ranks therefore say
+whether they have rows left. As long as one has, all make a pass; that of a rank without rows is
+about a dummy row, and nobody reads it.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from spin_train.model.engines import destroy_engine
+from spin_train.model.logps import Group, response_logps
+from spin_train.system.heap import freed_at_once
+from spin_train.system.ranks import Ranks
+
+__all__ = ["Held", "Shared", "Whole"]
+
+_DUMMY = [Group([0], [[0]])]
+
+
+class Held(Protocol):
+    """What a stage may ask of a policy."""
+
+    @property
+    def model(self) -> Any:
+        """The model, for its configuration; there once a log-prob was asked for."""
+
+    def visit(self, done: int, total: int) -> None:
+        """Report how far the stage is; `StoppedError` here or at the next pass, if asked to."""
+
+    def logps(self, groups: Sequence[Group]) -> Tensor:
+        """Give the log-probs (R,) of all responses, as `response_logps` does, without a graph."""
+
+
+class Whole:
+    """A policy of which this rank holds all weights, loaded when it is first asked for."""
+
+    def __init__(self, load: Callable[[], Any], visit: Callable[[int, int], None]) -> None:
+        self._load = load
+        self.visit = visit
+
+    @cached_property
+    def model(self) -> Any:
+        """The model."""
+        return self._load()
+
+    def logps(self, groups: Sequence[Group]) -> Tensor:
+        """Log-probs (R,) of all responses."""
+        model = self.model
+        with torch.inference_mode():
+            return response_logps(model, groups)
+
+
+class Shared:
+    """A policy of which this rank holds a part, loaded by all when one is first asked for it.
+
+    `load` gives an engine. `report` says how far a stage is and does not raise: what ends one rank
+    alone would leave the others waiting, so the ranks agree on stopping, too, before a pass.
+    """
+
+    def __init__(
+        self, load: Callable[[], Any], report: Callable[[int, int], None], ranks: Ranks
+    ) -> None:
+        self._load = load
+        self._ranks = ranks
+        self._engine: Any = None
+        self.visit = report
+
+    @property
+    def model(self) -> Any:
+        """The model, without its weights."""
+        return self._engine.module
+
+    def logps(self, groups: Sequence[Group]) -> Tensor:
+        """Log-probs (R,) of all responses, while the other ranks make a pass as well."""
+        self._meet(has_rows=True)
+        return self._pass(groups)
+
+    def finish(self) -> None:
+        """Make passes for the others until no rank has rows left; then free this rank's part."""
+        while self._meet(has_rows=False):
+            self._pass(_DUMMY)
+        if self._engine is not None:
+            with freed_at_once():
+                destroy_engine(self._engine)
+                self._engine = None
+
+    def _meet(self, *, has_rows: bool) -> bool:
+        """Say whether a pass follows, alike on all ranks; before the first one, load."""
+        if not self._ranks.anyone(has_rows):
+            return False
+        if self._engine is None:
+            with freed_at_once():
+                self._engine = self._load()
+        return True
+
+    def _pass(self, groups: Sequence[Group]) -> Tensor:
+        with torch.inference_mode(), freed_at_once():
+            return response_logps(self._engine, groups)

@@ -1,0 +1,85 @@
+"""Runs that share a policy out over two ranks where it does not train."""
+
+import signal
+import time
+
+import pytest
+
+from spin_train.system.files import read_json
+from tests.train.runs import make_config, records_of, refused, start, succeed, weights
+
+pytestmark = pytest.mark.process
+
+# Three roles, so that opponent and reference score. Prompts are few to a pass, and 53 training and
+# 7 held-out rows divide unevenly over ranks and passes.
+SETTINGS = {
+    "algorithm": "tspin_ref",
+    "iterations": 1,
+    "sft": None,
+    "ranks": 2,
+    "zero_stage": 3,
+    "data": {"held_out": 7},
+    "training": {"micro_batch_tokens": 16, "micro_batch_size": None, "batch_size": 16},
+    "evaluation": {"samples": False},
+}
+
+
+def scores(run):
+    """Every stored log-prob of a run, by its place in it."""
+    found = {}
+    for part in ("reference", "scored"):
+        for record in records_of(run, f"iter0/{part}/*.parquet"):
+            for response in record.responses:
+                key = (part, record.prompt_id, response.role, tuple(response.ids))
+                found[key] = (response.opponent_logps, response.reference_logps)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run whose ranks hold whole policies, and the folder of its config."""
+    folder = tmp_path_factory.mktemp("whole")
+    succeed("run", make_config(folder, **SETTINGS))
+    return folder
+
+
+def test_shared_out_policies_give_the_bits_of_whole_ones(whole, tmp_path):
+    out = tmp_path / "run"
+    changes = {**SETTINGS, "output_dir": str(out), "sharded_inference": True}
+    succeed("run", make_config(whole, **changes))
+    before = whole / "run"
+    assert scores(out) == scores(before)
+    assert {role for _, _, role, _ in scores(out)} == {"real", "generated", "proto"}
+    assert None not in scores(out)["scored", *next(iter(scores(out)))[1:]]
+    for place in ("initial", "iter0"):
+        assert read_json(out / place / "evaluation.json") == read_json(
+            before / place / "evaluation.json"
+        )
+    assert weights(out) == weights(before)
+
+
+def test_all_ranks_stop_at_one_pass_and_resuming_changes_no_bit(whole, tmp_path):
+    out = tmp_path / "run"
+    changes = {**SETTINGS, "output_dir": str(out), "sharded_inference": True}
+    config = make_config(whole, **changes)
+    process = start("run", config)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("iter0/reference/*.parquet")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert not (out / "iter0" / "policy").exists()
+    succeed("run", config)
+    assert scores(out) == scores(whole / "run")
+    assert weights(out) == weights(whole / "run")
+
+
+def test_stacked_adapters_are_refused(tmp_path):
+    config = make_config(tmp_path, adapter={"between": "stack"}, sharded_inference=True)
+    assert "sharded_inference" in refused("run", config)
