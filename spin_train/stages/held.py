@@ -2,9 +2,9 @@
 
 Stages ask a held policy for log-probs and do not know which of the two it is. A policy that is
 shared out gathers its weights in each forward pass, from all ranks. So no rank may make one alone,
-though rows are uneven and shards go to whoever is free. Before each pass the ranks therefore say
-whether they have rows left. As long as one has, all make a pass; that of a rank without rows is
-about a dummy row, and nobody reads it.
+though rows are uneven and each rank takes the next shard when it is free. Before each pass the
+ranks therefore say whether they have rows left. As long as one has, all make a pass; that of a rank
+without rows is about a dummy row, and nobody reads it.
 """
 
 from collections.abc import Callable, Sequence
