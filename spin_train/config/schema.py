@@ -109,7 +109,7 @@ class Config(Section):
     """DeepSpeed ZeRO stage."""
     sharded_inference: Free[bool] = False
     """While it scores and evaluates, each rank holds its share of a policy, and layers are gathered
-    one by one: for models that do not fit on one device. It takes about twice the time."""
+    one by one: for models that do not fit on one device. This is slower."""
     ranks: Free[int | None] = Field(default=None, ge=1)
     """Worker processes, one per device. null is 1, or as many as torchrun, srun or deepspeed
     started."""
