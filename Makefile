@@ -168,7 +168,7 @@ docs: setup
 	$(BIN)/python -m docs.site
 
 figures: setup
-	$(BIN)/python -m paper_figures.kl_by_iteration
+	$(BIN)/python -m paper_figures
 
 mutants: setup
 	$(BIN)/python -m tests.mutants

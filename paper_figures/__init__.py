@@ -1,1 +1,1 @@
-"""Figures for the paper: each script computes, draws and saves one."""
+"""Figures for the paper: each module computes numbers and draws one; `__main__` saves them."""

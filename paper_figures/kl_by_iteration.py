@@ -1,15 +1,12 @@
 """Distance to the data by iteration of exact self-play: beta decides whether it shrinks.
 
-Run as `python -m paper_figures.kl_by_iteration [--out DIR]`; takes a few seconds. README's picture
-is `python -m paper_figures.kl_by_iteration --image docs/images/kl_by_iteration.png`.
+README's picture is
+`python -m paper_figures kl_by_iteration --image docs/images/kl_by_iteration.png`.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,13 +19,10 @@ from paper_figures.style import (
     SKY,
     TEXT_WIDTH,
     VERMILION,
-    save_figure,
-    save_image,
     style,
 )
 from spin_theory import TabularPolicy, multiplier, play
 
-NAME = "kl_by_iteration"
 ITERATIONS = 10
 PUBLISHED = (0.1, 0.1, 0.1, 5.0)  # the betas of the published runs, four iterations
 FLOOR = 1e-9  # nats; what is below (1e-30 and less: rounding) is drawn here
@@ -144,42 +138,3 @@ def _line(axes: Axes, curve: Curve, colour: str, marker: str) -> None:
     kl = [value if value > FLOOR else FLOOR for value in curve.kl]
     label = rf"$\beta = {curve.beta:g}$,  $m = {factor:.3g}$"
     axes.plot(kl, color=colour, marker=marker, label=label)
-
-
-def save(figure: Figure, folder: Path) -> list[Path]:
-    """Write the figure as PDF and PNG.
-
-    Parameters
-    ----------
-    figure : Figure
-        What :func:`draw` returned.
-    folder : Path
-        Where to; made if it is not there.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-    """
-    return save_figure(figure, NAME, folder)
-
-
-def main() -> None:
-    """Compute, draw and save."""
-    parser = argparse.ArgumentParser(description="KL to the data by iteration, for several beta.")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="default: figures/")
-    parser.add_argument("--image", type=Path, help="write this PNG alone, in a web page's size")
-    options = parser.parse_args()
-    torch.set_num_threads(1)  # sums in one order, so the same bytes
-    figure = draw(compute())
-    if options.image is None:
-        paths = save(figure, options.out)
-    else:
-        save_image(figure, options.image)
-        paths = [options.image]
-    for path in paths:
-        print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,57 +1,58 @@
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from paper_figures import kl_by_iteration
+from paper_figures.__main__ import FIGURES
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["kl_by_iteration"]
 
 
 @pytest.fixture(scope="module")
-def numbers():
-    return kl_by_iteration.compute(prompts=4, responses=6)
+def folders(tmp_path_factory):
+    """Where two processes drew all figures."""
+    both = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
+    for folder in both:
+        command = [sys.executable, "-m", "paper_figures", "--out", str(folder)]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return both
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_figures_are_the_same_bytes_on_every_run(name, tmp_path):
-    folders = [tmp_path / "first", tmp_path / "second"]
-    for folder in folders:
-        command = [sys.executable, "-m", f"paper_figures.{name}", "--out", str(folder)]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    first, second = (sorted(folder.iterdir()) for folder in folders)
-    assert [path.name for path in first] == [f"{name}.pdf", f"{name}.png"]
-    for left, right in zip(first, second, strict=True):
-        assert left.read_bytes() == right.read_bytes()
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_the_same_bytes_on_every_run(name, folders):
+    for ending in ("pdf", "png"):
+        first, second = ((folder / f"{name}.{ending}").read_bytes() for folder in folders)
+        assert first == second
 
 
-def test_the_converging_games_converge_and_the_others_do_not(numbers):
-    for curve in numbers.converging:
-        assert curve.kl[-1] < curve.kl[0] / 10
-    for curve in numbers.not_converging:
-        assert curve.kl[-1] > curve.kl[0] / 2
+@pytest.mark.process
+@pytest.mark.parametrize("name", FIGURES)
+def test_fonts_are_embedded_as_text(name, folders):
+    pdf = (folders[0] / f"{name}.pdf").read_bytes()
+    assert b"/FontFile2" in pdf
+    assert b"/Subtype /Type3" not in pdf  # outlines that no reader can search
 
 
-def test_beta_one_arrives_in_one_step_and_one_half_comes_back(numbers):
-    one = next(curve for curve in numbers.converging if curve.beta == 1.0)
-    half = next(curve for curve in numbers.not_converging if curve.beta == 0.5)
-    assert one.kl[1] < kl_by_iteration.FLOOR
-    assert half.kl[2] == pytest.approx(half.kl[0])
-    assert half.kl[1] != pytest.approx(half.kl[0])
+def test_every_module_that_draws_is_in_the_table():
+    others = {"__init__", "__main__", "style"}
+    modules = {path.stem for path in (ROOT / "paper_figures").glob("*.py")}
+    assert modules - others == set(FIGURES)
 
 
-def test_the_published_schedule_starts_like_its_first_beta(numbers):
-    tenth = next(curve for curve in numbers.not_converging if curve.beta == 0.1)
-    # averages over prompts of tables of two heights, which may be added in another order
-    assert numbers.published[:4] == pytest.approx(tenth.kl[:4], rel=1e-12)
-    assert len(numbers.published) == 5
-
-
-def test_every_number_is_drawn(numbers):
-    left, right = kl_by_iteration.draw(numbers).axes
-    assert len(left.lines) == len(numbers.converging)
-    assert len(right.lines) == len(numbers.not_converging) + 1
-    assert tuple(right.lines[-1].get_ydata()) == numbers.published
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no_such"], "no figure no_such"),
+        (["--image", "a.png"], "give one NAME"),
+        (["published_averages", "--run", "no_such"], "no run at no_such"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(arguments, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["paper_figures", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        import_module("paper_figures.__main__").main()
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
