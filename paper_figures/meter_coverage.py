@@ -59,7 +59,7 @@ class Numbers:
 def compute(
     *,
     points: dict[int, tuple[float, ...]] = POINTS,
-    repeats: int = 60,
+    repeats: int = 75,
     curve_points: int = 16,
     seed: int = 0,
 ) -> Numbers:
