@@ -1,5 +1,6 @@
 # The toolkit with everything that the demo needs, from package indexes alone:
-#   docker build -t spin-toolkit . && docker run --rm spin-toolkit
+#   docker build -t spin-toolkit . && docker run --rm --shm-size=1g spin-toolkit
+# Docker gives 64 MiB of shared memory, which is less than two ranks on CPUs talk through.
 # For GPUs leave TORCH_INDEX empty, so that pip takes the build with CUDA.
 FROM python:3.11-slim-bookworm
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -123,10 +123,16 @@ def _compile_communication_op(cache: Path) -> None:
 def require_shared_memory(ranks: int) -> None:
     """Refuse (UserError) to start where DeepSpeed's CPU op has no shared memory for its buffers.
 
-    Writing past the end of shared memory would kill the ranks without a message.
+    Writing past the end of shared memory would kill the ranks without a message, and where a buffer
+    cannot be made they would wait for it without end.
     """
     if not cpu_only() or not _SHARED_MEMORY.is_dir():
         return
+    if not os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{_SHARED_MEMORY} cannot be written by this user, but the ranks talk through it: mount "
+            "a tmpfs there (mount -t tmpfs -o mode=1777 tmpfs /dev/shm), or start as another user"
+        )
     free, needed = shutil.disk_usage(_SHARED_MEMORY).free, ranks * _BUFFER_BYTES
     if free < needed:
         raise UserError(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from spin_train.driver import local_workers, worker
 from spin_train.driver.launch import worker_environment
 from spin_train.errors import DivergedError, UserError
 from spin_train.run.run import Run
+from spin_train.system import processes
 from spin_train.system.locks import FileLock
 from spin_train.system.processes import DRIVER_VARIABLE, build_communication_op, cpu_only
 
@@ -224,3 +226,22 @@ def test_the_driver_tells_a_diverged_run_from_other_errors(tmp_path, monkeypatch
     with pytest.raises(UserError) as caught:
         local_workers._raise_worker_error(1, run, tmp_path / "log")
     assert not isinstance(caught.value, DivergedError)
+
+
+def test_too_little_shared_memory_is_refused_before_any_rank_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(processes, "_SHARED_MEMORY", tmp_path)
+    room = 2 * processes._BUFFER_BYTES
+    monkeypatch.setattr(processes.shutil, "disk_usage", lambda _: SimpleNamespace(free=room))
+    processes.require_shared_memory(2)
+    with pytest.raises(UserError, match=r"has 144 MiB free, but 3 ranks need .*--shm-size"):
+        processes.require_shared_memory(3)
+
+
+def test_shared_memory_of_another_user_is_refused_before_any_rank_starts(tmp_path, monkeypatch):
+    """DeepSpeed says that a buffer failed, and then waits for it without end."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(processes, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(processes.os, "access", lambda path, mode: path != tmp_path)  # root may
+    with pytest.raises(UserError, match=r"cannot be written by this user, .*mount -t tmpfs"):
+        processes.require_shared_memory(1)
