@@ -130,8 +130,9 @@ def require_shared_memory(ranks: int) -> None:
         return
     if not os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
         raise UserError(
-            f"{_SHARED_MEMORY} cannot be written by this user, but the ranks talk through it: mount "
-            "a tmpfs there (mount -t tmpfs -o mode=1777 tmpfs /dev/shm), or start as another user"
+            f"{_SHARED_MEMORY} cannot be written by this user, but the ranks talk through it: "
+            "mount a tmpfs there (mount -t tmpfs -o mode=1777 tmpfs /dev/shm), or start as another "
+            "user"
         )
     free, needed = shutil.disk_usage(_SHARED_MEMORY).free, ranks * _BUFFER_BYTES
     if free < needed:
