@@ -96,10 +96,14 @@ def test_flex_attention_is_given_the_blocks_of_the_same_mask(lengths, window, bl
 
 
 def test_no_kind_of_row_makes_flex_attention_the_one_that_is_not_compiled(monkeypatch):
-    """On an H200 one process met more than torch's 8 kinds, and got N x N scores instead."""
+    """On an H200 one process met more than torch's 8 kinds, and got N x N scores instead.
+
+    On an H100 short rows got a kernel for decoding, which did not compile.
+    """
     seen = []
 
-    def forward(*arguments):
+    def forward(*arguments, kernel_options):
+        assert kernel_options == {"FORCE_USE_FLEX_ATTENTION": True}
         seen.append(torch._dynamo.config.recompile_limit)
         seen.append(torch._dynamo.config.fail_on_recompile_limit_hit)
         return arguments[1], None
