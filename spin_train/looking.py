@@ -62,7 +62,7 @@ def plan(
     activations, logits, caches. Then come steps, tokens, samples and disk.
     With --calibrate a few steps of a model with few layers give the time.
 
-    The exit code is 0 if it fits, and 3 if something does not: then lines
+    The exit code is 0 if it fits, and 2 if something does not: then lines
     say which keys make it fit, each tried. Numbers are predictions, and
     docs/plan.md says how good they are.
 
@@ -81,7 +81,7 @@ def plan(
     found = make_plan(resolved, chosen, rows=rows, here=here, calibrate=calibrate)
     print(json.dumps(found.as_json(), indent=2) if as_json else as_text(found))
     if not found.fits:
-        raise typer.Exit(3)
+        raise UserError(found.problems[0].line)
 
 
 def status(

@@ -28,6 +28,13 @@ class Problem:
     keys: Sequence[str] = ()
     """What makes it fit, each on its own."""
 
+    @property
+    def line(self) -> str:
+        """Everything in one line."""
+        sizes = f"{self.needed / GIB:.1f} GiB of {self.available / GIB:.1f}"
+        keys = ", or ".join(" ".join(key.split()) for key in self.keys)
+        return f"this run does not fit: {self.what} needs {sizes}; what helps: {keys}"
+
 
 def refusals(memory: Sequence[StageMemory], *, device: Device, ranks: int) -> list[Problem]:
     """List the stages that do not fit; ranks on a CPU share its machine's memory."""

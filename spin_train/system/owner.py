@@ -83,8 +83,10 @@ def working_elsewhere(path: Path) -> str | None:
 
 
 def _told(path: Path) -> dict[str, Any] | None:
+    """Read what a node wrote; None if nothing is there, or something else."""
     try:
-        told: dict[str, Any] = read_json(path)
+        told = read_json(path)
     except (OSError, ValueError):
         return None
-    return told
+    whole = isinstance(told, dict) and isinstance(told.get("time"), float) and "node" in told
+    return told if whole else None

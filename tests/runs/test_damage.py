@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from spin_train.cli import main
-from spin_train.driver import selfplay
+from spin_train.driver import local_workers
 from tests.train.runs import make_config, succeed
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -50,7 +50,7 @@ def test_every_command_works_or_refuses_in_one_line(finished, monkeypatch, capsy
         raise WorkersError
 
     monkeypatch.setattr(sys, "argv", [])
-    monkeypatch.setattr(selfplay, "launch_workers", launch)
+    monkeypatch.setattr(local_workers, "launch_workers", launch)
     files = [path for path in sorted(finished.rglob("*")) if path.suffix in SUFFIXES]
     assert len(files) > 20
     refused = 0

@@ -1,6 +1,7 @@
 """A whole plan of a tiny Llama, every number by hand; what does not fit, and what helps."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -162,5 +163,9 @@ def test_the_command_prints_json_and_its_exit_code_says_whether_it_fits(path):
     assert content["training"][0]["steps"] == 14
     assert content["memory"][0]["total"] == sum(content["memory"][0]["parts"].values())
     refused = runner.invoke(app, ["plan", str(path), "--device", "0.5GiB"])
-    assert refused.exit_code == 3
+    assert isinstance(refused.exception, UserError)  # exit code 2
+    assert re.fullmatch(
+        r"this run does not fit: generate needs [\d.]+ GiB of 0\.5; what helps: \S.*",
+        str(refused.exception),
+    )
     assert "does not fit: iter1/train needs" in refused.stdout

@@ -26,8 +26,10 @@ def test_one_that_was_killed_is_forgotten_after_a_minute(tmp_path):
     assert owner_of(path) == "node3"
     path.write_text(json.dumps(told | {"time": time.time() - 70}))
     assert owner_of(path) is None
-    path.write_text("{")
-    assert owner_of(path) is None
+    for damaged in ("{", "null", "[]", "{}", '{"node": "node3", "time": "now"}'):
+        path.write_text(damaged)
+        assert owner_of(path) is None
+        assert working_elsewhere(path) is None
 
 
 def test_it_says_so_again_and_again(tmp_path, monkeypatch):
