@@ -2,7 +2,7 @@
 
 The loss is :mod:`spin_theory.losses`; nothing of it is written again here. Modules are imported
 by name (``from spin_train.trainer import SpinTrainer``), so that the command line stays quick.
-Imports go only downwards in this list, from the last lines to the first.
+Each imports only from lines above its own.
 
 ===========  ====================================================================
 `printable`  texts that no terminal obeys
@@ -27,6 +27,8 @@ Imports go only downwards in this list, from the last lines to the first.
 `display`    bars and tables in the terminal
 `looking`    commands that look at runs and change nothing of them
 `sharing`    commands that give pairs and policies to other programs
+`logps`      two names at a short address: `model.logps`
+`trainer`    and `training.trainer`
 `cli`        the command line
 ===========  ====================================================================
 """

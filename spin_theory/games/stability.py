@@ -1,4 +1,4 @@
-"""Where self-play settles and how fast: multipliers, the linearised map, cycles, inexact runs."""
+"""One iteration of a game near some policies as a matrix: its multipliers and their size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -30,7 +30,9 @@ def job_environment(
     alone = here == world.size
     environment = worker_environment(here, alone=alone)
     if "OMP_NUM_THREADS" not in os.environ and "SLURM_CPUS_PER_TASK" in os.environ:
-        environment["OMP_NUM_THREADS"] = os.environ["SLURM_CPUS_PER_TASK"]
+        # Since Slurm 22.05 srun gives a task one core unless SRUN_CPUS_PER_TASK says more.
+        asked, cores = os.environ["SLURM_CPUS_PER_TASK"], len(os.sched_getaffinity(0))
+        environment["OMP_NUM_THREADS"] = str(min(int(asked), cores)) if asked.isdigit() else asked
     if not alone and "GLOO_SOCKET_IFNAME" not in environment:
         interface = _interface(world, nodes)
         environment |= {"GLOO_SOCKET_IFNAME": interface} if interface else {}

@@ -10,6 +10,7 @@ from spin_train.driver.local_workers import work_locally
 from spin_train.driver.selfplay import play
 from spin_train.driver.watching import Watcher
 from spin_train.errors import UserError, one_line
+from spin_train.run.graph import PREPARE
 from spin_train.run.run import Run
 from spin_train.stages.leaderboards import benchmark_tasks, task_manager
 from spin_train.system.surroundings import refuse_other_launchers
@@ -44,7 +45,7 @@ def fetch(config: Config, *, watch: Watcher | None = None) -> Fetched:
     tasks = _benchmarks(config)
     run = Run.of(config)
     # The rows of a hub dataset are streamed, so what stays of them is what was prepared.
-    play(run, watch=watch, work=partial(work_locally, ranks=1), until="data/prepare")
+    play(run, watch=watch, work=partial(work_locally, ranks=1), until=PREPARE)
     files = [] if model is None else [path for path in model.rglob("*") if path.is_file()]
     return Fetched(run, model, sum(path.stat().st_size for path in files), tasks)
 

@@ -17,7 +17,7 @@ from spin_train.errors import (
 )
 from spin_train.run.cards import write_cards
 from spin_train.run.directory import RunDirectory, remove_partial
-from spin_train.run.graph import JUDGING
+from spin_train.run.graph import JUDGING, PREPARE
 from spin_train.run.resting import resting_note
 from spin_train.run.run import Run
 from spin_train.system.files import write_atomically
@@ -111,7 +111,7 @@ def _play(
     if restart_iteration:
         _forget_checkpoints(run)
     if not _all_complete(run, until):
-        if not run.manifest().is_complete("data/prepare"):
+        if not run.manifest().is_complete(PREPARE):
             require_inputs(run.config)
         build_communication_op()
         _write_until(directory, until)

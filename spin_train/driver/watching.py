@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 
 from spin_train.run.directory import RunDirectory
+from spin_train.run.graph import PREPARE
 from spin_train.run.manifest import Manifest
 from spin_train.system.files import read_object
 
@@ -27,7 +28,7 @@ class Window:
         """Pass on the progress that rank 0 has written, and once what was left out of the data."""
         if self._watch is not None:
             self._show(self._watch)
-        if not self._told and Manifest(self._directory).is_complete("prepare"):
+        if not self._told and Manifest(self._directory).is_complete(PREPARE):
             for note in read_object(self._directory.data_summary).get("notes", []):
                 _LOG.warning("data: %s", note)
             self._told = True

@@ -1,5 +1,6 @@
 """Ways to compute log-probs, tried on random groups as long as the rows to come."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -17,6 +18,8 @@ from spin_train.model.exactness import (
     widened,
 )
 from spin_train.model.packing import Group
+
+_LOG = logging.getLogger(__name__)
 
 __all__ = [
     "Trial",
@@ -214,7 +217,9 @@ class Trial(Generic[Way]):
             with widened(self._module):
                 try:
                     return self._against(truth, exact_tolerance(self._module))(way)
-                except (NotImplementedError, RuntimeError):  # a kernel that has no wide type
+                except (NotImplementedError, RuntimeError) as error:  # a kernel without a wide type
+                    name, reason = type(self._module).__name__, one_line(error, 200)
+                    _LOG.warning("%s: not compared in the wider type (%s)", name, reason)
                     return ""
 
         return flaw

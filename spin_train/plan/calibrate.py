@@ -1,11 +1,11 @@
 """How long a run takes: a few steps of a model with few layers, then a line through them.
 
 A model of the run's own width with one layer and with three takes the largest micro-batch forward
-and backward, scores it, and samples a few tokens. What a layer adds is the difference, so the whole
+and backward, and samples a few tokens. What a layer adds is the difference, so the whole
 model's time is a straight line in its layers. The optimiser's step goes with the number of weights.
 
-What ranks tell each other, loading, saving and evaluation are left out, so the sum is a lower
-bound. Samples are taken to be as long as they may get, which works the other way.
+What ranks tell each other, loading, saving, scoring and evaluation are left out, so the sum is a
+lower bound. Samples are taken to be as long as they may get, which works the other way.
 """
 
 import math
@@ -20,7 +20,7 @@ from transformers import Trainer, TrainingArguments
 
 from spin_train.config.schema import Config
 from spin_train.model.loading import empty_model
-from spin_train.model.logps import response_logps, response_loss
+from spin_train.model.logps import response_loss
 from spin_train.plan.memory import recompute_if_asked
 from spin_train.plan.rows import Rows
 from spin_train.plan.work import Sampled, Trained
@@ -40,8 +40,6 @@ class Pace:
 
     training: float
     """Per token, forward and backward."""
-    scoring: float
-    """Per token."""
     prompts: float
     """Of taking a batch of prompts in."""
     token: float
@@ -69,7 +67,7 @@ def pace_of(config: Config, rows: Rows, stage: Trained, *, device: str) -> Pace:
         low, high = getattr(at[few], name), getattr(at[more], name)
         return float(low + max(0.0, high - low) / (more - few) * (whole - few))
 
-    lines = {name: line(name) for name in ("training", "scoring", "prompts", "token")}
+    lines = {name: line(name) for name in ("training", "prompts", "token")}
     return Pace(**lines, update=at[more].update)
 
 
@@ -100,8 +98,6 @@ def _measured(config: Config, rows: Rows, stage: Trained, layers: int, device: s
     groups = list(stage.largest)
     tokens = sum(group.tokens for group in groups)
     sampling = _sampling(model, config, rows) if config.generation.engine == "hf" else (0.0, 0.0)
-    with torch.inference_mode():
-        scoring = _best(lambda: response_logps(model, groups))
     recompute_if_asked(config, model)
 
     def step() -> None:
@@ -110,7 +106,7 @@ def _measured(config: Config, rows: Rows, stage: Trained, layers: int, device: s
         loss.backward()  # type: ignore[no-untyped-call]
 
     training = _best(step)
-    return Pace(training / tokens, scoring / tokens, *sampling, _update(config, model))
+    return Pace(training / tokens, *sampling, _update(config, model))
 
 
 def _sampling(model: Any, config: Config, rows: Rows) -> tuple[float, float]:

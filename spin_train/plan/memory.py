@@ -118,6 +118,11 @@ def memory_by_stage(
             parts["gaps of the allocator"] = int(_RESERVE * moment.total)
         stages.append(StageMemory(name, moment.name, parts))
     notes = []
+    if config.ranks is None:
+        notes.append(
+            "ranks is not set, so this is the plan of one: give ranks=N, the number of processes "
+            "that your launcher starts"
+        )
     if config.generation.engine == "vllm":
         notes.append(
             f"vLLM takes {config.generation.vllm_memory:.0%} of the device's free memory while it "

@@ -5,7 +5,7 @@ from typing import Literal
 
 from spin_train.config.schema import Config
 
-__all__ = ["ADDED_LATER", "JUDGING", "Kind", "Stage", "stages_of"]
+__all__ = ["ADDED_LATER", "JUDGING", "PREPARE", "Kind", "Stage", "stages_of"]
 
 Kind = Literal[
     "prepare",
@@ -22,6 +22,8 @@ ADDED_LATER: tuple[Kind, ...] = ("answer", "benchmark", "sample")
 """Stages that may be added to a finished run."""
 JUDGING: tuple[Kind, ...] = ("evaluate", *ADDED_LATER)
 """Stages that measure a policy; no other stage needs what they leave."""
+PREPARE = "data/prepare"
+"""Name of the first stage of every run."""
 
 
 @dataclass(frozen=True)

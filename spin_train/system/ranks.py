@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from spin_train.errors import StoppedError
+from spin_train.errors import StoppedError, UserError
 from spin_train.system.board import Board
 from spin_train.system.processes import unlink_shared_memory
 
@@ -29,6 +29,7 @@ class Ranks:
         on_cpu = not torch.cuda.is_available()
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         if not on_cpu:
+            _require_device(local_rank)
             torch.cuda.set_device(local_rank)
         # A rank may sample for hours while another waits.
         timeout = timedelta(hours=12)
@@ -91,3 +92,14 @@ class Ranks:
         """Raise StoppedError if the driver asked to stop; for stages that are always whole."""
         if self._stop_request.exists():
             raise StoppedError
+
+
+def _require_device(local_rank: int) -> None:
+    """Refuse (UserError) more ranks on a machine than it has devices: they would share one."""
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise UserError(
+            f"local rank {local_rank} has no device of its own: this machine shows {count}; start "
+            f"{count} ranks (ranks={count}, or that many for a launcher), or correct "
+            "CUDA_VISIBLE_DEVICES"
+        )

@@ -180,8 +180,9 @@ class SpinTrainer(Trainer):
             raise UserError(
                 "step-0 check: before any update, log-ratios to the stored opponent scores are up "
                 f"to {log_ratio.max().item():.3g} nats, {rms:.3g} root mean square, and not 0 "
-                f"(tolerance: {tolerance}): the scores come from another model; "
-                "delete this iteration's scored/ to score again"
+                f"(tolerance: {tolerance}): the scores come from another model; delete this "
+                "iteration's scored/ to score again. If the same numbers come back, it is rounding "
+                f"in {self._dtype}: branch with training.dtype=float32, and report it"
             )
 
     def _metrics(self, policy_logps: Tensor, reference_logps: Tensor) -> dict[str, Tensor]:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.train.runs import make_config, refused, succeed
+from tests.train.runs import make_config, refused, run, succeed
 
 pytestmark = pytest.mark.process
 NAME, COMMIT = "someone/tiny", "0" * 39 + "1"
@@ -74,7 +75,11 @@ def test_what_was_fetched_is_all_that_a_run_needs(tmp_path, hub, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", address)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    out = succeed("fetch", config, f"model={NAME}")
+    with (tmp_path / "rows.jsonl").open("a") as rows:
+        rows.write('{"prompt": "ab", "response": "ab", "note": "not used"}\n')
+    code, out, err = run("fetch", config, f"model={NAME}")
+    assert code == 0, err
+    assert re.search(r"^data: .*\bnote\b", err, re.MULTILINE), err  # nothing is left out silently
     assert COMMIT in out
     assert f"rows: prepared in {tmp_path / 'run/data'}" in out
     assert set(asked) == {path.name for path in folder.iterdir()} - {"pytorch_model.bin"}

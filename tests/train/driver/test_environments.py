@@ -57,7 +57,10 @@ def test_gloo_takes_the_interface_that_leads_to_the_other_node(monkeypatch):
 
 def test_threads_are_those_of_the_task(monkeypatch):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+    monkeypatch.setattr(environments.os, "sched_getaffinity", lambda _: range(8))
     assert told(world(), 0, 1)["OMP_NUM_THREADS"] == "6"
+    monkeypatch.setattr(environments.os, "sched_getaffinity", lambda _: range(1))
+    assert told(world(), 0, 1)["OMP_NUM_THREADS"] == "1"  # srun gave it one core
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert told(world(), 0, 1)["OMP_NUM_THREADS"] == "3"
 

@@ -1,5 +1,6 @@
 from spin_train.driver.watching import Window
 from spin_train.run.directory import RunDirectory
+from spin_train.run.graph import PREPARE
 from spin_train.run.manifest import Manifest
 from spin_train.system.files import write_json
 
@@ -10,7 +11,7 @@ def test_what_was_left_out_of_the_data_is_said_once_they_are_prepared(tmp_path, 
     window = Window(directory, None)
     window.look()  # at what an earlier start has left, perhaps
     assert caplog.messages == []
-    Manifest(directory).complete("prepare", [directory.data_summary], seconds=1.0)
+    Manifest(directory).complete(PREPARE, [directory.data_summary], seconds=1.0)
     window.look()
     window.look()
     assert caplog.messages == ["data: 3 rows were left out"]
@@ -19,7 +20,7 @@ def test_what_was_left_out_of_the_data_is_said_once_they_are_prepared(tmp_path, 
 def test_data_prepared_by_an_earlier_version_have_nothing_to_say(tmp_path, caplog):
     directory = RunDirectory(tmp_path)
     write_json(directory.data_summary, {"stop_id": 2})
-    Manifest(directory).complete("prepare", [directory.data_summary], seconds=1.0)
+    Manifest(directory).complete(PREPARE, [directory.data_summary], seconds=1.0)
     Window(directory, None).look()
     assert caplog.messages == []
 

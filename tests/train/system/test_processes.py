@@ -14,7 +14,7 @@ from spin_train.driver import local_workers, worker
 from spin_train.driver.launch import worker_environment
 from spin_train.errors import DivergedError, UserError
 from spin_train.run.run import Run
-from spin_train.system import processes
+from spin_train.system import processes, ranks
 from spin_train.system.locks import FileLock
 from spin_train.system.processes import DRIVER_VARIABLE, build_communication_op, cpu_only
 
@@ -245,3 +245,10 @@ def test_shared_memory_of_another_user_is_refused_before_any_rank_starts(tmp_pat
     monkeypatch.setattr(processes.os, "access", lambda path, mode: path != tmp_path)  # root may
     with pytest.raises(UserError, match=r"cannot be written by this user, .*mount -t tmpfs"):
         processes.require_shared_memory(1)
+
+
+def test_more_ranks_than_devices_are_refused_with_both_numbers(monkeypatch):
+    monkeypatch.setattr(ranks.torch.cuda, "device_count", lambda: 2)
+    ranks._require_device(1)
+    with pytest.raises(UserError, match=r"local rank 2 has no device .* shows 2; start 2 ranks"):
+        ranks._require_device(2)
