@@ -52,6 +52,7 @@ def convert(file: Path, out: Path) -> Path:
         unexpected=report["unexpected_keys"],
         mismatched=report["mismatched_keys"],
     )
+    _take_end_of_text(tokenizer, file)
     if tokenizer.chat_template is None:
         _LOG.warning("%s has no chat template: set template in the config of a run", file)
     # A run refuses a config that says that the weights are quantised; they are so no longer.
@@ -65,3 +66,12 @@ def convert(file: Path, out: Path) -> Path:
             raise
         raise UserError(f"the disk is full: cannot write {out}; free some space") from error
     return out
+
+
+def _take_end_of_text(tokenizer: Any, file: Path) -> None:
+    """Let the tokenizer end a text as the file says: transformers before 5.18 may not."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(file).get_field("tokenizer.ggml.eos_token_id")
+    if field is not None and tokenizer.eos_token_id != int(field.contents()):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(field.contents()))

@@ -1,5 +1,6 @@
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from spin_train.errors import UserError
+from spin_train.model import gguf_files
 from spin_train.model.checkpoint import refuse_checkpoint
 from spin_train.model.gguf_files import convert
 from spin_train.model.loading import load_model
@@ -46,9 +48,11 @@ def written(gguf, tmp_path_factory):
     writer.add_vocab_size(WORDS)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(["<e>", "<s>", *(chr(ord("a") + n) for n in range(WORDS - 3)), "ab"])
+    writer.add_token_list(
+        ["<e>", "<s>", *(chr(ord("a") + n) for n in range(WORDS - 4)), "ab", "cd"]
+    )
     writer.add_token_types([3, 3] + [1] * (WORDS - 2))
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "c d"])  # before 5.18 transformers reads one as no list
     writer.add_eos_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_chat_template(CHAT)
@@ -101,6 +105,12 @@ def test_its_tokenizer_comes_with_its_chat_template(written, tmp_path):
     assert tokenizer.chat_template == CHAT
     assert tokenizer.convert_ids_to_tokens([0, 1, 2]) == ["<e>", "<s>", "a"]
     assert tokenizer.eos_token_id == 0
+
+
+def test_a_text_ends_as_the_file_says_whatever_transformers_read(written):
+    read = SimpleNamespace(eos_token_id=1, convert_ids_to_tokens=["<e>", "<s>"].__getitem__)
+    gguf_files._take_end_of_text(read, written[0])
+    assert read.eos_token == "<e>"
 
 
 def test_a_directory_that_exists_is_never_written_over(tmp_path):

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -78,6 +80,8 @@ def ids(count, seed=0):
 
 @pytest.mark.parametrize("kind", WINDOWS)
 def test_a_window_that_lives_in_the_mask_alone_is_kept(kind):
+    if kind == "doge" and version.parse(transformers.__version__) < version.parse("5.18"):
+        pytest.skip("before transformers 5.18 Doge sees later tokens, and is refused")
     model = model_of(WINDOWS[kind]())
     groups = [Group(ids(150), [ids(40), ids(30)])]
     with torch.no_grad():
