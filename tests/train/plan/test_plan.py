@@ -162,10 +162,12 @@ def test_the_command_prints_json_and_its_exit_code_says_whether_it_fits(path):
     assert (fits.exit_code, content["fits"]) == (0, True)
     assert content["training"][0]["steps"] == 14
     assert content["memory"][0]["total"] == sum(content["memory"][0]["parts"].values())
-    refused = runner.invoke(app, ["plan", str(path), "--device", "0.5GiB"])
+    refused = runner.invoke(
+        app, ["plan", str(path), "--device", "0.5GiB", "iterations=1", "sft=null"]
+    )
     assert isinstance(refused.exception, UserError)  # exit code 2
     assert re.fullmatch(
         r"this run does not fit: generate needs [\d.]+ GiB of 0\.5; what helps: \S.*",
         str(refused.exception),
     )
-    assert "does not fit: iter1/train needs" in refused.stdout
+    assert "does not fit: iter0/train needs" in refused.stdout
