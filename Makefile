@@ -32,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles ou
 help:
 	@echo "make demo          play SPIN on a small known language (no download after set-up)"
 	@echo "make real          a real model (135 million parameters) on rows of GSM8K=FILE; ROWS=200"
-	@echo "make check         1.5 to 2.5 minutes: lint, types, tests that start no process"
+	@echo "make check         1.5 to 2.7 minutes: lint, types, tests that start no process"
 	@echo "make test          9 to 18 minutes: lint, types, and every test but the slow ones"
 	@echo "make test FILE=... tests of a file, a folder or a name, such as tests/theory/test_losses.py"
 	@echo "make test-theory   tests of spin_theory"

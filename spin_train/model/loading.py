@@ -71,13 +71,11 @@ def load_model(
         settings = AutoConfig.from_pretrained(path, **source)
         refuse_quantised(path, settings.to_dict())
         _without_noise(settings)
-        # Before transformers 5.21 Gemma 2 takes torch's own attention, which leaves its cap out.
-        capped = getattr(settings.get_text_config(), "attn_logit_softcapping", None)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=settings,
             dtype=getattr(torch, dtype),
-            attn_implementation="eager" if capped else None,
+            attn_implementation=_attention(settings),
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
             output_loading_info=True,
@@ -113,15 +111,20 @@ def empty_model(config: Config, *, device: str = "meta", layers: int | None = No
             text.num_hidden_layers = layers
             if getattr(text, "layer_types", None):
                 text.layer_types = text.layer_types[:layers]
-        capped = getattr(text, "attn_logit_softcapping", None)
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(
                 settings,
                 dtype=getattr(torch, config.training.dtype),
-                attn_implementation="eager" if capped else None,
+                attn_implementation=_attention(settings),
                 trust_remote_code=config.trust_remote_code,
             )
     return without_noise_in_training(model.eval())
+
+
+def _attention(settings: Any) -> str | None:
+    """Name the attention to load: before transformers 5.21 Gemma 2's default leaves its cap out."""
+    capped = getattr(settings.get_text_config(), "attn_logit_softcapping", None)
+    return "eager" if capped else None
 
 
 def _without_noise(settings: Any) -> None:
