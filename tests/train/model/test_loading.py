@@ -107,7 +107,8 @@ def test_training_computes_what_evaluation_computes(kind, checkpointing, tmp_pat
     ids = torch.arange(20)[None]
     with torch.no_grad():
         expected = model(ids).logits
-        assert not torch.equal(plain.train()(ids).logits, expected)  # there is noise to switch off
+        plain.train()  # one draw may change nothing, of many one does: there is noise to switch off
+        assert any(not torch.equal(plain(ids).logits, expected) for _ in range(50))
         assert torch.equal(plain.eval()(ids).logits, expected)  # and nothing else changes
     if checkpointing:
         old_name = model.gradient_checkpointing_enable  # the only one before transformers 5.23
