@@ -25,7 +25,7 @@ HALF := $(if $(filter-out 0 1,$(shell echo $$(($(WORKERS) / 2)))),--numprocesses
 EVERY_CHANGE := not slow and not cluster and not browser and not vllm and not real
 unexport PYTHONDONTWRITEBYTECODE  # tests start many processes: none compiles our source twice
 
-.PHONY: help setup demo check no-process-theory no-process-train test test-theory test-train test-long test-slow test-real test-browser test-cluster test-vllm left-out \
+.PHONY: help setup demo check no-process-theory no-process-models no-process-rest test test-theory test-train test-long test-slow test-real test-browser test-cluster test-vllm left-out \
 	real lint types verify lab docs figures mutants faults processors architectures gpu gpu-wheels lowest extras \
 	wheel-check clean
 
@@ -84,14 +84,18 @@ real: setup
 	$(BIN)/python -m benchmarks.real --rows $(ROWS) $(if $(GSM8K),--data $(GSM8K)) $(if $(OUT),--out $(OUT)) $(SET)
 
 check: setup
-	+HYPOTHESIS_PROFILE=quick $(SIDE_BY_SIDE) lint types no-process-theory no-process-train
+	+HYPOTHESIS_PROFILE=quick $(SIDE_BY_SIDE) no-process-rest no-process-theory no-process-models types lint
 
-# Each half imports only what its tests need.
+# The longest begin first, and each part imports only what its tests need.
+MODELS := $(addprefix tests/train/,model sampling training)
 no-process-theory: setup
 	$(PYTEST) $(HALF) -m "not process and ($(EVERY_CHANGE))" tests/theory spin_theory
 
-no-process-train: setup
-	$(PYTEST) $(HALF) -m "not process and ($(EVERY_CHANGE))" --ignore tests/theory tests spin_train
+no-process-models: setup
+	$(PYTEST) $(HALF) -m "not process and ($(EVERY_CHANGE))" $(MODELS)
+
+no-process-rest: setup
+	$(PYTEST) $(HALF) -m "not process and ($(EVERY_CHANGE))" $(addprefix --ignore ,tests/theory $(MODELS)) tests spin_train
 
 ifdef FILE
 test: setup

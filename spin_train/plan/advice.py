@@ -8,7 +8,7 @@ from spin_train.config.files import override
 from spin_train.config.schema import Config
 from spin_train.errors import UserError
 from spin_train.plan.devices import GIB, Device
-from spin_train.plan.memory import SCORING, StageMemory, memory_by_stage, model_of
+from spin_train.plan.memory import SCORING, StageMemory, memory_by_stage, model_of, program
 from spin_train.plan.rows import Rows
 
 __all__ = ["Problem", "refusals", "remedies"]
@@ -49,7 +49,8 @@ def refusals(memory: Sequence[StageMemory], *, device: Device, ranks: int) -> li
 def remedies(problem: Problem, config: Config, rows: Rows, device: Device) -> Problem:
     """Try changes, and name those with which the stage fits."""
     found: list[str] = []
-    for series in _candidates(problem.what, config, device):
+    bare = sum(program(device=device.kind, ranks=1).values())  # no key makes a rank take less
+    for series in _candidates(problem.what, config, device) if bare < device.memory else ():
         for changes in series:  # the mildest that is enough
             changed = _changed(config, changes)
             needed = None if changed is None else _needed(problem.what, changed, rows, device)
