@@ -167,7 +167,8 @@ def test_the_command_prints_json_and_its_exit_code_says_whether_it_fits(path):
     )
     assert isinstance(refused.exception, UserError)  # exit code 2
     assert re.fullmatch(
-        r"this run does not fit: generate needs [\d.]+ GiB of 0\.5; what helps: no key that was tried: .*",
+        r"this run does not fit: generate needs [\d.]+ GiB of 0\.5; "
+        r"what helps: no key that was tried: .*",
         str(refused.exception),
     )
     assert "does not fit: iter0/train needs" in refused.stdout
