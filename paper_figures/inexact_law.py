@@ -18,9 +18,8 @@ from paper_figures.style import (
     GREY,
     ORANGE,
     PURPLE,
-    TEXT_WIDTH,
     VERMILION,
-    style,
+    panels,
 )
 from spin_theory import GradientSteps, TabularPolicy, phase_diagram, play
 from spin_theory.games.inexact import fisher_eigenvalues, fisher_matrix, inexact_multiplier
@@ -150,9 +149,8 @@ def draw(numbers: Numbers) -> Figure:
     Figure
         Two panels by number of steps.
     """
-    with style():
-        figure = Figure(figsize=(TEXT_WIDTH, 2.8))
-        left, right = figure.subplots(1, 2)
+    titles = ("lines: the law; marks: measured", "games, and the law's boundaries")
+    with panels(*titles, height=2.8) as (figure, (left, right)):
         left.axhspan(-1, 1, color="#EEEEEE", linewidth=0)
         for curve, (colour, marker) in zip(numbers.curves, LOOKS, strict=True):
             law, measured = ([row[-1] for row in rows] for rows in (curve.law, curve.measured))
@@ -164,9 +162,7 @@ def draw(numbers: Numbers) -> Figure:
         left.set_xticks(numbers.steps, [str(count) for count in numbers.steps])
         left.minorticks_off()
         left.legend(loc="lower left", ncols=2)
-        left.set_title("(a)  lines: the law; marks: measured", loc="left")
         _draw_diagram(figure, right, numbers)
-        right.set_title("(b)  games, and the law's boundaries", loc="left")
     return figure
 
 

@@ -17,9 +17,8 @@ from paper_figures.style import (
     ORANGE,
     PURPLE,
     SKY,
-    TEXT_WIDTH,
     VERMILION,
-    style,
+    panels,
 )
 from spin_theory import TabularPolicy, multiplier, play
 
@@ -93,9 +92,11 @@ def draw(numbers: Numbers) -> Figure:
     Figure
         Two panels on a logarithmic KL axis.
     """
-    with style():
-        figure = Figure(figsize=(TEXT_WIDTH, 2.6))
-        left, right = figure.subplots(1, 2)
+    titles = (
+        r"$\beta > 1/2$: the log-ratio contracts",
+        r"$\beta \leq 1/2$: it cycles or diverges",
+    )
+    with panels(*titles, height=2.6) as (figure, (left, right)):
         for curve, colour, marker in zip(
             numbers.converging, (SKY, BLUE, GREEN, ORANGE), "osD^", strict=True
         ):
@@ -113,8 +114,6 @@ def draw(numbers: Numbers) -> Figure:
             label="published: 0.1, 0.1, 0.1, 5",
         )
         left.set_ylabel(r"$\mathrm{KL}(p_{\mathrm{data}}\,\|\,p_t)$  [nats]")
-        left.set_title(r"(a)  $\beta > 1/2$: the log-ratio contracts", loc="left")
-        right.set_title(r"(b)  $\beta \leq 1/2$: it cycles or diverges", loc="left")
         for axes in (left, right):
             axes.set(yscale="log", xlabel="iteration $t$", xticks=range(0, ITERATIONS + 1, 2))
         left.legend(loc="center", bbox_to_anchor=(0.45, 0.38))

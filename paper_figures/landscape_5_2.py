@@ -11,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from paper_figures.style import BLUE, GREEN, GREY, ORANGE, TEXT_WIDTH, VERMILION, style
+from paper_figures.style import BLUE, GREEN, GREY, ORANGE, VERMILION, panels
 from spin_theory import TabularPolicy, minimise
 from spin_theory.losses import penalty_named
 from spin_theory.objectives.objectives import average_penalty
@@ -128,9 +128,12 @@ def draw(numbers: Numbers) -> Figure:
     Figure
         Three panels, one line per penalty.
     """
-    with style():
-        figure = Figure(figsize=(TEXT_WIDTH, 2.5))
-        left, middle, right = figure.subplots(1, 3, sharey=True)
+    titles = (
+        "opponent at the data",
+        "opponent off the data",
+        r"$p_\theta = p_{\mathrm{data}}$, opponent of (b)",
+    )
+    with panels(*titles, height=2.5, pad=12, sharey=True) as (figure, (left, middle, right)):
         _draw_landscape(left, numbers, numbers.at_data)
         _draw_landscape(middle, numbers, numbers.off_data)
         for name, (colour, dashes) in LOOKS.items():
@@ -139,9 +142,6 @@ def draw(numbers: Numbers) -> Figure:
         right.set(xscale="log", xlabel=r"$\beta$")
         left.set_ylabel(r"objective $-\ \ell(0)$")
         left.set_ylim(LOWEST, HIGHEST)
-        left.set_title("(a)  opponent at the data", loc="left", pad=12)
-        middle.set_title("(b)  opponent off the data", loc="left", pad=12)
-        right.set_title(r"(c)  $p_\theta = p_{\mathrm{data}}$, opponent of (b)", loc="left", pad=12)
         handles = left.get_lines()[: len(PENALTIES)]
         figure.legend(handles, PENALTIES, loc="outside upper center", ncols=len(PENALTIES))
     return figure

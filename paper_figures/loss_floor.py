@@ -18,9 +18,8 @@ from paper_figures.style import (
     ORANGE,
     PURPLE,
     SKY,
-    TEXT_WIDTH,
     VERMILION,
-    style,
+    panels,
 )
 from spin_theory import TabularPolicy, js, minimise, optimality_gap, tv
 
@@ -118,9 +117,11 @@ def draw(numbers: Numbers) -> Figure:
     Figure
         Two panels by the distance of the opponent.
     """
-    with style():
-        figure = Figure(figsize=(TEXT_WIDTH, 2.6))
-        left, right = figure.subplots(1, 2)
+    titles = (
+        r"the floor: the same at every $\beta$",
+        r"the data reach it at $\beta = 1$ only",
+    )
+    with panels(*titles, height=2.6) as (figure, (left, right)):
         lower, upper = numbers.cheap
         left.fill_between(
             numbers.tv,
@@ -139,7 +140,6 @@ def draw(numbers: Numbers) -> Figure:
         left.text(0.98, math.log(2) + 0.01, r"$\log 2$", color=GREY, fontsize=7, ha="right")
         left.set(xlim=(0, 1), ylim=(0, 0.76), ylabel="SPIN's loss  [nats]")
         left.legend(loc="lower left")
-        left.set_title(r"(a)  the floor: the same at every $\beta$", loc="left")
         for (beta, excess), (colour, marker) in zip(numbers.excess.items(), LOOKS, strict=True):
             right.plot(
                 numbers.tv, excess, color=colour, marker=marker, label=rf"$\beta = {beta:g}$"
@@ -147,7 +147,6 @@ def draw(numbers: Numbers) -> Figure:
         right.set(xlim=(0, 1), yscale="log", ylim=(1e-6, 1))
         right.set_ylabel(r"loss of $p_\theta = p_{\mathrm{data}}$ above it  [nats]")
         right.legend(loc="lower left", ncols=2)
-        right.set_title(r"(b)  the data reach it at $\beta = 1$ only", loc="left")
         for axes in (left, right):
             axes.set_xlabel(r"$\mathrm{TV}(p_{\mathrm{data}}, p_t)$")
     return figure

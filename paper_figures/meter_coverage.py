@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from paper_figures.style import BLUE, GREY, TEXT_WIDTH, VERMILION, style
+from paper_figures.style import BLUE, GREY, VERMILION, panels
 from spin_theory import TabularPolicy, convergence_meter, power
 from spin_theory.hardest import hardest_js
 
@@ -136,9 +136,7 @@ def draw(numbers: Numbers) -> Figure:
     Figure
         Two panels; bars are intervals of 95 %.
     """
-    with style():
-        figure = Figure(figsize=(TEXT_WIDTH, 2.5))
-        left, right = figure.subplots(1, 2)
+    with panels("power; lines: as computed", "coverage", height=2.5) as (figure, (left, right)):
         for (samples, curve), colour, marker in zip(
             numbers.curves.items(), (BLUE, VERMILION), "os", strict=False
         ):
@@ -151,8 +149,6 @@ def draw(numbers: Numbers) -> Figure:
         right.text(0.425, CONFIDENCE, "promised", color=GREY, fontsize=7, ha="center", va="bottom")
         left.set(ylim=(-0.02, 1.02), ylabel="share of bounds above 0")
         right.set(ylim=(0.85, 1.005), ylabel=r"share of bounds $\leq \mathrm{JS}(P, Q)$")
-        left.set_title("(a)  power; lines: as computed", loc="left")
-        right.set_title("(b)  coverage", loc="left")
         left.legend(loc="lower right")
         for axes in (left, right):
             axes.set(xlim=(-0.02, 0.62), xlabel=r"$\mathrm{TV}(p_{\mathrm{data}}, p_t)$")

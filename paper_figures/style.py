@@ -1,7 +1,11 @@
 """Widths of the paper, and files that are the same on every run; the look is the package's."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from spin_theory.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, style
@@ -16,6 +20,7 @@ __all__ = [
     "SKY",
     "TEXT_WIDTH",
     "VERMILION",
+    "panels",
     "save_figure",
     "save_image",
     "style",
@@ -24,6 +29,38 @@ __all__ = [
 COLUMN_WIDTH = 3.25  # inches, one column of a two-column paper
 TEXT_WIDTH = 6.75  # inches
 IMAGE_DPI = 150  # of a PNG in README: half of print, and a third of the bytes
+
+
+@contextmanager
+def panels(
+    *titles: str, height: float, pad: float | None = None, **shared: Any
+) -> Iterator[tuple[Figure, tuple[Axes, ...]]]:
+    """Make a figure as wide as the text, with a lettered panel per title, and hold the look.
+
+    Parameters
+    ----------
+    *titles : str
+        From left to right.
+    height : float
+        In inches.
+    pad : float, optional
+        Points between a panel and its title.
+    **shared
+        As `Figure.subplots` takes it: ``sharey=True``.
+
+    Yields
+    ------
+    figure : Figure
+        The figure.
+    axes : tuple of Axes
+        Its panels.
+    """
+    with style():
+        figure = Figure(figsize=(TEXT_WIDTH, height))
+        row = tuple(figure.subplots(1, len(titles), squeeze=False, **shared)[0])
+        for letter, title, axes in zip("abc", titles, row, strict=False):
+            axes.set_title(f"({letter})  {title}", loc="left", pad=pad)
+        yield figure, row
 
 
 def save_figure(figure: Figure, name: str, folder: Path) -> list[Path]:
