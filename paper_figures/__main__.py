@@ -8,13 +8,17 @@ import torch
 from matplotlib.figure import Figure
 
 from paper_figures import (
+    finite_play,
     inexact_law,
     kl_by_iteration,
     landscape_5_2,
     loss_floor,
     meter_coverage,
+    multipliers,
     orbits,
     published_averages,
+    residuals_5_4,
+    resting_points,
 )
 from paper_figures.style import save_figure, save_image
 from spin_train.errors import UserError
@@ -22,9 +26,13 @@ from spin_train.errors import UserError
 FIGURES: dict[str, Callable[[Sequence[Path]], Figure]] = {
     "kl_by_iteration": lambda _: kl_by_iteration.draw(kl_by_iteration.compute()),
     "landscape_5_2": lambda _: landscape_5_2.draw(landscape_5_2.compute()),
+    "residuals_5_4": lambda _: residuals_5_4.draw(residuals_5_4.compute()),
+    "multipliers": lambda _: multipliers.draw(multipliers.compute()),
     "loss_floor": lambda _: loss_floor.draw(loss_floor.compute()),
     "inexact_law": lambda _: inexact_law.draw(inexact_law.compute()),
     "orbits": lambda _: orbits.draw(orbits.compute()),
+    "finite_play": lambda _: finite_play.draw(finite_play.compute()),
+    "resting_points": lambda _: resting_points.draw(resting_points.compute()),
     "meter_coverage": lambda _: meter_coverage.draw(meter_coverage.compute()),
     "published_averages": lambda runs: published_averages.draw(
         published_averages.compute(runs=runs)
