@@ -20,7 +20,7 @@ from rich.text import Text
 from spin_train.printable import printable
 from spin_train.run.run import Run
 from spin_train.run.status import RunStatus
-from spin_train.run.tables import answers_table, benchmark_table, duration
+from spin_train.run.tables import answers_table, benchmark_table, duration, memory, pace
 from spin_train.system.surroundings import quiet
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "show_comparison",
     "show_results",
     "show_table",
+    "speed_table",
     "status_table",
     "watching",
 ]
@@ -179,3 +180,13 @@ def status_table(status: RunStatus) -> Table:
             "" if stage.state == "done" else duration(stage.eta_seconds),
         )
     return table
+
+
+def speed_table(status: RunStatus) -> Table | None:
+    """Show how fast stages were and how much memory they took; None before any was measured."""
+    table = Table("stage", "tokens/s", "peak memory of a rank")
+    for stage in status.stages:
+        if stage.peak_memory is not None:
+            speed = pace(stage.tokens_per_second)
+            table.add_row(stage.name, speed, memory(stage.peak_memory, stage.device_memory))
+    return table if table.rows else None

@@ -90,17 +90,19 @@ def status(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how far a run is: stages, progress, time left, last loss, last error."""
+    """Show how far a run is: stages, time left, speed, memory, last loss, last error."""
     from spin_train.run.status import read_status
 
     found = read_status(run_dir)
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
-    from spin_train.display import show_table, status_table
+    from spin_train.display import show_table, speed_table, status_table
     from spin_train.run.tables import duration
 
     show_table(status_table(found))
+    if (speeds := speed_table(found)) is not None:
+        show_table(speeds)
     finished = all(stage.state == "done" for stage in found.stages)
     print("a process is working on it" if found.working else "no process is working on it")
     if not finished:

@@ -93,6 +93,7 @@ def _walk(directory: RunDirectory) -> None:
                 break
             continue
         started = time.monotonic()
+        work.speed.begin()
         progress.report(stage.name, 0, 1)
         ranks.raise_if_stopping()
         try:
@@ -102,8 +103,10 @@ def _walk(directory: RunDirectory) -> None:
                 raise memory_error(stage.name, run.config, error) from error
             raise
         ranks.barrier()
+        seconds = time.monotonic() - started
+        speed = work.speed.over(seconds, ranks)
         if ranks.is_first:
-            manifest.complete(stage.name, files, seconds=time.monotonic() - started)
+            manifest.complete(stage.name, files, seconds=seconds, speed=speed)
             if stage.kind == "train":
                 remove_checkpoints(checkpoints)
             if stage.kind in ("generate", "sample"):

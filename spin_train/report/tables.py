@@ -10,7 +10,8 @@ from spin_train.report.pictures import demo_measurements
 from spin_train.report.wording import MINUS, signed, with_interval
 from spin_train.run.policies import Policy
 from spin_train.run.run import Run
-from spin_train.run.tables import duration
+from spin_train.run.status import speed_of
+from spin_train.run.tables import duration, memory, pace
 from spin_train.system.files import read_object
 
 __all__ = [
@@ -133,14 +134,23 @@ def _score(result: dict[str, Any] | None) -> str:
 
 
 def stage_table(run: Run) -> Table:
-    """List the stages that are done, with the time that each took."""
+    """List the stages that are done, with the time that each took, its speed and its memory."""
     done = run.manifest().content["stages"]
-    rows = [
-        [name, duration(record["seconds"]), record["finished"].replace("T", " ")]
-        for name, record in done.items()
-    ]
+    rows = []
+    for name, record in done.items():
+        speed = speed_of(record.get("speed", {}))
+        rows.append(
+            [
+                name,
+                duration(record["seconds"]),
+                pace(speed["tokens_per_second"]),
+                memory(speed["peak_memory"], speed["device_memory"]),
+                record["finished"].replace("T", " "),
+            ]
+        )
     total = sum(record["seconds"] for record in done.values())
-    return Table(["stage", "time", "finished"], [*rows, ["all", duration(total), ""]])
+    headings = ["stage", "time", "tokens/s", "peak memory", "finished"]
+    return Table(headings, [*rows, ["all", duration(total), "", "", ""]])
 
 
 def provenance(run: Run) -> dict[str, Table]:

@@ -5,11 +5,12 @@
     config.yaml          resolved configuration
     manifest.json        versions, inputs, stages that are complete with their files
     data/                train.parquet, held_out.parquet, summary.json
-    sft/                 checkpoints/ policy/ metrics.jsonl
+    sft/                 checkpoints/ policy/ metrics.jsonl speed.jsonl
     initial/             evaluation.json of p_0, evaluation.parquet by example
-    iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl evaluation.json
+    iterK/               generations/ scored/ checkpoints/ policy/ metrics.jsonl speed.jsonl
+                         evaluation.json
                          (reference/: scored by p_0, for T-SPIN_ref)
-    control/iterK/       checkpoints/ policy/ metrics.jsonl evaluation.json
+    control/iterK/       checkpoints/ policy/ metrics.jsonl speed.jsonl evaluation.json
                          after the last iteration: samples.parquet, held-out prompts
                          where asked for, next to each evaluation.json: greedy.parquet and
                          answers.json, and benchmark/

@@ -49,8 +49,15 @@ class Manifest:
         files = self.content["stages"][stage]["files"]
         return {self._run.root / name: file["bytes"] for name, file in files.items()}
 
-    def complete(self, stage: str, files: Iterable[Path], *, seconds: float) -> None:
-        """Record a stage as complete, with the files it left and the seconds it took."""
+    def complete(
+        self,
+        stage: str,
+        files: Iterable[Path],
+        *,
+        seconds: float,
+        speed: dict[str, Any] | None = None,
+    ) -> None:
+        """Record a stage as complete, with the files it left, and how long and fast it was."""
         left = {
             str(path.relative_to(self._run.root)): {
                 "bytes": path.stat().st_size,
@@ -61,6 +68,7 @@ class Manifest:
         self.content["stages"][stage] = {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seconds": round(seconds, 3),
+            **({"speed": speed} if speed else {}),
             "files": left,
         }
         self.save()

@@ -3,7 +3,7 @@
 import fcntl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from spin_train.run.run import Run
 from spin_train.system.files import read_lines, read_object
 from spin_train.system.owner import node_name, owner_of
 
-__all__ = ["RunStatus", "StageStatus", "in_words", "read_status"]
+__all__ = ["RunStatus", "StageStatus", "in_words", "read_status", "speed_of"]
 
 State = Literal["done", "running", "stopped", "waiting"]
 
@@ -35,6 +35,12 @@ class StageStatus:
     """Seconds it took, or has taken since it was last started; None while it waits."""
     eta_seconds: float | None = None
     """Seconds it will take from now on, or once the run goes on; None where that is not known."""
+    tokens_per_second: float | None = None
+    """Tokens of all ranks together per second (docs/metrics.md); None where none are counted."""
+    peak_memory: int | None = None
+    """Most bytes that the fullest rank held at once."""
+    device_memory: int | None = None
+    """Bytes that its device has; None without one."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,13 @@ def read_status(root: str | Path) -> RunStatus:
     found: list[StageStatus] = []
     for stage in stages:
         if stage in took:
-            found.append(StageStatus(stage.name, "done", seconds=took[stage]))
+            speed = speed_of(manifest.content["stages"][stage.name].get("speed", {}))
+            found.append(StageStatus(stage.name, "done", seconds=took[stage], **speed))
         elif word and stage.name == current:
             begun = _begun(word, stage, expected(stage), working=working)
+            if stage.kind == "train":
+                line = _last_speed(directory.root / stage.folder)
+                begun = replace(begun, **speed_of(line))
             if begun.seconds is not None and begun.eta_seconds is not None:
                 # Later ones of its kind will take what it is going to, if none was done before.
                 took = {stage: begun.seconds + begun.eta_seconds} | took
@@ -151,6 +161,24 @@ def _begun(
         seconds=now - word["started"],
         eta_seconds=eta,
     )
+
+
+def speed_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the speed and the memory of the fullest rank out of a record of them."""
+    peaks, devices = record.get("peak_memory"), record.get("device_memory")
+    return {
+        "tokens_per_second": record.get("tokens_per_second"),
+        "peak_memory": max(peaks) if peaks else None,
+        "device_memory": devices[peaks.index(max(peaks))] if peaks and devices else None,
+    }
+
+
+def _last_speed(folder: Path) -> dict[str, Any]:
+    """Last line of a training stage's speed.jsonl; empty before the first."""
+    try:
+        return read_lines(folder / "speed.jsonl")[-1]
+    except (FileNotFoundError, DamagedFileError, IndexError):
+        return {}
 
 
 def _expectations(

@@ -8,7 +8,15 @@ from rich.table import Table
 
 from spin_train.run.policies import Policy
 
-__all__ = ["answers_table", "benchmark_table", "duration", "results_table", "wide_table"]
+__all__ = [
+    "answers_table",
+    "benchmark_table",
+    "duration",
+    "memory",
+    "pace",
+    "results_table",
+    "wide_table",
+]
 
 _SHORT_LEGEND = (
     "held-out prompts, ± standard error; y' is sampled from the opponent p_t; more numbers: --wide"
@@ -202,3 +210,30 @@ def duration(seconds: float | None) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def pace(tokens_per_second: float | None) -> str:
+    """Format tokens per second; empty if not known.
+
+    Examples
+    --------
+    >>> pace(12345.6), pace(7.25), pace(None)
+    ('12,346', '7.2', '')
+    """
+    if tokens_per_second is None:
+        return ""
+    return f"{tokens_per_second:,.{0 if tokens_per_second >= 100 else 1}f}"
+
+
+def memory(peak: int | None, device: int | None) -> str:
+    """Format bytes that were held, and how many the device has; empty if not known.
+
+    Examples
+    --------
+    >>> memory(2**31, None), memory(65 * 2**30, 80 * 2**30), memory(None, None)
+    ('2.0 GiB', '65.0 of 80.0 GiB', '')
+    """
+    if peak is None:
+        return ""
+    of = "" if device is None else f" of {device / 2**30:.1f}"
+    return f"{peak / 2**30:.1f}{of} GiB"

@@ -15,7 +15,14 @@ from spin_train.seeds import sample_seed
 from spin_train.system.board import Board
 from spin_train.system.files import read_json
 
-__all__ = ["distribution_of", "fill_shards", "play", "sampling_record", "stop_ids_of"]
+__all__ = [
+    "distribution_of",
+    "fill_shards",
+    "play",
+    "sampled_tokens",
+    "sampling_record",
+    "stop_ids_of",
+]
 
 
 def fill_shards(
@@ -27,7 +34,7 @@ def fill_shards(
     visit: Callable[[int, int], None],
     ranks: int | None = None,
     board: Board | None = None,
-) -> None:
+) -> int:
     """Sample the shards of an iteration that are not there yet; others may do so at the same time.
 
     `load` loads the opponent, once there is something to do; the engine calls what it is given with
@@ -37,6 +44,7 @@ def fill_shards(
     `config.ranks` says unless it is given; `board` is where they claim it on several nodes.
 
     Shards that are sampled together are sampled together again where one of them is missing.
+    Returns how many tokens were sampled here.
     """
     generation = config.generation
     settings = SamplingSettings(
@@ -52,7 +60,7 @@ def fill_shards(
         generation.samples_per_prompt * sum(shard.stop - shard.start for shard in group)
         for group in groups
     ]
-    begun, total = 0, sum(samples)
+    begun, total, tokens = 0, sum(samples), 0
 
     def finished(done: int) -> None:
         visit(begun + done, total)
@@ -75,8 +83,15 @@ def fill_shards(
         )
         for shard, rows in zip(group, records, strict=True):
             path, answered = folder / shard.name, list(islice(played, len(rows)))
+            tokens += sampled_tokens(answered)
             if not path.exists():
                 write_records(path, answered)
+    return tokens
+
+
+def sampled_tokens(records: Sequence[Record]) -> int:
+    """Count the tokens of all responses of some records."""
+    return sum(len(response.ids) for record in records for response in record.responses)
 
 
 def stop_ids_of(run: RunDirectory) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from spin_train.config.files import load_config
 from spin_train.errors import StoppedError, UserError, disk_full, one_line
@@ -23,6 +24,7 @@ from spin_train.sampling.vllm_engine import little_memory, load_engine, require_
 from spin_train.system.board import Board, ranks_of_job, stop_request_of
 from spin_train.system.files import read_json, write_json
 from spin_train.system.processes import die_with_driver
+from spin_train.system.speed import Speed
 from spin_train.system.surroundings import without_launchers
 
 __all__ = ["process_environment", "run_process"]
@@ -33,8 +35,10 @@ _POLL_SECONDS = 0.2
 
 def run_process(
     root: Path, iteration: int, opponent: str | Path, *, visit: Callable[[], None]
-) -> None:
+) -> dict[str, int]:
     """Sample the shards of an iteration in a process of its own, and wait for it.
+
+    Returns how many `tokens` it sampled, and its `peak_memory` in bytes.
 
     `opponent` is `config.model` or a policy directory. `visit` is called a few times per second;
     where it raises, the process is ended. The process reports what the user can fix (UserError),
@@ -55,9 +59,9 @@ def run_process(
         finally:
             process.kill()  # shards are whole at any time
             process.wait()
-        if process.returncode == 0:
-            return
         said = read_json(answer) if answer.exists() else {}
+    if process.returncode == 0:
+        return {name: said[name] for name in ("tokens", "peak_memory")}
     if said.get("stopped"):
         raise StoppedError
     if "fix" in said:
@@ -91,7 +95,7 @@ def process_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return alone
 
 
-def _fill(root: Path, iteration: int, opponent: str) -> None:
+def _fill(root: Path, iteration: int, opponent: str) -> int:
     run = RunDirectory(root)
     config = load_config(run.config_file)
 
@@ -101,7 +105,7 @@ def _fill(root: Path, iteration: int, opponent: str) -> None:
         if stop_request.exists():
             raise StoppedError
 
-    fill_shards(
+    return fill_shards(
         config,
         run,
         iteration,
@@ -113,13 +117,15 @@ def _fill(root: Path, iteration: int, opponent: str) -> None:
 
 
 def main() -> None:
-    """Sample; arguments as `run_process` gives them, the last a file for what went wrong."""
+    """Sample; arguments as `run_process` gives them, the last a file for what came of it."""
     die_with_driver()
     root, iteration, opponent, answer = sys.argv[1:]
+    said: dict[str, Any]
     try:
         require_vllm()
-        _fill(Path(root), int(iteration), opponent)
-        said = {}
+        speed = Speed()
+        speed.count(_fill(Path(root), int(iteration), opponent))
+        said = {"tokens": speed.tokens, "peak_memory": speed.peak_memory}
     except StoppedError:
         said = {"stopped": "yes"}
     except UserError as error:
@@ -134,11 +140,10 @@ def main() -> None:
             said = {
                 "fix": f"the disk is full ({line}): free space, then run the same command again"
             }
-    if said:
-        write_json(Path(answer), said)
+    write_json(Path(answer), said)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1 if said else 0)  # threads of vLLM must not keep the device
+    os._exit(0 if "tokens" in said else 1)  # threads of vLLM must not keep the device
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from spin_train.model.loading import load_tokenizer
 from spin_train.run.graph import Stage
 from spin_train.run.run import Run
 from spin_train.sampling.engine import SamplingSettings
-from spin_train.sampling.play import stop_ids_of
+from spin_train.sampling.play import sampled_tokens, stop_ids_of
 from spin_train.sampling.transformers_engine import sample
 from spin_train.stages.work import Work
 from spin_train.system.files import write_json
@@ -42,6 +42,7 @@ def answer(work: Work, stage: Stage) -> list[Path]:
         greedy_settings(run),
         finished=lambda done: work.visit(stage, done, len(mine)),
     )
+    work.speed.count(sampled_tokens(decoded))
     gathered = [record for part in work.ranks.gather(decoded) for record in part]
     if work.ranks.is_first:
         gathered.sort(key=lambda record: record.prompt_id)

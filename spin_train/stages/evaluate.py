@@ -48,6 +48,7 @@ def evaluate(work: Work, stage: Stage) -> list[Path]:
         scored = run.directory.iteration(k) / "scored"
         records = read_records(*work.files_in(scored, "held_out-*.parquet"))
     mine = records[work.ranks.rank :: work.ranks.size]
+    work.speed.count(sum(example.group.tokens for example in examples_of(mine, objective)))
     unbalanced = False
     with work.holding(policy, stage) as held:
         sums = (

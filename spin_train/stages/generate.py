@@ -32,7 +32,7 @@ def generate(work: Work, stage: Stage) -> list[Path]:
 
 def _with_transformers(work: Work, stage: Stage, folder: Path) -> None:
     opponent = work.run.policy(stage.iteration)
-    fill_shards(
+    tokens = fill_shards(
         work.config,
         work.run.directory,
         stage.iteration,
@@ -43,6 +43,7 @@ def _with_transformers(work: Work, stage: Stage, folder: Path) -> None:
         ranks=work.ranks.size,
         board=work.ranks.board,
     )
+    work.speed.count(tokens)
 
 
 def _with_vllm(work: Work, stage: Stage, folder: Path) -> None:
@@ -52,12 +53,13 @@ def _with_vllm(work: Work, stage: Stage, folder: Path) -> None:
     gc.collect()
     if torch.cuda.is_available():  # what the last stage has let go is free for vLLM only then
         torch.cuda.empty_cache()
-    vllm_process.run_process(
+    did = vllm_process.run_process(
         work.run.root,
         stage.iteration,
         work.run.policy(stage.iteration).source,
         visit=lambda: work.visit(stage, len(list(folder.glob("*.parquet"))), total),
     )
+    work.speed.count_process(did["tokens"], did["peak_memory"])
 
 
 def _take_given(work: Work, stage: Stage, folder: Path) -> None:

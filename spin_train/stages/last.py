@@ -7,7 +7,7 @@ from pathlib import Path
 from spin_train.data.records import read_records, write_records
 from spin_train.run.graph import Stage
 from spin_train.sampling.engine import SamplingSettings
-from spin_train.sampling.play import play, stop_ids_of
+from spin_train.sampling.play import play, sampled_tokens, stop_ids_of
 from spin_train.sampling.transformers_engine import sample
 from spin_train.stages.work import Work
 
@@ -45,6 +45,7 @@ def sample_last(work: Work, stage: Stage) -> list[Path]:
             iteration=policy.iteration,
             samples_per_prompt=generation.samples_per_prompt,
         )
+    work.speed.count(sampled_tokens(played))
     gathered = list(chain.from_iterable(work.ranks.gather(played)))
     if work.ranks.is_first:
         gathered.sort(key=lambda record: record.prompt_id)

@@ -77,6 +77,7 @@ def _scored(
         for record in records
     ]
     parts = [held.logps(part) for part in token_blocks(groups, work.scoring_tokens)]
+    work.speed.count(sum(group.tokens for group in groups))
     logps = iter(torch.cat(parts).tolist())
     return [record.with_logps([next(logps) for _ in record.responses], by=by) for record in records]
 

@@ -45,6 +45,7 @@ from spin_train.training.objective import (
     sft_objective,
 )
 from spin_train.training.repeatable import sums_in_one_order
+from spin_train.training.speed import SpeedLines
 from spin_train.training.trainer import SpinTrainer, collate
 
 __all__ = [
@@ -175,15 +176,16 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
         seed=task.seed % 2**32,
         on_cpu=ranks.device.type == "cpu",
     )
+    speed = SpeedLines(folder / "speed.jsonl", batches, work.speed)
     callback = RunCallback(
-        ranks, work.progress, stage=stage.name, folder=folder, zero_stage=config.zero_stage
+        ranks, work.progress, speed, stage=stage.name, folder=folder, zero_stage=config.zero_stage
     )
     events = work.run.directory.logs / "tensorboard" / stage.folder
     writers = _event_writers(arguments, ranks, events, resume)
     ends = stop_ids_of(work.run.directory)
     policy = folder / "policy"
     with released_afterwards():
-        _fit(task, work, arguments, batches, callback, writers, resume, policy, ends)
+        _fit(task, work, arguments, batches, callback, speed, writers, resume, policy, ends)
 
 
 def _fit(
@@ -192,6 +194,7 @@ def _fit(
     arguments: TrainingArguments,
     batches: MicroBatches,
     callback: RunCallback,
+    speed: SpeedLines,
     writers: list[TrainerCallback],
     resume: Path | None,
     policy: Path,
@@ -215,6 +218,7 @@ def _fit(
         ranks=ranks,
         sums=callback.sums,
         routers=router_loss(model, config.training.router_loss),
+        speed=speed,
     )
     with sums_in_one_order():
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

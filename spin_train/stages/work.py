@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from spin_train.stages.parity import compare_with_note
 from spin_train.system.files import read_object
 from spin_train.system.progress import Progress
 from spin_train.system.ranks import Ranks
+from spin_train.system.speed import Speed
 
 __all__ = ["Work"]
 
@@ -35,6 +36,7 @@ class Work:
     run: Run
     ranks: Ranks
     progress: Progress
+    speed: Speed = field(default_factory=Speed)
 
     @property
     def config(self) -> Config:

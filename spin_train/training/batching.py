@@ -85,6 +85,10 @@ class MicroBatches(Dataset[MicroBatch]):
         weight = self._ranks / len(batch)
         return MicroBatch([self._examples[i] for i in mine], weight=weight)
 
+    def tokens_of(self, start: int, stop: int) -> int:
+        """Count the tokens that all ranks train on from a step up to another, fillers left out."""
+        return sum(int(self._tokens[i]) for batch in self._batches[start:stop] for i in batch)
+
     def _fits(self, batch: list[int], tokens: int) -> bool:
         if len(batch) > self.accumulation * self._ranks * self._most:
             return False

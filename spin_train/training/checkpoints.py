@@ -13,6 +13,7 @@ from spin_train.run.status import in_words
 from spin_train.system.files import read_json, write_atomically, write_json
 from spin_train.system.progress import Progress
 from spin_train.system.ranks import Ranks
+from spin_train.training.speed import SpeedLines
 from spin_train.training.sums import MetricSums
 
 __all__ = ["RunCallback", "files_of_checkpoint", "latest_complete", "remove_checkpoints"]
@@ -86,9 +87,17 @@ class RunCallback(TrainerCallback):
     """
 
     def __init__(
-        self, ranks: Ranks, progress: Progress, *, stage: str, folder: Path, zero_stage: int
+        self,
+        ranks: Ranks,
+        progress: Progress,
+        speed: SpeedLines,
+        *,
+        stage: str,
+        folder: Path,
+        zero_stage: int,
     ) -> None:
         self._ranks = ranks
+        self._speed = speed
         self._progress = progress
         self._stage = stage
         self._folder = folder
@@ -103,6 +112,7 @@ class RunCallback(TrainerCallback):
         """Go on from the sums of the checkpoint that is resumed from."""
         if state.global_step > 0:
             self.sums.read(self._sums_file(args, state), device=self._ranks.device)
+        self._speed.begin(state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -163,8 +173,11 @@ class RunCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Write all lines logged so far; a resumed run has the earlier ones from its checkpoint."""
-        if logs and "loss" in logs:
+        if logs and "loss" not in logs:  # how fast it goes, for reporters
+            return
+        if logs:
             self._note = in_words(logs)
+            self._speed.add(state.global_step, self._ranks)
         if self._ranks.is_first:
             lines = [json.dumps(_in_order(line)) + "\n" for line in state.log_history]
             with write_atomically(self._folder / "metrics.jsonl") as partial:

@@ -15,6 +15,7 @@ from spin_train.model.routers import RouterLoss
 from spin_train.system.ranks import Ranks
 from spin_train.training.batching import MicroBatch
 from spin_train.training.objective import Objective
+from spin_train.training.speed import SpeedLines
 from spin_train.training.sums import MetricSums
 
 __all__ = ["STEP_ZERO_TOLERANCE", "SpinTrainer", "collate"]
@@ -61,6 +62,8 @@ class SpinTrainer(Trainer):
         What was summed since the last logged line.
     routers : RouterLoss, optional
         Auxiliary loss of a mixture of experts.
+    speed : SpeedLines, optional
+        What reporters show of the speed, next to the metrics.
     """
 
     # The weights of the micro-batches make the sum over them the mean over the global batch.
@@ -75,6 +78,7 @@ class SpinTrainer(Trainer):
         ranks: Ranks,
         sums: MetricSums,
         routers: RouterLoss | None = None,
+        speed: SpeedLines | None = None,
         **kwargs: Any,
     ) -> None:
         # Before transformers 5.20 a Trainer knows no `loss_is_scaled_for_ga`: it takes a loss as
@@ -86,6 +90,7 @@ class SpinTrainer(Trainer):
         self._ranks = ranks
         self._sums = sums
         self._routers = routers
+        self._speed = speed
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -141,6 +146,9 @@ class SpinTrainer(Trainer):
                     "learning_rate (or beta), then start in a new output_dir"
                 )
         super().log(logs, start_time)
+        if self._speed is not None and (shown := self._speed.shown):
+            # For reporters alone: in `logs` they would get into metrics.jsonl and checkpoints.
+            self.control = self.callback_handler.on_log(self.args, self.state, self.control, shown)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Leave weights out of checkpoints: DeepSpeed's own files hold them."""

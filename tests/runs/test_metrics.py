@@ -15,7 +15,7 @@ from spin_train.config.files import parse_config
 from spin_train.data.records import read_records
 from spin_train.run.run import Run
 from spin_train.run.tables import benchmark_table
-from spin_train.system.files import write_json
+from spin_train.system.files import read_lines, read_object, write_json
 from tests.train.runs import make_config, run, succeed
 
 pytestmark = pytest.mark.process
@@ -79,6 +79,10 @@ def test_every_logged_name_is_in_the_glossary(spin, tspin):
             logged |= {
                 name.removesuffix("_standard_error") for name in json.loads(path.read_text())
             }
+        for path in root.rglob("speed.jsonl"):
+            logged |= {name for line in read_lines(path) for name in line}
+        stages = read_object(root / "manifest.json")["stages"].values()
+        logged |= {name for record in stages for name in record["speed"]}
     assert {"loss", "logps/proto", "rewards/margin", "meter", "opponent_kl"} <= logged
     assert logged <= known, sorted(logged - known)
     # And the other way round: nothing is explained that nobody logs.
@@ -97,7 +101,8 @@ def test_every_logged_name_is_in_the_glossary(spin, tspin):
     }
     of_answers |= {f"exact_match{end}" for end in ("", "_low", "_high", "_confidence")}
     of_experts = {"loss/router"}  # tests/runs/test_experts.py logs it
-    explained = of_benchmarks | of_answers | of_experts
+    of_devices = {"device_memory"}  # tests/train/system/test_speed.py has one
+    explained = of_benchmarks | of_answers | of_experts | of_devices
     assert known - logged <= explained, sorted(known - logged)
 
 
@@ -126,6 +131,33 @@ def test_report_to_none_writes_no_events(tspin):
 def test_no_line_of_the_metrics_is_a_summary(spin):
     assert all("loss" in line for line in lines_of(spin[0] / "iter0"))
     assert not any("per_second" in name for line in lines_of(spin[0] / "iter0") for name in line)
+
+
+def test_every_line_of_the_metrics_has_one_of_its_speed_with_the_memory_of_all_ranks(spin):
+    stages = read_object(spin[0] / "manifest.json")["stages"]
+    for folder in ("sft", "iter0", "control/iter0"):
+        lines = read_lines(spin[0] / folder / "speed.jsonl")
+        assert [line["step"] for line in lines] == [li["step"] for li in lines_of(spin[0] / folder)]
+        assert all(len(line["peak_memory"]) == 2 for line in lines)
+        speed = stages[f"{folder}/train"]["speed"]
+        assert speed["tokens"] == sum(line["tokens"] for line in lines) > 0
+        assert "speed.jsonl" not in str(stages[f"{folder}/train"]["files"])
+
+
+def test_sampling_and_scoring_say_how_many_tokens_they_did(spin):
+    stages = read_object(spin[0] / "manifest.json")["stages"]
+    records = [r for p in (spin[0] / "iter0/scored").glob("*.parquet") for r in read_records(p)]
+    sampled = [len(one.ids) for record in records for one in record.of_role("generated")]
+    assert stages["iter0/generate"]["speed"]["tokens"] == sum(sampled)
+    passed = [
+        len(record.prompt_ids) + sum(len(one.ids) - 1 for one in record.responses)
+        for record in records
+    ]
+    assert stages["iter0/score"]["speed"]["tokens"] == sum(passed)
+    assert all(min(record["speed"]["peak_memory"]) > 2**20 for record in stages.values())
+    speed = stages["iter0/score"]["speed"]
+    seconds = stages["iter0/score"]["seconds"]
+    assert speed["tokens_per_second"] == pytest.approx(speed["tokens"] / seconds, rel=0.01)
 
 
 def test_another_temperature_is_named_in_file_and_table(tspin):
@@ -249,6 +281,9 @@ def test_tensorboard_has_the_metrics_of_every_stage_and_no_policy_has_events(spi
         lines = [(line["step"], line["loss"]) for line in lines_of(spin[0] / stage)]
         assert [step for step, _ in logged] == [step for step, _ in lines]
         assert [value for _, value in logged] == pytest.approx([loss for _, loss in lines])
+        speeds = read_lines(spin[0] / stage / "speed.jsonl")
+        shown = [event.value for event in events.Scalars("train/speed/tokens_per_second")]
+        assert shown == pytest.approx([line["tokens_per_second"] for line in speeds])
     written = list(spin[0].rglob("events.out*"))
     for k in (0, 1):  # p_0 as the opponent, and the last policy
         samples = events_of(spin[0] / "logs" / "tensorboard" / "samples" / f"p_{k}")

@@ -31,6 +31,9 @@ class OneRank:
     def from_first(self, value):
         return value
 
+    def gather(self, value):
+        return [value]
+
     def raise_if_stopping(self):
         if self._stop_request.exists():
             raise StoppedError

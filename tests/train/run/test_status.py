@@ -8,7 +8,7 @@ import time
 import pytest
 
 from spin_train.config.files import load_config
-from spin_train.display import status_table
+from spin_train.display import speed_table, status_table
 from spin_train.errors import UserError
 from spin_train.run.graph import stages_of
 from spin_train.run.status import read_status
@@ -283,6 +283,26 @@ def test_progress_notes_when_a_stage_began_and_where_its_count_did(tmp_path):
     progress.report("iter0/train", 12, 40)
     assert word()["since"][1] == 11
     assert word()["written"] >= word()["since"][0] + 0.25
+
+
+def test_speed_and_memory_are_those_of_the_manifest_and_of_the_last_line_in_training(tmp_path):
+    root = make_run(tmp_path, took=FIRST, current=("iter0/train", 30, 100, 40.0, 10))
+    manifest = json.loads((root / "manifest.json").read_text())
+    speed = {"tokens_per_second": 1234.5, "peak_memory": [2**30, 3 * 2**30]}
+    manifest["stages"]["iter0/score"]["speed"] = speed | {"device_memory": [2**33, 2**34]}
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    (root / "iter0").mkdir()
+    (root / "iter0" / "speed.jsonl").write_text(json.dumps(speed) + "\n")
+    status = read_status(root)
+    found = by_name(status)
+    assert found["iter0/score"].device_memory == 2**34  # of the fullest rank
+    assert found["iter0/train"].peak_memory == 3 * 2**30
+    assert found["iter0/generate"].peak_memory is None  # a run of before
+    rows = list(zip(*(column.cells for column in speed_table(status).columns), strict=True))
+    assert rows == [
+        ("iter0/score", "1,234", "3.0 of 16.0 GiB"),
+        ("iter0/train", "1,234", "3.0 GiB"),
+    ]
 
 
 def test_times_are_written_for_people(tmp_path):

@@ -13,6 +13,7 @@ from spin_train.sampling.play import fill_shards
 from spin_train.sampling.transformers_engine import sample
 from spin_train.stages.last import sample_last
 from spin_train.system.files import write_json
+from spin_train.system.speed import Speed
 from tests.train.runs import make_model
 
 
@@ -32,6 +33,7 @@ class Work:
         self.run, self.config, self.ranks = run, run.config, self
         self.rank, self.size, self.is_first = rank, size, rank == 0
         self._others = list(others)
+        self.speed = Speed()
         self.played = None
 
     def gather(self, own):

@@ -69,6 +69,22 @@ def by_step(batches):
 
 
 @given(**SIZES, seed=st.integers(0, 2**62))
+def test_the_tokens_of_some_steps_are_those_of_all_ranks_without_fillers(count, seed, **sizes):
+    batches = batches_of(count, **sizes, seed=seed)
+    of_step = [
+        sum(
+            e.group.tokens
+            for micro_batch in step
+            if micro_batch.weight
+            for e in micro_batch.examples
+        )
+        for step in by_step(batches)
+    ]
+    assert [batches.tokens_of(n, n + 1) for n in range(batches.steps)] == of_step
+    assert batches.tokens_of(1, batches.steps) == sum(of_step[1:])
+
+
+@given(**SIZES, seed=st.integers(0, 2**62))
 def test_an_epoch_holds_every_example_exactly_once(count, seed, **sizes):
     batches = batches_of(count, **sizes, seed=seed)
     seen = Counter(number for index in range(len(batches)) for number in counted(batches[index]))

@@ -7,7 +7,9 @@ from transformers import TrainerControl, TrainerState
 
 from spin_train.errors import UserError
 from spin_train.system.progress import Progress
+from spin_train.system.speed import Speed
 from spin_train.training.checkpoints import RunCallback, latest_complete, remove_checkpoints
+from spin_train.training.speed import SpeedLines
 
 FILES = {"trainer_state.json": "{}", "rng_state_0.pth": "0", "global_step/optim_states.pt": "123"}
 
@@ -111,10 +113,21 @@ class OneRank:
     def stop_requested(self):
         return self._stopping
 
+    def gather(self, value):
+        return [value]
+
+
+class EveryStepHasTen:
+    """Stands for `MicroBatches`: ten tokens per step."""
+
+    def tokens_of(self, start, stop):
+        return 10 * (stop - start)
+
 
 def callback(folder, ranks):
     progress = Progress(folder / ".progress.json", enabled=False)
-    return RunCallback(ranks, progress, stage="iter0/train", folder=folder, zero_stage=2)
+    speed = SpeedLines(folder / "speed.jsonl", EveryStepHasTen(), Speed())
+    return RunCallback(ranks, progress, speed, stage="iter0/train", folder=folder, zero_stage=2)
 
 
 def arguments(folder):
