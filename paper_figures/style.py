@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from spin_theory.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, style
 
@@ -28,7 +30,8 @@ __all__ = [
 
 COLUMN_WIDTH = 3.25  # inches, one column of a two-column paper
 TEXT_WIDTH = 6.75  # inches
-IMAGE_DPI = 150  # of a PNG in README: half of print, and a third of the bytes
+IMAGE_DPI = 150  # of a PNG in a page: half of print, and a third of the bytes
+PALETTE = 256  # colours of such a PNG
 
 
 @contextmanager
@@ -99,5 +102,8 @@ def save_image(figure: Figure, path: Path) -> None:
         File to write; its folder is made if it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = BytesIO()
     with style():
-        figure.savefig(path, dpi=IMAGE_DPI, metadata={"Software": None})
+        figure.savefig(drawn, format="png", dpi=IMAGE_DPI)
+    with Image.open(drawn) as picture:  # a palette: a third of the bytes
+        picture.convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE).save(path, optimize=True)
