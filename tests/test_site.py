@@ -123,6 +123,16 @@ def test_an_entry_of_keys_that_belongs_to_no_statement_is_found():
         assert (paper, where) in said or (where == "*" and paper in papers), (paper, where)
 
 
+def test_a_statement_that_has_a_page_of_its_own_leads_there():
+    said = {(claim.paper, claim.where) for claim in PAPER_CLAIMS}
+    listed = {name for section in pages.navigation() for name in section["pages"]}
+    page = generated.papers()
+    for (paper, where), lesson in generated.LESSONS.items():
+        assert (paper, where) in said
+        assert lesson in listed
+        assert f"[{where}](../{lesson}.md)" in page
+
+
 @pytest.mark.slow
 @pytest.mark.process
 def test_the_site_builds_without_a_warning_and_has_every_public_name(tmp_path):

@@ -31,6 +31,16 @@ KEYS: dict[tuple[str, str], str] = {
     ("IRIS", "*"): "not trained here",
 }
 
+# Pages of docs/ that teach what a statement is about.
+LESSONS: dict[tuple[str, str], str] = {
+    ("SPIN", "Theorem 5.2"): "theorem-5-2",
+    ("SPIN", "Theorem 5.4"): "theorem-5-4",
+    ("SPIN", "Remark 5.5"): "inexact-play",
+    ("SPIN", "section 5"): "multiplier",
+    ("T-SPIN", "aim"): "t-spin",
+    ("T-SPIN", "history"): "t-spin",
+}
+
 # What `spin_train.config.keys` says of each, for someone who resumes a run.
 _MAY_CHANGE = {
     "START": "until the first stage is complete",
@@ -132,6 +142,8 @@ def papers() -> str:
                 for check in functions
             ]
             shown = ", ".join([*checks, *(f"`{command}`" for command in commands)])
-            rows.append((claim.where, claim.statement, keys, shown, claim.verdict))
+            lesson = LESSONS.get((paper, claim.where))
+            where = f"[{claim.where}](../{lesson}.md)" if lesson else claim.where
+            rows.append((where, claim.statement, keys, shown, claim.verdict))
         lines += [f"## {paper}", "", as_markdown(rows), ""]
     return "\n".join(lines)
