@@ -123,6 +123,16 @@ def test_an_entry_of_keys_that_belongs_to_no_statement_is_found():
         assert (paper, where) in said or (where == "*" and paper in papers), (paper, where)
 
 
+def test_every_paper_of_the_index_has_its_formula():
+    from docutils.utils.math import latex2mathml
+
+    assert list(generated.FORMULAS) == list(dict.fromkeys(claim.paper for claim in PAPER_CLAIMS))
+    page = generated.papers()
+    for formula in generated.FORMULAS.values():
+        assert f"$${formula}$$" in page
+        latex2mathml.tex2mathml(formula, as_block=True)
+
+
 def test_a_statement_that_has_a_page_of_its_own_leads_there():
     said = {(claim.paper, claim.where) for claim in PAPER_CLAIMS}
     listed = {name for section in pages.navigation() for name in section["pages"]}

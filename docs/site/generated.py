@@ -31,6 +31,23 @@ KEYS: dict[tuple[str, str], str] = {
     ("IRIS", "*"): "not trained here",
 }
 
+# What each paper trains with. Responses: y real, y' generated, y_0 proto. r and r' are the
+# log-ratios of policy and opponent at y and y'.
+FORMULAS: dict[str, str] = {
+    "SPIN": r"\ell\left( \lambda \log \frac{p_\theta(y)}{p_t(y)} - \lambda \log "
+    r"\frac{p_\theta(y')}{p_t(y')} \right)",
+    "DPO": r"-\log \sigma\left( \beta \log \frac{p_\theta(y)}{p_{ref}(y)} - \beta \log "
+    r"\frac{p_\theta(y')}{p_{ref}(y')} \right)",
+    "T-SPIN": r"\ell\left( \alpha \log \frac{p_\theta(y)}{p_\theta(y')} \right) + w \, "
+    r"\ell\left( \alpha \log \frac{p_\theta(y')}{p_\theta(y_0)} \right)",
+    "Alami et al.": r"\text{opponents} \quad p_t^{1 - w} p_0^w / Z \quad \text{or} \quad "
+    r"\frac{1}{t + 1} \sum_{s = 0}^{t} p_s",
+    "SPACE": r"-\log \sigma(r - \log \mu) - \mu \log \sigma(\log \mu - r')",
+    "GSIL": r"-\log \sigma(a r + b) - \log \sigma(-a r' - b) \quad \text{(Bernoulli)}",
+    "SAPO": r"\text{opponent, for tables} \quad q_t = q_{t - 1}^d \, p_t^{1 - d} / Z",
+    "IRIS": r"\frac{1}{a} \log E_{p_t} e^{a r} - \frac{1}{a - 1} \log E_{p_{data}} e^{(a - 1) r}",
+}
+
 # Pages of docs/ that teach what a statement is about.
 LESSONS: dict[tuple[str, str], str] = {
     ("SPIN", "Theorem 5.2"): "theorem-5-2",
@@ -129,6 +146,10 @@ def papers() -> str:
         "not one on the authors' experiments. [Theory](../theory.md#what-the-papers-claim) says",
         "where formulas come from. `spin-theory verify --claims NAME` runs a check.",
         "",
+        "Above each table stands what the paper trains with. The response y is real, y' generated,",
+        "and T-SPIN has a proto response too. r and r' are the log-ratios of policy and opponent",
+        "at y and y'.",
+        "",
     ]
     for paper in dict.fromkeys(claim.paper for claim in PAPER_CLAIMS):
         rows = [("where", "what it says", "configuration", "checks", "verdict")]
@@ -145,5 +166,5 @@ def papers() -> str:
             lesson = LESSONS.get((paper, claim.where))
             where = f"[{claim.where}](../{lesson}.md)" if lesson else claim.where
             rows.append((where, claim.statement, keys, shown, claim.verdict))
-        lines += [f"## {paper}", "", as_markdown(rows), ""]
+        lines += [f"## {paper}", "", f"$${FORMULAS[paper]}$$", "", as_markdown(rows), ""]
     return "\n".join(lines)
