@@ -107,10 +107,12 @@ def show_results(run: Run, *, wide: bool = False) -> None:
             show_table(table)
     best, better, metric = run.best, run.better_control, run.config.selection.metric
     if best is not None:
-        _say(f"best by {metric}: {best.name} ({best.value:.4g}), {best.policy.source}")
+        place = "removed by keep" if run.has_removed(best.policy) else best.policy.source
+        _say(f"best by {metric}: {best.name} ({best.value:.4g}), {place}")
     if best is not None and better is not None:
+        place = "removed by keep" if run.has_removed(better.policy) else better.policy.source
         _say(
-            f"{better.name} is better ({better.value:.4g}), {better.policy.source}: continued SFT "
+            f"{better.name} is better ({better.value:.4g}), {place}: continued SFT "
             f"on the same rows, for as many steps, did more for {metric} than self-play"
         )
 

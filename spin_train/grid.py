@@ -151,6 +151,8 @@ def play_grid(
             given += [f"seed={seed}", "control=true", f"output_dir={folder}"]
             run = Run.of(load_config(config, given))
             shares = first and not refused_on_branching(first.config, run.config, at=0)
+            if first is not None and first.has_removed(first.policy(0)):
+                shares = False  # by `keep`: SFT is done again
             if first is not None and shares and not folder.exists():
                 branch(first.root, folder, at=0, overrides=own)
             try:

@@ -109,6 +109,8 @@ def status(
         print(f"time left: {duration(found.eta_seconds) or 'not known yet'}")
     if found.loss_in_words is not None:
         print(f"last logged: {found.loss_in_words} ({found.loss_at})")
+    if found.removed:
+        print(f"removed by keep: {found.removed}")
     if found.error:
         print(f"last error: {found.error}")
     if found.log:
@@ -141,6 +143,7 @@ def samples(
 ) -> None:
     """Show prompts with the human response and what each policy answered."""
     from spin_train.run.frames import prompts_with_samples
+    from spin_train.run.keeping import removed_in_words
     from spin_train.run.run import Run
 
     run = Run.open(run_dir)
@@ -152,6 +155,8 @@ def samples(
     from spin_train.display import show_answers
 
     show_answers(found[:prompts])
+    if split == "train" and (removed := removed_in_words(run)):
+        print(f"removed by keep: {removed}; --split held_out has the samples of every policy")
     if len(found) > prompts:
         print(f"{len(found) - prompts} more prompts: --prompts {len(found)}, or --json")
 

@@ -102,6 +102,10 @@ class Config(Section):
     adapter: Start[AdapterConfig | None] = None
     """Train LoRA adapters; null trains all weights."""
     selection: Free[SelectionConfig] = SelectionConfig()
+    keep: Free[Literal["all", "best", "last"]] = "all"
+    """What stays once no later stage needs it. `all`: everything. `last`: the last iteration, with
+    its policy and control. `best`: also the best policy by `selection.metric`, and a control that
+    is better. Other policies are deleted, and samples and scores of rows to train on."""
     generation: Play[GenerationConfig] = GenerationConfig()
     training: Training[TrainingConfig] = TrainingConfig()
     evaluation: Free[EvaluationConfig] = EvaluationConfig()

@@ -18,6 +18,7 @@ from spin_train.errors import (
 from spin_train.run.cards import write_cards
 from spin_train.run.directory import RunDirectory, remove_partial
 from spin_train.run.graph import JUDGING, PREPARE
+from spin_train.run.keeping import require_needs, tidy
 from spin_train.run.resting import resting_note
 from spin_train.run.run import Run
 from spin_train.system.files import write_atomically
@@ -105,18 +106,21 @@ def _play(
     run.manifest().save()  # from here on the directory is ours
     if before is not None:
         before()
-    _adopt_config(run)
+    _adopt_config(run, until)
     _record_versions(run)
     _say_where_it_rests(run)
     if restart_iteration:
         _forget_checkpoints(run)
-    if not _all_complete(run, until):
+    complete = _all_complete(run, until)
+    tidy(run, run.manifest())  # also what a kill has cut short
+    if not complete:
         if not run.manifest().is_complete(PREPARE):
             require_inputs(run.config)
         build_communication_op()
         _write_until(directory, until)
         work(run, watch)
     run.write_results()
+    tidy(run, run.manifest())
     run.write_best()
     write_cards(run)
 
@@ -145,15 +149,21 @@ def _all_complete(run: Run, until: str | None) -> bool:
             f"files of {stages[first].name} are missing, but later stages were built from them: "
             "restore them, or start in a new output_dir"
         )
+    return all(map(manifest.is_complete, _names_until(run, until)))
+
+
+def _names_until(run: Run, until: str | None) -> list[str]:
+    """Name the stages that this start is to do, those that are complete among them."""
     wanted = [stage for stage in run.stages if stage.iteration < run.iterations_wanted]
     names = [stage.name for stage in wanted]
-    if until in names:
-        names = names[: names.index(until) + 1]
-    return all(map(manifest.is_complete, names))
+    return names[: names.index(until) + 1] if until in names else names
 
 
-def _adopt_config(run: Run) -> None:
-    """Save the configuration, unless existing results depend on a different one."""
+def _adopt_config(run: Run, until: str | None = None) -> None:
+    """Save the configuration, unless existing results depend on a different one.
+
+    Nor is it saved where it asks for a stage that needs what `keep` has removed.
+    """
     saved = run.directory.config_file
     # Until a stage is complete nothing rests on the old configuration, even if it was a mistake.
     if saved.is_file() and run.manifest().content["stages"]:
@@ -163,6 +173,7 @@ def _adopt_config(run: Run) -> None:
                 f"{run.root} was started with another configuration ({'; '.join(changes)}): "
                 "use the old values, or choose a new output_dir"
             )
+    require_needs(run, run.manifest(), _names_until(run, until))
     with write_atomically(saved) as partial:
         text = yaml_text(run.config.model_dump())
         partial.write_text(text, encoding="utf-8")

@@ -59,6 +59,7 @@ def main() -> None:
 def _walk(directory: RunDirectory) -> None:
     # Imported late: the locks are taken before the seconds that these imports need.
     from spin_train.driver.memory import memory_error
+    from spin_train.run.keeping import tidy
     from spin_train.run.run import Run
     from spin_train.stages.rehearsal import needs_rehearsal, rehearse
     from spin_train.stages.shown import end_reports, show_samples
@@ -80,7 +81,9 @@ def _walk(directory: RunDirectory) -> None:
     gc.freeze()  # each training collects garbage twice, and need not go through all modules
     for stage in run.stages:
         if stage.kind == "generate" and stage.iteration > 0:
+            ranks.barrier()  # no rank reads what `keep` lets go
             if ranks.is_first:
+                tidy(run, manifest)
                 run.write_best()
             if ranks.from_first(ranks.is_first and stage.iteration >= run.iterations_wanted):
                 break

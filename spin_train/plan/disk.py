@@ -7,6 +7,8 @@ from spin_train.plan.engine import Weights
 from spin_train.plan.optimiser import Optimiser
 from spin_train.plan.rows import Rows
 from spin_train.plan.work import Sampled, Trained
+from spin_train.run.graph import Stage, stages_of
+from spin_train.run.keeping import spare
 
 __all__ = ["checkpoint_bytes", "disk_of"]
 
@@ -41,7 +43,8 @@ def disk_of(
     """
     checkpoint = checkpoint_bytes(weights, optimiser, zero_stage=config.zero_stage)
     saves = min(2, max(stage.steps for stage in trained) // config.training.save_steps)
-    policies = len(trained) - (saves == 2)
+    spared = _spared(config)
+    policies = len(trained) - _policies_gone(config, spared) - (saves == 2)
     policy = weights.all
     if config.adapter and config.adapter.between == "stack":
         policy = weights.width * weights.trained
@@ -49,10 +52,28 @@ def disk_of(
         len(row.prompt_ids) + sum(len(each.ids) for each in row.responses)
         for row in (*rows.train, *rows.held_out)
     )
-    new = sum(stage.tokens for stage in sampled)
+    # Of an iteration whose samples go, those for held-out prompts stay.
+    stay = len(rows.held_out) / (len(rows.train) + len(rows.held_out))
+    gone = {stage.name for stage in spared}
+    new = round(sum(stage.tokens * (stay if stage.name in gone else 1) for stage in sampled))
+    scored = 1 + config.iterations - (1 - stay) * sum(stage.kind == "score" for stage in spared)
     parts = {
         f"policies ({policies})": policy * policies,
         f"checkpoints during a save ({saves})": checkpoint * saves,
-        "rows and samples": _TOKEN * (tokens * (1 + config.iterations) + _WRITTEN * new),
+        "rows and samples": _TOKEN * (round(tokens * scored) + _WRITTEN * new),
     }
     return {name: size for name, size in parts.items() if size}
+
+
+def _spared(config: Config) -> list[Stage]:
+    """Stages whose large files `keep` has let go when the last iteration begins."""
+    if config.keep == "all":
+        return []
+    done = {stage.name for stage in stages_of(config) if stage.iteration < config.iterations - 1}
+    return spare(config, done)
+
+
+def _policies_gone(config: Config, spared: Sequence[Stage]) -> int:
+    """Count the policies among them; the best one may be any, and a control may be better."""
+    gone = sum(stage.kind == "train" for stage in spared)
+    return max(0, gone - (1 + config.control)) if config.keep == "best" else gone

@@ -95,7 +95,9 @@ def make_plan(
     if advise:
         problems = [remedies(problem, config, data, device) for problem in problems]
     if free is not None and sum(disk.values()) > free:
-        problems.append(_too_little_disk(config, disk, free))
+        lean = config.model_copy(update={"keep": "last"})
+        least = disk_of(lean, data, model.weights, model.optimiser, trained, sampled)
+        problems.append(_too_little_disk(disk, free, with_last=sum(least.values())))
     if here and host and sum(host.values()) > machine_memory():
         keys = ["use fewer ranks on a machine, or one with more memory"]
         problems.append(Problem("main memory", sum(host.values()), machine_memory(), keys))
@@ -146,8 +148,10 @@ def _free(folder: Path) -> int | None:
     return None
 
 
-def _too_little_disk(config: Config, disk: dict[str, int], free: int) -> Problem:
+def _too_little_disk(disk: dict[str, int], free: int, *, with_last: int) -> Problem:
     keys = ["choose an output_dir on a larger disk"]
     if any("checkpoints" in part for part in disk):
         keys.append("raise training.save_steps beyond a stage's steps: no checkpoint is written")
+    if with_last <= free:
+        keys.append("keep=last")
     return Problem("disk", sum(disk.values()), free, keys)

@@ -75,6 +75,11 @@ def export(run: Run, form: Form, to: Path, *, iteration: int | None = None) -> E
         raise UserError(f"--to {to} exists; name a new directory")
     found = _last_scored(run) if iteration is None else iteration
     shards = {name: _shards(run, found, name) for name in _SPLITS}
+    if run.manifest().is_gone(f"iter{found}/score"):
+        raise UserError(
+            f"the pairs of iteration {found} of {run.root} were removed by keep; choose "
+            f"--iteration {_last_scored(run)}"
+        )
     if not shards["train"]:
         raise UserError(
             f"iteration {found} of {run.root} is not scored yet, so it has no pairs; "

@@ -54,6 +54,12 @@ def pack(run: Run, policy: Policy, repository: str) -> Parcel:
             f"{policy.name} is {policy.source}, which this run only starts from; choose another "
             "with --policy"
         )
+    if run.has_removed(policy):
+        others = [name for name, one in run.policies.items() if isinstance(one.source, Path)]
+        raise UserError(
+            f"{policy.name} of {run.root} was removed by keep; choose another with --policy: "
+            f"{', '.join(others)}"
+        )
     folder = policy.source
     recorded = _recorded(run, folder)
     if not recorded:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 
 from spin_train.config.changes import keeps_samples, refused_on_branching
@@ -13,6 +14,7 @@ from spin_train.config.yaml12 import yaml_text
 from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import ADDED_LATER, Stage
+from spin_train.run.keeping import in_words, needs
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
 from spin_train.system.files import PARTIAL, write_atomically, write_json
@@ -80,10 +82,25 @@ def branch(source: Path, target: Path, *, at: int, overrides: Iterable[str] = ()
         raise UserError(f"{source} has not got that far: {missing[0]} is not complete")
     if keeps_samples(old.config, config, at=at):
         sampled = ("generate", "reference", "score")
-        kept += [s for s in new.stages if s.iteration == at and s.kind in sampled]
-        kept = [stage for stage in kept if manifest.is_complete(stage.name)]
+        own = [s for s in new.stages if s.iteration == at and s.kind in sampled]
+        kept += takewhile(
+            lambda s: manifest.is_complete(s.name) and not manifest.is_gone(s.name), own
+        )
+    _require_there(old, new, manifest, kept, at)
     _copy(old, new, manifest, kept, at)
     return new
+
+
+def _require_there(old: Run, new: Run, manifest: Manifest, kept: list[Stage], at: int) -> None:
+    """Refuse a branch that would need what `keep` has removed from the source."""
+    names = {stage.name for stage in kept}
+    for stage in new.stages:
+        lacking = [need for need in needs(new.config, stage) & names if manifest.is_gone(need)]
+        if stage.name not in names and lacking:
+            raise UserError(
+                f"--at {at}: {stage.name} needs {in_words(old, min(lacking))}, which keep has "
+                f"removed from {old.root}; policies that are there: {', '.join(old.policies)}"
+            )
 
 
 def _kept_schedules(before: Config, after: Config, at: int) -> Config:
@@ -102,13 +119,14 @@ def _copy(old: Run, new: Run, manifest: Manifest, kept: list[Stage], at: int) ->
     partial = RunDirectory(new.root.with_name(new.root.name + PARTIAL))
     shutil.rmtree(partial.root, ignore_errors=True)
     stages = {stage.name: manifest.content["stages"][stage.name] for stage in kept}
-    for record in stages.values():
-        for name in record["files"]:
+    for stage in stages:
+        for name in manifest.left(stage):
             _link(old.root / name, partial.root / name)
     partial.root.mkdir(parents=True, exist_ok=True)
+    content = {name: value for name, value in manifest.content.items() if name != "removing"}
     write_json(
         partial.manifest_file,
-        {**manifest.content, "stages": stages, "branched_from": {"run": str(old.root), "at": at}},
+        {**content, "stages": stages, "branched_from": {"run": str(old.root), "at": at}},
     )
     with write_atomically(partial.config_file) as path:
         content = new.config.model_dump()

@@ -40,7 +40,7 @@ def write_cards(run: Run) -> list[Path]:
     recorded = {name for stage in stages for name in stage["files"]}
     written = []
     for policy in run.listed:
-        if not (isinstance(policy.source, Path) and policy.source.is_dir()):
+        if not (isinstance(policy.source, Path) and policy.is_there):
             continue
         path = policy / "README.md"
         if str(path.relative_to(run.root)) in recorded:

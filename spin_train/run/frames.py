@@ -137,7 +137,7 @@ def _of(found: Collection[int], shards: Sequence[Path]) -> Iterator[Record]:
 def tokenizer_of(config: Config, directory: RunDirectory) -> Any:
     """Load the tokenizer of a policy that is there, else the model's: a moved run has no model."""
     for policy in listed_policies(config, directory):
-        if isinstance(policy.source, Path) and policy.source.is_dir():
+        if isinstance(policy.source, Path) and policy.is_there:
             own = {"model": str(policy.source), "model_revision": None}
             return load_tokenizer(config.model_copy(update=own))
     return load_tokenizer(config)

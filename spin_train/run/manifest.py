@@ -1,7 +1,7 @@
 """Which stages are complete, and what each left on disk."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,18 @@ class Manifest:
     def is_complete(self, stage: str) -> bool:
         """Say whether a stage is done and the files that it left are still there.
 
-        Where a file is gone, the stage is done again. A file of another size than recorded is a
-        `UserError`.
+        Where a file is gone, the stage is done again, unless `keep` has removed it. A file of
+        another size than recorded is a `UserError`.
         """
         record = self.content["stages"].get(stage)
         if record is None:
             return False
+        removed = set(record.get("removed", []))
         for name, file in record["files"].items():
             path = self._run.root / name
             if not path.is_file():
+                if name in removed:
+                    continue
                 return False
             size, recorded = path.stat().st_size, file["bytes"]
             if size != recorded:
@@ -45,9 +48,42 @@ class Manifest:
         return True
 
     def sizes(self, stage: str) -> dict[Path, int]:
-        """Size of each file that a complete stage left, in bytes."""
+        """Size of each file that a complete stage left, in bytes, without those removed since."""
         files = self.content["stages"][stage]["files"]
-        return {self._run.root / name: file["bytes"] for name, file in files.items()}
+        return {self._run.root / name: files[name]["bytes"] for name in self.left(stage)}
+
+    def left(self, stage: str) -> list[str]:
+        """Names of the files that a complete stage left, without those removed since."""
+        record = self.content["stages"][stage]
+        removed = set(record.get("removed", []))
+        return [
+            name
+            for name in record["files"]
+            if name not in removed or (self._run.root / name).is_file()
+        ]
+
+    def is_gone(self, stage: str) -> bool:
+        """Say whether `keep` has removed files of a stage, and nobody has put them back."""
+        record = self.content["stages"].get(stage)
+        return record is not None and len(self.left(stage)) < len(record["files"])
+
+    @property
+    def removing(self) -> list[str]:
+        """Stages of which files are being removed; a kill may have cut that short."""
+        found: list[str] = self.content.get("removing", [])
+        return found
+
+    def begin_removal(self, files: Mapping[str, list[str]]) -> None:
+        """Record, before the first of them goes, which files of which stages will be removed."""
+        for stage, names in files.items():
+            self.content["stages"][stage]["removed"] = names
+        self.content["removing"] = list(files)
+        self.save()
+
+    def end_removal(self) -> None:
+        """Record that what was to be removed is gone."""
+        if self.content.pop("removing", None) is not None:
+            self.save()
 
     def complete(
         self,

@@ -8,7 +8,10 @@ from spin_train.config.schema import Config
 from spin_train.run.directory import RunDirectory
 from spin_train.system.files import read_object
 
-__all__ = ["Policy", "control_of", "listed_policies", "policy_of"]
+__all__ = ["Policy", "control_of", "listed_policies", "maker_of", "policy_of"]
+
+
+_CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,22 @@ class Policy:
 
     @property
     def is_there(self) -> bool:
-        """Whether it can be loaded: its directory is whole, or it is what the run started from."""
-        return not isinstance(self.source, Path) or self.source.is_dir()
+        """Whether it can be loaded: its directory is whole, or it is what the run started from.
+
+        Where `keep` has removed it, its card may be all that is left.
+        """
+        if not isinstance(self.source, Path):
+            return True
+        if not self.source.is_dir():
+            return False
+        return [path.name for path in self.source.iterdir()] != [_CARD]
+
+
+def maker_of(config: Config, iteration: int, *, control: bool = False) -> str | None:
+    """Name the stage that trains p_K, or control K; None where that is `config.model`."""
+    if iteration == 0:
+        return "sft/train" if config.sft else None
+    return f"control/iter{iteration - 1}/train" if control else f"iter{iteration - 1}/train"
 
 
 def policy_of(config: Config, directory: RunDirectory, iteration: int) -> Policy:

@@ -13,7 +13,7 @@ from spin_train.errors import UserError
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage, stages_of
 from spin_train.run.manifest import Manifest
-from spin_train.run.policies import Policy, control_of, listed_policies, policy_of
+from spin_train.run.policies import Policy, control_of, listed_policies, maker_of, policy_of
 from spin_train.run.selection import (
     Judged,
     best_of,
@@ -161,7 +161,24 @@ class Run:
     @property
     def policies(self) -> dict[str, Policy]:
         """Policies that are there, by name: ``p_0``, ``p_1``, ``control 1``, ..."""
-        return {policy.name: policy for policy in self.listed if policy.is_there}
+        there = (policy for policy in self.listed if policy.is_there)
+        return {policy.name: policy for policy in there if not self.has_removed(policy)}
+
+    def has_removed(self, policy: Policy) -> bool:
+        """Say whether `keep` has removed a policy.
+
+        Parameters
+        ----------
+        policy : Policy
+            Any of `listed`.
+
+        Returns
+        -------
+        bool
+            False too for p_0 where that is `config.model`, which is nobody's to delete.
+        """
+        maker = maker_of(self.config, policy.iteration, control=policy.control)
+        return maker is not None and self.manifest().is_gone(maker)
 
     @property
     def evaluations(self) -> dict[str, dict[str, Any]]:
@@ -250,7 +267,8 @@ class Run:
         """Read the responses of an iteration as text.
 
         Before they are scored these are the samples of p_K. Afterwards the human responses are
-        there too, and with mixing or T-SPIN the earlier samples that are trained on.
+        there too, and with mixing or T-SPIN the earlier samples that are trained on. Where `keep`
+        has removed the rows to train on, these are the held-out ones alone.
 
         Parameters
         ----------
@@ -310,17 +328,17 @@ class Run:
         content = {
             "metric": self.config.selection.metric,
             "goal": self.config.selection.better,
-            "best": {"name": best.name, "policy": str(best.policy.source), "value": best.value},
+            "best": self._named(best),
             "values": {
                 found.name: found.value for found in judged(self.listed, self.config.selection)
             },
-            "better_control": better
-            and {
-                "name": better.name,
-                "policy": str(better.policy.source),
-                "value": better.value,
-            },
+            "better_control": better and self._named(better),
             "stopped_early": self.iterations_wanted < self.config.iterations,
         }
         write_json(self.directory.best, content)
         return self.directory.best
+
+    def _named(self, found: Judged) -> dict[str, Any]:
+        removed = {"removed": True} if self.has_removed(found.policy) else {}
+        named = {"name": found.name, "policy": str(found.policy.source), "value": found.value}
+        return named | removed

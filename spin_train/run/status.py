@@ -11,6 +11,7 @@ from spin_train.config.schema import Config
 from spin_train.errors import DamagedFileError, UserError, is_consequence
 from spin_train.run.directory import RunDirectory
 from spin_train.run.graph import Stage
+from spin_train.run.keeping import removed_in_words
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
 from spin_train.system.files import read_lines, read_object
@@ -61,6 +62,8 @@ class RunStatus:
     """What the last logged line says; of SFT and the control the NLL, for their loss is scaled."""
     error: str | None
     """The error that ended the last start."""
+    removed: str | None
+    """What `keep` has removed, in words; None where that is nothing."""
     log: str | None
     """Output of the workers of the last start."""
 
@@ -116,6 +119,7 @@ def read_status(root: str | Path) -> RunStatus:
         loss_at=loss_at,
         loss_in_words=in_words(last) if last else None,
         error=_last_error(directory),
+        removed=removed_in_words(run),
         log=str(logs[-1]) if logs else None,
     )
 

@@ -152,6 +152,16 @@ def test_what_another_p_0_needs_is_not_borrowed(tmp_path, monkeypatch):
     assert begun == []
 
 
+def test_a_p_0_that_keep_has_removed_is_not_borrowed(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(grid, "branch", lambda source, target, **options: begun.append(target))
+    monkeypatch.setattr(selfplay, "play", lambda run, watch=None: None)
+    monkeypatch.setattr(Run, "has_removed", lambda run, policy: policy.name == "p_0")
+    axes = {"beta": ["0.1", "1"]}
+    play_grid(make_config(tmp_path), tmp_path / "grid", axes=axes, seeds=[0])
+    assert begun == []
+
+
 def test_a_p_0_that_differs_between_settings_stands_under_each(tmp_path):
     runs = {
         s: [a_run(tmp_path / s, {"initial": v, "iter0": 1.0})] for s, v in (("a", 2.0), ("b", 3.0))

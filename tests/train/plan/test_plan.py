@@ -139,6 +139,38 @@ def test_a_full_disk_is_a_problem(path, monkeypatch):
     (problem,) = planned(path).problems
     assert (problem.what, problem.available) == ("disk", 1000)
     assert "output_dir" in problem.keys[0]
+    assert "keep=last" not in problem.keys
+    needed = [sum(planned(path, f"keep={keep}").disk.values()) for keep in ("all", "last")]
+    monkeypatch.setattr("spin_train.plan.plan._free", lambda folder: needed[1])
+    (problem,) = planned(path).problems
+    assert "keep=last" in problem.keys
+    assert not planned(path, "keep=last").problems
+
+
+@pytest.mark.parametrize(
+    ("changes", "policies"),
+    [
+        (["keep=all"], 3),  # p_0 to p_2; p_3 comes when the checkpoints are gone
+        (["keep=last"], 1),  # p_2, from which p_3 is trained
+        (["keep=best"], 2),
+        (["keep=last", "algorithm=tspin_ref"], 2),  # p_0 too
+        (["keep=last", "control=true"], 3),  # p_2, control 2, p_3
+        (["keep=best", "control=true"], 5),
+        (["keep=all", "control=true"], 6),
+    ],
+)
+def test_the_disk_holds_the_policies_that_keep_leaves(path, changes, policies):
+    plan = planned(path, "iterations=3", "zero_stage=3", *changes)
+    name = next(name for name in plan.disk if name.startswith("policies"))
+    assert name == f"policies ({policies})"
+
+
+def test_the_disk_holds_fewer_samples_where_keep_lets_them_go(path):
+    every, last = (
+        planned(path, "iterations=4", f"keep={keep}").disk["rows and samples"]
+        for keep in ("all", "last")
+    )
+    assert last < every
 
 
 def test_ranks_on_a_cpu_share_its_memory(path):
