@@ -23,6 +23,7 @@ Policies = Sequence[TabularPolicy]
 MOST_ITERATIONS = 10_000
 SMALLEST_PART = 1e-12  # of a step
 NEAR = 0.1  # total variation of a step below which it leaps: further away it may change basins
+MOST_GROWN = 300  # steps in a row, or not, that end further away than they began
 MOST_SEEN = 6  # iterates that a leap looks back at
 
 
@@ -75,7 +76,9 @@ def fixed_point(
     Notes
     -----
     T-SPIN without history: :math:`\propto p_{data}^{1/(1 + \alpha)}`, not the data. A step that
-    ends further from its next iterate than the last one did is taken back, and the part halved.
+    ends further from its next iterate than the last one did is taken back and the part halved, but
+    not below a sixteenth: on the way to some fixed points steps grow first. Where many such small
+    ones grow, they get smaller still.
     Near the end Anderson's mixing of the last iterates takes the place of plain steps.
     There may be other fixed points, and cycles that a game ends in instead.
 
@@ -120,6 +123,7 @@ def fixed_point(
         start, beta, loss_type, opponent, require_weight("sft_weight", sft_weight)
     )
     part = damping or usual
+    least, grown = part / 16, 0
     rounding = tolerance / min(1.0, usual)  # an iteration multiplies that of scores by 1/beta
     policy, (step, scores) = start, direction(start, None)
     moved = along(policy, step)[1]
@@ -136,14 +140,16 @@ def fixed_point(
             further, found = direction(stepped, scores)
             now = along(stepped, further)[1]
         except (NotFiniteError, UnsolvedError):
-            now = math.inf
+            further, found, now = step, scores, math.inf
         if leap is not None and now >= moved:
             seen = []  # the plain step is next
-        elif now > moved + rounding:
+        elif now > moved + rounding and (part > least or now == math.inf):
             part, seen = part / 2, []
             if part < SMALLEST_PART:
                 break
         else:
+            if now > moved + rounding and (grown := grown + 1) == MOST_GROWN:
+                least, grown = least / 4, 0
             policy, step, scores, moved = stepped, further, found, now
     raise ValueError(
         f"no fixed point within {MOST_ITERATIONS} steps: the last one moved by {moved:.1e}"

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spin_theory import (
+    InnerProblem,
     TabularPolicy,
     cycle_length,
     fixed_point,
@@ -107,3 +108,27 @@ def test_a_fixed_point_out_of_reach_is_refused(monkeypatch):
     for damping in (0.0, 1.5, math.nan):
         with pytest.raises(ValueError, match="damping must be in"):
             fixed_point(START, DATA, beta=1.0, damping=damping)
+
+
+@pytest.mark.parametrize("damping", [None, 0.1])
+@pytest.mark.parametrize("weight", [7.0, 10.0])
+def test_a_long_way_on_which_steps_grow_first_is_gone(weight, damping):
+    start = TabularPolicy.from_logits(torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64))
+    uniform = TabularPolicy.from_probs([[1 / 3] * 3])
+    found = fixed_point(
+        start,
+        uniform,
+        beta=1.0,
+        opponent=without_reference,
+        history_weight=weight,
+        damping=damping,
+    )
+    problem = InnerProblem(
+        data=uniform,
+        sampler=found,
+        reference=None,
+        beta=1.0,
+        initial=start,
+        history_weight=weight,
+    )
+    assert tv(minimiser(problem), found).max() <= 1e-12
