@@ -9,6 +9,8 @@ from torch import Tensor
 
 from spin_theory.divergences import kl, tv
 from spin_theory.games.opponents import OpponentRule, last_iterate
+from spin_theory.inputs import generator as seeded
+from spin_theory.inputs import whole
 from spin_theory.losses import penalty_named, require_beta, require_weight, with_sft
 from spin_theory.policies import TabularPolicy, require_same_shape
 
@@ -173,7 +175,8 @@ def play_rows(
         raise ValueError(f"history_weight must be >= 0, got {history_weight!r}")
     sft_weight = require_weight("sft_weight", sft_weight)
     penalty = penalty_named(loss_type)
-    sources = [torch.Generator().manual_seed(4 * seed + kind) for kind in range(4)]
+    first = whole("seed", seed, least=-(2**63))
+    sources = [seeded((4 * first + kind) % 2**63) for kind in range(4)]
     real, proto = (
         _sample(policy, rows, source)
         for policy, source in zip((data, start), sources, strict=False)

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from spin_theory.inputs import generator as seeded
+
 __all__ = ["END", "MAX_ENUMERATED", "Language", "PieceByPiece", "draw_distinct"]
 
 MAX_ENUMERATED = 1_000_000
@@ -288,7 +290,7 @@ def draw_distinct(available: int, count: int, *, seed: int, distinct: bool) -> l
         raise ValueError(f"count must be >= 0, got {count!r}")
     if distinct and count > available:
         raise ValueError(f"count must be <= {available}, the number of prompts, got {count}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     numbers: list[int] = []
     while len(numbers) < count:
         numbers += torch.randint(available, (count,), generator=generator).tolist()

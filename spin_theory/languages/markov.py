@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from spin_theory.inputs import generator as seeded
 from spin_theory.languages.language import END, PieceByPiece, draw_distinct
 
 __all__ = ["MarkovChain"]
@@ -83,7 +84,7 @@ class MarkovChain(PieceByPiece):
             is c; float64, most of them 0.
         """
         size = len(self.alphabet)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = seeded(self.seed)
         draws = torch.rand(2, size, size, size, generator=generator, dtype=torch.float64)
         kept = draws[0].argsort(dim=-1)[..., : self.successors]
         weights = torch.zeros(size, size, size, dtype=torch.float64)

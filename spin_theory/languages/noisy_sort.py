@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spin_theory.inputs import generator as seeded
 from spin_theory.languages.language import MAX_ENUMERATED
 
 __all__ = ["NoisySort"]
@@ -103,7 +104,7 @@ class NoisySort:
             raise ValueError(f"count must be >= 0, got {count!r}")
         if distinct and count > available:
             raise ValueError(f"count must be <= {available}, the number of prompts, got {count}")
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         prompts: list[str] = []
         while len(prompts) < count:
             draws = torch.randint(len(self.alphabet), (count, self.length), generator=generator)

@@ -99,3 +99,12 @@ def test_history_and_another_optimiser_play_on():
 def test_what_makes_no_game_is_refused(changes, named):
     with pytest.raises(ValueError, match=named):
         play_rows(*tables_of(3), **{"rows": 5, "beta": 1.0, "iterations": 1} | changes)
+
+
+def test_any_seed_of_64_bits_plays_and_more_bits_are_refused():
+    start, data = (TabularPolicy.random(1, 3, seed=seed, smallest=0.1) for seed in (0, 1))
+    for seed in (2**62, -(2**63), 7.0):
+        game = play_rows(start, data, rows=20, beta=1.0, iterations=1, seed=seed)
+        assert len(game.spin.policies) == 2
+    with pytest.raises(ValueError, match="seed must be"):
+        play_rows(start, data, rows=20, beta=1.0, iterations=1, seed=-(2**64))
