@@ -48,10 +48,11 @@ from spin_theory.languages import NoisySort
 from spin_theory.losses import PENALTIES, Penalty, sft_loss, spin_loss, tspin_loss
 from spin_theory.meter import convergence_meter, power
 from spin_theory.minima.closed_forms import closed_form_update, exact
-from spin_theory.minima.log_linear import LogLinearClass, minimise_within
 from spin_theory.minima.minimise import minimise, minimiser
 from spin_theory.minima.optimal import optimal_value, optimality_gap
+from spin_theory.minima.policy_classes import LogLinearClass
 from spin_theory.minima.problems import InnerProblem
+from spin_theory.minima.within import minimise_within
 from spin_theory.objectives.objectives import spin_objective, tspin_objective
 from spin_theory.policies import TabularPolicy
 

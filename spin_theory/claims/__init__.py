@@ -45,6 +45,7 @@ claim held, the residual, the tolerance, and the numbers it rests on.
 ``hinge_game``         the hinge's cycle of two near the data
 ``history``            SPIN with T-SPIN's history term
 ``resting_point``      SPIN rests where SFT does
+``token_trees``        what changes where policies write token by token
 ``tspin``              what the paper of T-SPIN claims
 ``tspin_game``         what we derive of the games that T-SPIN plays
 ``basins``             a game of T-SPIN with two attractors

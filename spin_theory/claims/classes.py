@@ -17,9 +17,7 @@ from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.claims.witnesses import witness_limit
 from spin_theory.divergences import kl, tv
 from spin_theory.losses import penalty_slope
-from spin_theory.minima.log_linear import (
-    LogLinearClass,
-)
+from spin_theory.minima.policy_classes import LogLinearClass
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import EQUAL_TV, EXACT, FEW_TERMS, ROUNDING

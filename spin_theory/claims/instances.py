@@ -95,10 +95,37 @@ class Draw:
         """
         return float(2.0 ** (self.instance.seed % 7 - 2))
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Write the small tables' responses in a's and b's, none the beginning of another.
+
+        Returns
+        -------
+        tuple of str
+            Z words of 1 to 4 letters, for a token tree.
+        """
+        return _words(self.small_data.log_probs.shape[1])
+
+    def normal(self, *shape: int) -> Tensor:
+        """Draw normal numbers, float64, the same for each call."""
+        generator = torch.Generator().manual_seed(self.instance.seed)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
     def network(self, parameters: Tensor) -> Tensor:
         """Log-probs (1, Z) of a small network with four parameters: a class that is not convex."""
         hidden = torch.tanh(self.features @ parameters[:2])
         return torch.log_softmax(parameters[2] * hidden + parameters[3] * hidden.square(), dim=-1)
+
+
+def _words(count: int) -> tuple[str, ...]:
+    if count == 1:
+        return ("",)
+    half = -(-count // 2)
+    return tuple(
+        letter + word
+        for letter, part in (("a", half), ("b", count - half))
+        for word in _words(part)
+    )
 
 
 def random_instance(seed: int) -> Draw:

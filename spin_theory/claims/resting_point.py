@@ -1,20 +1,15 @@
 """SPIN rests where SFT does, in a class that need not contain the data."""
 
-import numpy as np
 import torch
 
 from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error
 from spin_theory.divergences import kl
-from spin_theory.minima.log_linear import (
-    LogLinearClass,
-    Vector,
-    as_vector,
-    minimise_within,
-    trust_newton,
-)
+from spin_theory.minima.policy_classes import LogLinearClass
+from spin_theory.minima.resting import sft_minimum
+from spin_theory.minima.within import minimise_within
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy, require_same_shape
+from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import STATIONARY, SUMS
 
 __all__ = ["CLAIMS", "check_fixed_point_is_sft"]
@@ -70,31 +65,14 @@ def check_fixed_point_is_sft(
     >>> evidence.holds, evidence.numbers["misfit"] > 0.01
     (True, True)
     """
-    features = family.features
-    origin = np.zeros(features.shape[-1])
-    require_same_shape(data=data, family=family.policy(torch.from_numpy(origin)))
-
-    def negative_likelihood(theta: Vector) -> float:
-        table = family.log_probs(torch.from_numpy(theta))
-        return -float((data.probs * table).sum() / len(table))
-
-    def excess_means(theta: Vector) -> Vector:
-        probs = family.policy(torch.from_numpy(theta)).probs
-        return as_vector(torch.einsum("xy,xyd->d", probs - data.probs, features) / len(probs))
-
-    def covariance(theta: Vector) -> Vector:
-        probs = family.policy(torch.from_numpy(theta)).probs
-        centred = features - torch.einsum("xy,xyd->xd", probs, features)[:, None]
-        return as_vector(torch.einsum("xy,xyd,xye->de", probs, centred, centred) / len(probs))
-
-    theta = torch.from_numpy(trust_newton(negative_likelihood, excess_means, covariance, origin))
+    theta = sft_minimum(family, data)
     found = minimise_within(family, theta, data, beta=beta, loss_type=loss_type)
     start = theta.clone().requires_grad_()
     opponent = family.policy(theta)
     value = spin_objective(family.policy(start), opponent, data, beta=beta, loss_type=loss_type)
     (gradient,) = torch.autograd.grad(value, start)
     errors = [
-        float(gradient.norm() / (beta * features.abs().max())),
+        float(gradient.norm() / (beta * family.features.abs().max())),
         float(kl(opponent, found.policy).max()),
     ]
     return Evidence(largest_error(errors), tolerance, {"misfit": float(kl(data, opponent).mean())})

@@ -12,15 +12,11 @@ from spin_theory.claims.evidence import Evidence, largest_error, written_out
 from spin_theory.claims.instances import Draw
 from spin_theory.divergences import tv
 from spin_theory.minima.certificates import certify
-from spin_theory.minima.log_linear import (
-    LogLinearClass,
-    as_vector,
-    minimise_within,
-    trust_newton,
-)
 from spin_theory.minima.minimise import minimise, minimise_problem, minimiser, stationary
 from spin_theory.minima.newton import newton
+from spin_theory.minima.policy_classes import LogLinearClass
 from spin_theory.minima.problems import InnerProblem
+from spin_theory.minima.within import as_vector, minimise_within, trust_newton
 from spin_theory.policies import TabularPolicy
 from spin_theory.tolerances import ROUNDING, STATIONARY
 

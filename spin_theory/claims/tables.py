@@ -19,7 +19,7 @@ from spin_theory.games.opponents import (
     without_reference,
 )
 from spin_theory.inputs import rounding_of
-from spin_theory.minima.log_linear import LogLinearClass
+from spin_theory.minima.policy_classes import LogLinearClass
 from spin_theory.policies import (
     TabularPolicy,
     pair_log_probs,

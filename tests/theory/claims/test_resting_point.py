@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from spin_theory import LogLinearClass, TabularPolicy, minimise_within, spin_objective
 from spin_theory.claims.resting_point import check_fixed_point_is_sft
-from spin_theory.minima.log_linear import trust_newton
+from spin_theory.minima.within import trust_newton
 from tests.strategies import BETAS, at_most, log_probs
 
 SMOOTH = ["logistic", "exponential"]
@@ -69,7 +69,7 @@ def test_the_fixed_point_says_no_to_sft_that_is_not_solved(wrong, monkeypatch):
             return start - 0.1 * gradient(start)
         return trust_newton(value, gradient, hessian, start) * (1 + 1e-6)
 
-    patch(monkeypatch, "trust_newton", unsolved)
+    monkeypatch.setattr("spin_theory.minima.resting.trust_newton", unsolved)
     family, _, _ = members_of_a_class()
     data = TabularPolicy.random(2, 4, seed=0, smallest=0.1)
     assert not check_fixed_point_is_sft(family, data, beta=0.5).holds

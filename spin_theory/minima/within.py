@@ -1,4 +1,4 @@
-"""Policies that are log-linear in features: a class smaller than all tables, but still convex."""
+"""The minimum of one iteration within a class of policies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,90 +12,31 @@ from torch import Tensor
 from spin_theory.inputs import tensor
 from spin_theory.losses import require_beta, require_weight
 from spin_theory.minima.newton import log_pulls, require_newton
+from spin_theory.minima.policy_classes import PolicyClass
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, pair_log_probs, require_same_shape
 from spin_theory.tolerances import TRUST_GRADIENT
 
-__all__ = ["LogLinearClass", "RestrictedMinimum", "as_vector", "minimise_within", "trust_newton"]
+__all__ = [
+    "RestrictedMinimum",
+    "as_vector",
+    "minimise_within",
+    "trust_newton",
+]
 
 Vector = NDArray[np.float64]
 
 POLISHING_STEPS = 5
 """Newton steps after it, at most; each about doubles the digits until rounding is left."""
 
+SADDLES = 10
+"""How many saddles a search leaves, at most."""
 
-@dataclass(frozen=True, eq=False)
-class LogLinearClass:
-    r"""Policies whose log-probs are linear in features, up to the normaliser.
+SADDLE_STEPS = (0.01, 0.1, 1.0)
+"""How far a search steps down from one, in parameters."""
 
-    Parameters
-    ----------
-    features : Tensor, shape (X, Y, D)
-        :math:`\phi(x, y)`, float64.
-
-    Raises
-    ------
-    ValueError
-        If the features are not float64 of shape (X, Y, D).
-
-    Examples
-    --------
-    >>> features = torch.tensor([[[1.0], [0.0]]], dtype=torch.float64)
-    >>> LogLinearClass(features).policy(torch.tensor([3.0]).log().double()).probs  # odds 3
-    tensor([[0.7500, 0.2500]], dtype=torch.float64)
-    """
-
-    features: Tensor
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.features, Tensor):  # of numpy, or a list
-            object.__setattr__(self, "features", tensor("features", self.features))
-        if self.features.dim() != 3 or self.features.dtype != torch.float64:
-            raise ValueError(
-                "features must be float64 of shape (X, Y, D), got "
-                f"{self.features.dtype}, {tuple(self.features.shape)}"
-            )
-
-    def log_probs(self, parameters: Tensor) -> Tensor:
-        r"""Log-probs :math:`\theta \cdot \phi(x, y) - \log Z(x)`, differentiable.
-
-        Parameters
-        ----------
-        parameters : Tensor, shape (D,)
-            :math:`\theta`, float64.
-
-        Returns
-        -------
-        Tensor, shape (X, Y)
-            In nats.
-
-        Raises
-        ------
-        ValueError
-            If the parameters are not one for each feature.
-        """
-        parameters = tensor("parameters", parameters)
-        if parameters.shape != self.features.shape[-1:]:
-            raise ValueError(
-                f"parameters must have shape ({self.features.shape[-1]},), "
-                f"got {tuple(parameters.shape)}"
-            )
-        return torch.log_softmax(self.features @ parameters, dim=-1)
-
-    def policy(self, parameters: Tensor) -> TabularPolicy:
-        """Policy of given parameters.
-
-        Parameters
-        ----------
-        parameters : Tensor, shape (D,)
-            theta, float64.
-
-        Returns
-        -------
-        TabularPolicy
-            The policy.
-        """
-        return TabularPolicy(self.log_probs(parameters))
+DOWNWARDS = 1e-8
+"""An eigenvalue below this, relative to the largest, may be rounding."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +52,8 @@ class RestrictedMinimum:
     objective : float
         Its value of (4.7).
     gradient_norm : float
-        Norm of the gradient in the parameters; the objective is convex in them, so a zero
-        gradient is a global minimum of the class.
+        Norm of the gradient in the parameters. In a log-linear class the objective is convex in
+        them, so a zero gradient is a global minimum.
     """
 
     parameters: Tensor
@@ -122,7 +63,7 @@ class RestrictedMinimum:
 
 
 def minimise_within(
-    family: LogLinearClass,
+    family: PolicyClass,
     start: Tensor,
     data: TabularPolicy,
     *,
@@ -130,11 +71,11 @@ def minimise_within(
     loss_type: str = "logistic",
     sft_weight: float = 0.0,
 ) -> RestrictedMinimum:
-    r"""Minimise (4.7) over a log-linear class, from the opponent's parameters.
+    r"""Minimise (4.7) over a class of policies, from the opponent's parameters.
 
     Parameters
     ----------
-    family : LogLinearClass
+    family : LogLinearClass or TokenTree
         The class.
     start : Tensor, shape (D,)
         theta_t: the opponent's parameters, where the search starts.
@@ -152,6 +93,7 @@ def minimise_within(
     RestrictedMinimum
         Minimiser and gradient norm; the solver raises nothing when it stops early. Where the
         class is separable by the data, the infimum lies at infinity and the norm stays above 0.
+        In a class that is not convex it is a minimum of its neighbourhood.
 
     Raises
     ------
@@ -161,10 +103,12 @@ def minimise_within(
 
     Notes
     -----
-    By :func:`trust_newton`, on exact gradient and Hessian.
+    By :func:`trust_newton`, on exact gradient and Hessian. Where it ends on a saddle, it goes on
+    from a little below it.
 
     Examples
     --------
+    >>> from spin_theory import LogLinearClass
     >>> family = LogLinearClass(torch.eye(3, dtype=torch.float64)[None])  # a table
     >>> data = TabularPolicy.random(1, 3, seed=0, smallest=0.1)
     >>> found = minimise_within(family, torch.zeros(3, dtype=torch.float64), data, beta=1.0)
@@ -176,45 +120,47 @@ def minimise_within(
     require_newton(loss_type)
     opponent = family.policy(start)
     require_same_shape(data=data, opponent=opponent)
-    features = family.features
     log_weights = pair_log_probs(data.log_probs, opponent.log_probs)  # (X, Y, Y)
-    prompts = len(features)
+    prompts = len(log_weights)
 
-    def derivatives(theta: Vector) -> tuple[Tensor, Tensor]:
-        scores = beta * (family.log_probs(torch.from_numpy(theta)) - opponent.log_probs)
+    # slope in each log-prob, (X, Y), and curvature of each pair, (X, Y, Y)
+    def derivatives(theta: Tensor) -> tuple[Tensor, Tensor]:
+        scores = beta * (family.log_probs(theta) - opponent.log_probs)
         log_pull, log_curvature = log_pulls(scores, log_weights, loss_type)
-        return log_pull.exp(), log_curvature.exp()
+        pulls = log_pull.exp()
+        # The slope of a pair is -pull in its real response (row), +pull in its generated one.
+        slopes = beta * (pulls.sum(dim=-2) - pulls.sum(dim=-1)) - weight * data.probs
+        return slopes, beta**2 * log_curvature.exp()
 
-    def probs(theta: Vector) -> Tensor:
-        return family.policy(torch.from_numpy(theta)).probs
-
-    def value(theta: Vector) -> float:
-        policy = family.policy(torch.from_numpy(theta))
+    def value(at: Vector) -> float:
+        policy = family.policy(torch.from_numpy(at))
         return float(
             spin_objective(
                 policy, opponent, data, beta=beta, loss_type=loss_type, sft_weight=weight
             )
         )
 
-    def gradient(theta: Vector) -> Vector:
-        pulls, _ = derivatives(theta)
-        # The slope of a pair is -pull in its real response (row), +pull in its generated one.
-        in_scores = pulls.sum(dim=-2) - pulls.sum(dim=-1)  # (X, Y)
-        # An SFT term pulls the means of the features towards those of the data.
-        in_logits = beta * in_scores + weight * (probs(theta) - data.probs)
-        return as_vector(torch.einsum("xy,xyd->d", in_logits, features) / prompts)
+    def gradient(at: Vector) -> Vector:
+        theta = torch.from_numpy(at)
+        slopes, _ = derivatives(theta)
+        return as_vector(torch.einsum("xy,xyd->d", slopes, family.jacobian(theta)) / prompts)
 
-    def hessian(theta: Vector) -> Vector:
-        _, curvature = derivatives(theta)
+    def hessian(at: Vector) -> Vector:
+        theta = torch.from_numpy(at)
+        slopes, curvature = derivatives(theta)
         curvature = curvature + curvature.mT
-        # Sum of curvature_ij (e_i - e_j)(e_i - e_j)^T, then the chain rule: scores are linear.
-        laplacian = beta**2 * (torch.diag_embed(curvature.sum(dim=-1)) - curvature)
-        if weight > 0:  # ... and its curvature is their covariance
-            at = probs(theta)
-            laplacian += weight * (torch.diag_embed(at) - at[:, :, None] * at[:, None, :])
-        return as_vector(torch.einsum("xid,xij,xje->de", features, laplacian, features) / prompts)
+        # Sum of curvature_ij (e_i - e_j)(e_i - e_j)^T, then the chain rule: log-probs are curved.
+        laplacian = torch.diag_embed(curvature.sum(dim=-1)) - curvature
+        steps = family.jacobian(theta)
+        straight = torch.einsum("xid,xij,xje->de", steps, laplacian, steps)
+        return as_vector((straight + family.curvature(theta, slopes)) / prompts)
 
     best = trust_newton(value, gradient, hessian, as_vector(start))
+    for _ in range(0 if family.convex else SADDLES):
+        below = _below_saddle(value, hessian, best)
+        if below is None:
+            break
+        best = trust_newton(value, gradient, hessian, below)
     parameters = torch.from_numpy(best)
     return RestrictedMinimum(
         parameters,
@@ -222,6 +168,18 @@ def minimise_within(
         value(best),
         float(np.linalg.norm(gradient(best))),
     )
+
+
+def _below_saddle(
+    value: Callable[[Vector], float], hessian: Callable[[Vector], Vector], at: Vector
+) -> Vector | None:
+    """Step down from a saddle along its steepest curvature; None where there is no saddle."""
+    curvatures, directions = np.linalg.eigh(hessian(at))
+    if not curvatures[0] < -DOWNWARDS * np.abs(curvatures).max():
+        return None
+    steps = [sign * size * directions[:, 0] for size in SADDLE_STEPS for sign in (1, -1)]
+    lowest = min((at + step for step in steps), key=value)
+    return lowest if value(lowest) < value(at) else None
 
 
 def trust_newton(

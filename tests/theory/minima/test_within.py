@@ -15,7 +15,7 @@ from spin_theory import (
     spin_objective,
     tv,
 )
-from spin_theory.minima.log_linear import as_vector, trust_newton
+from spin_theory.minima.within import as_vector, trust_newton
 from tests.strategies import BETAS, at_most, log_probs
 
 SMOOTH = ["logistic", "exponential"]
