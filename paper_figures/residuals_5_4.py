@@ -40,7 +40,7 @@ class Numbers:
     """Of the minimiser: at most this, by its certificate."""
 
 
-def compute(*, instances: int = 150, seed: int = 0) -> Numbers:
+def compute(*, instances: int = 100, seed: int = 0) -> Numbers:
     """Compare closed form and minimiser on random instances.
 
     Parameters

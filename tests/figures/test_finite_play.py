@@ -41,6 +41,7 @@ def test_more_rows_are_better_for_both(numbers):
 
 def test_every_mean_is_drawn(numbers):
     left, right = finite_play.draw(numbers).axes
+    assert len(numbers.one_opponent) == 3
     drawn = [
         [tuple(bars.lines[0].get_ydata()) for bars in axes.containers] for axes in (left, right)
     ]
