@@ -2,6 +2,7 @@
 
 ``python -m tests.wheel [FOLDER]`` installs the wheel with all it needs in an empty virtual
 environment in FOLDER (`.venv-wheel`), and runs `spin-theory verify` and `spin-train demo` there.
+`twine` then checks both archives as an index would.
 """
 
 import argparse
@@ -102,6 +103,8 @@ def main():
             ["spin-theory", "verify", "--instances", "5"],
             ["pip", "install", "--quiet", *pins, f"{wheel}[train]"],
             ["spin-train", "demo", "--out", "demo"],
+            ["pip", "install", "--quiet", "twine"],
+            ["twine", "check", "--strict", str(sdist), str(wheel)],
         ]
         for program, *arguments in commands:
             print("$", program, *arguments, flush=True)
