@@ -19,6 +19,7 @@ from paper_figures import (
     published_averages,
     residuals_5_4,
     resting_points,
+    token_trees,
     where_spin_pays,
 )
 from paper_figures.style import save_figure, save_image
@@ -34,6 +35,7 @@ FIGURES: dict[str, Callable[[Sequence[Path]], Figure]] = {
     "orbits": lambda _: orbits.draw(orbits.compute()),
     "finite_play": lambda _: finite_play.draw(finite_play.compute()),
     "resting_points": lambda _: resting_points.draw(resting_points.compute()),
+    "token_trees": lambda _: token_trees.draw(token_trees.compute()),
     "where_spin_pays": lambda _: where_spin_pays.draw(where_spin_pays.compute()),
     "meter_coverage": lambda _: meter_coverage.draw(meter_coverage.compute()),
     "published_averages": lambda runs: published_averages.draw(

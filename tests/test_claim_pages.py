@@ -29,7 +29,7 @@ def blocks(text, kind):
 
 def test_every_lesson_is_in_the_list_of_the_theory():
     theory = (ROOT / "docs" / "theory.md").read_text()
-    assert len(LESSONS) == 7
+    assert len(LESSONS) == 8
     for path in LESSONS:
         assert f"]({path.name}) |" in theory
     (section,) = (one for one in pages.navigation() if one["title"] == "Theory")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from spin_theory.inputs import number, whole
+from spin_theory.minima.token_trees import TokenTree
 from spin_theory.policies import TabularPolicy, require_same_shape
 
 __all__ = [
@@ -116,7 +117,9 @@ def mixed_samples(policies: Sequence[TabularPolicy], *, earlier: int = 1) -> Opp
     return Opponent(sampler=_average(policies[-1 - earlier :]), reference=policies[-1])
 
 
-def tempered_samples(policies: Sequence[TabularPolicy], *, temperature: float) -> Opponent:
+def tempered_samples(
+    policies: Sequence[TabularPolicy], *, temperature: float, tree: TokenTree | None = None
+) -> Opponent:
     r"""SPIN's opponent where generation samples at a temperature.
 
     Parameters
@@ -125,11 +128,14 @@ def tempered_samples(policies: Sequence[TabularPolicy], *, temperature: float) -
         p_0, ..., p_t; at least one.
     temperature : float
         T, > 0, no unit; 1 is :func:`last_iterate`.
+    tree : TokenTree, optional
+        Sample each token at T, as a language model does. By default the whole response is.
 
     Returns
     -------
     Opponent
-        :math:`\propto p_t^{1/T}` generates; the denominator is p_t.
+        :math:`\propto p_t^{1/T}` generates, with `tree` for each next token; the denominator is
+        p_t.
 
     Raises
     ------
@@ -147,6 +153,8 @@ def tempered_samples(policies: Sequence[TabularPolicy], *, temperature: float) -
     tensor([[0.6667, 0.3333]], dtype=torch.float64)
     """
     require_temperature(temperature)
+    if tree is not None:
+        return Opponent(tree.powers(policies[-1], 1 / temperature), reference=policies[-1])
     sampler = TabularPolicy.from_logits(policies[-1].log_probs / temperature)
     return Opponent(sampler=sampler, reference=policies[-1])
 

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from spin_theory.games.opponents import require_temperature
 from spin_theory.losses import PENALTIES, require_beta
 from spin_theory.minima.closed_forms import closed_form_exponent
+from spin_theory.minima.token_trees import TokenTree
 from spin_theory.policies import TabularPolicy
 
 __all__ = ["tempered_limit", "tempered_multiplier", "tempered_sentence"]
 
 
-def tempered_limit(data: TabularPolicy, *, temperature: float) -> TabularPolicy:
+def tempered_limit(
+    data: TabularPolicy, *, temperature: float, tree: TokenTree | None = None
+) -> TabularPolicy:
     r"""Policy at which SPIN rests when its opponent samples at a temperature.
 
     Parameters
@@ -19,11 +22,13 @@ def tempered_limit(data: TabularPolicy, *, temperature: float) -> TabularPolicy:
         p_data.
     temperature : float
         T, > 0, no unit.
+    tree : TokenTree, optional
+        Each token is sampled at T, as a language model does. By default the whole response is.
 
     Returns
     -------
     TabularPolicy, shape (X, Y)
-        :math:`\propto p_{data}^T`, whatever the penalty and beta.
+        :math:`\propto p_{data}^T`, with `tree` for each next token, whatever the penalty and beta.
 
     Raises
     ------
@@ -42,6 +47,8 @@ def tempered_limit(data: TabularPolicy, *, temperature: float) -> TabularPolicy:
     tensor([[0.6667, 0.3333]], dtype=torch.float64)
     """
     require_temperature(temperature)
+    if tree is not None:
+        return tree.powers(data, temperature)
     return TabularPolicy.from_logits(temperature * data.log_probs)
 
 
@@ -72,6 +79,8 @@ def tempered_multiplier(*, temperature: float, beta: float, loss_type: str = "lo
     -----
     Derived: :math:`p_{t+1} \propto p_t (p_{data} / p_t^{1/T})^{1/\beta}`, so that :math:`\log
     p_{t+1} - T \log p_{data} = (1 - 1/(T \beta)) (\log p_t - T \log p_{data})` up to a constant.
+    Where each token is sampled at T it is every multiplier of the game near its limit. Early tokens
+    wait for later ones, so that it shows only after some iterations.
 
     Examples
     --------
@@ -92,7 +101,7 @@ def tempered_sentence(
     mixed: bool = False,
     truncated: bool = False,
 ) -> str | None:
-    """Say where a run rests whose samples are not drawn from its opponent as it is.
+    """Say where a run rests that samples each token of its opponent at a temperature.
 
     Parameters
     ----------
@@ -123,8 +132,9 @@ def tempered_sentence(
     --------
     >>> print(tempered_sentence(0.5, betas=[2.0, 0.1]))
     samples are drawn at temperature 0.5, not from p_t: solved exactly, the run rests at \
-p_data^0.5 (normalised), not at p_data. An iteration multiplies the log-ratio to it by \
-1 - 1/(0.5 * beta): 0 at beta 2, -19 at beta 0.1, where it does not settle
+p_data^0.5 (normalised), not at p_data, the power taken of each next token's probability. Near it \
+an iteration multiplies the log-ratio to it by 1 - 1/(0.5 * beta): 0 at beta 2, -19 at beta 0.1, \
+where it does not settle
     """
     require_temperature(temperature)
     for beta in betas:
@@ -139,7 +149,10 @@ p_data^0.5 (normalised), not at p_data. An iteration multiplies the log-ratio to
     start = f"samples are drawn at temperature {temperature:g}, not from p_t: "
     if not plain:
         return f"{start}the run does not rest where it would at temperature 1"
-    rest = f"p_data^{temperature:g} (normalised), not at p_data"
+    rest = (
+        f"p_data^{temperature:g} (normalised), not at p_data, the power taken of each next token's "
+        "probability"
+    )
     exponent = PENALTIES[loss_type].exponent
     if exponent is None or mixed:
         return f"{start}solved exactly, the run rests at {rest}"
@@ -150,6 +163,6 @@ p_data^0.5 (normalised), not at p_data. An iteration multiplies the log-ratio to
         factors.append(f"{factor:.4g} at beta {beta:g}{unstable}")
     formula = f"1 - {exponent:g}/({temperature:g} * beta)"
     return (
-        f"{start}solved exactly, the run rests at {rest}. An iteration multiplies the log-ratio "
-        f"to it by {formula}: {', '.join(factors)}"
+        f"{start}solved exactly, the run rests at {rest}. Near it an iteration multiplies the "
+        f"log-ratio to it by {formula}: {', '.join(factors)}"
     )

@@ -266,6 +266,29 @@ class TokenTree:
         passing = policy.probs @ self.paths
         return passing / (passing @ self._siblings)
 
+    def powers(self, policy: TabularPolicy, exponent: float) -> TabularPolicy:
+        r"""Raise the next-token probabilities of any policy to a power, token by token.
+
+        Parameters
+        ----------
+        policy : TabularPolicy, shape (X, Y)
+            A policy over the responses, in the class or not.
+        exponent : float
+            1/T of sampling at temperature T; no unit.
+
+        Returns
+        -------
+        TabularPolicy, shape (X, Y)
+            The product of :math:`p(y_i|x, y_{<i})^{exponent}`, normalised at each prefix.
+
+        Raises
+        ------
+        ValueError
+            If the policy has another number of responses.
+        """
+        raised = self.next_probs(policy) ** exponent
+        return TabularPolicy((raised / (raised @ self._siblings)).log() @ self.paths.T)
+
     @cached_property
     def _siblings(self) -> Tensor:
         """Branches of one prefix, (B, B), 1 or 0."""

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from spin_theory import TabularPolicy, minimiser, play, tv
 from spin_theory.games.opponents import last_iterate, tempered_samples
+from spin_theory.games.stability import linearise
 from spin_theory.games.temperature import tempered_limit, tempered_multiplier, tempered_sentence
+from spin_theory.minima.token_trees import TokenTree
 from tests.strategies import BETAS, at_most, log_policies
 
 TEMPERATURES = st.floats(0.3, 3.0)
@@ -83,7 +85,7 @@ def test_temperature_1_is_spin():
 
 def test_the_sentence_says_where_a_run_rests_and_how_fast():
     sentence = tempered_sentence(0.7, betas=[0.1, 0.1, 5.0])
-    assert "rests at p_data^0.7 (normalised), not at p_data" in sentence
+    assert "rests at p_data^0.7 (normalised), not at p_data, the power taken of each" in sentence
     # 1 - 1/0.07 and 1 - 1/3.5; each beta once
     assert "-13.29 at beta 0.1, where it does not settle, 0.7143 at beta 5" in sentence
     exponential = tempered_sentence(0.7, betas=[5.0], loss_type="exponential")
@@ -98,6 +100,35 @@ def test_the_sentence_promises_no_multiplier_where_there_is_none():
     sentence = tempered_sentence(0.7, betas=[0.1], plain=False)
     assert "p_data" not in sentence
     assert "no minimum" in tempered_sentence(1.0, betas=[0.1], truncated=True)
+
+
+def test_a_token_at_a_time_the_limit_is_another_one():
+    # a | b at 0.8; after a: a | b at 0.9. Odds go to the power of 1/2, each at its prefix.
+    data = TabularPolicy.from_probs([[0.8 * 0.9, 0.8 * 0.1, 0.2]])
+    tree = TokenTree.free(["aa", "ab", "b"])
+    limit = tempered_limit(data, temperature=0.5, tree=tree)
+    first, second = 2 / 3, 3 / 4
+    expected = torch.tensor([[first * second, first * (1 - second), 1 - first]]).double()
+    torch.testing.assert_close(limit.probs, expected)
+    whole = tempered_limit(data, temperature=0.5)
+    assert tv(limit, whole).max() > 0.05
+    for tokens, end in ((tree, limit), (None, whole)):
+        rule = partial(tempered_samples, temperature=0.5, tree=tokens)
+        start = TabularPolicy.from_probs([[0.2, 0.5, 0.3]])
+        game = play(start, data, beta=3.0, iterations=60, opponent=rule)
+        assert tv(game.policies[-1], end).max() <= 1e-12
+
+
+def test_early_tokens_wait_for_later_ones_and_then_all_have_the_multiplier():
+    data = TabularPolicy.random(1, 4, seed=0, smallest=0.05)
+    tree = TokenTree.free(["aa", "ab", "ba", "bb"])
+    limit = tempered_limit(data, temperature=0.5, tree=tree)
+    rule = partial(tempered_samples, temperature=0.5, tree=tree)
+    near = linearise([limit, limit], data, beta=3.0, opponent=rule)
+    m = tempered_multiplier(temperature=0.5, beta=3.0)  # 1/3
+    # two of one Jordan block, so their last digits are the square root of rounding
+    assert near.multipliers.abs()[:3].tolist() == pytest.approx([m] * 3, abs=1e-6)
+    assert near.matrix.norm() > 1.01 * m * 3**0.5  # not a multiple of the identity
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
