@@ -1,6 +1,7 @@
 """The turns of a chat: roles, texts, calls of tools, and what else a chat template may use."""
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ _ROLES = {
     **dict.fromkeys(("tool_response", "ipython"), "tool"),
     **dict.fromkeys(_CALLS, "assistant"),
 }
+_IS_MEDIA = re.compile("(input_)?(image|video|audio)(_url)?").fullmatch  # types of parts
 _WEIGHTS = ("weight", "loss_weight", "train", "trainable", "loss")
 
 
@@ -62,13 +64,14 @@ class Turn:
             raise MalformedError(f"role {name} must be user, assistant or system, got {said_by!r}")
         weight = _weight(fields, name)
         calls = fields.take("tool_calls", "function_call") if role == "assistant" else None
+        calls = None if is_empty(calls) else calls
         if spoken in _CALLS and calls is None:
             called = json_or_text(content)
             if isinstance(called, dict | list):  # else it stays text
                 content, calls = "", called
         message: Message = {"role": role}
         if role == "tool":
-            text = content if isinstance(content, str) else json.dumps(cleaned(content or ""))
+            text = _of_a_result(content, name)
             message["content"] = text_of(text, f"content {name}", empty=True)
         else:
             may_be_empty = role == "system" or calls is not None or (empty and role == "assistant")
@@ -151,6 +154,17 @@ def _joined_parts(content: Any, name: str) -> Any:
             raise MalformedError(f"content {name} holds a part that is not text ({kind})")
         texts.append(text)
     return "".join(texts)
+
+
+def _of_a_result(content: Any, name: str) -> Any:
+    """Text of what a tool gave back: text, parts of a content, or any other value as JSON."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = content if isinstance(content, list) else []
+    kinds = {part.get("type") if isinstance(part, dict) else None for part in parts}
+    if kinds == {"text"} or any(isinstance(kind, str) and _IS_MEDIA(kind) for kind in kinds):
+        return _joined_parts(content, name)
+    return json.dumps(cleaned(content), ensure_ascii=False, default=str)
 
 
 def _calls(calls: Any, name: str) -> list[Any]:
