@@ -9,7 +9,7 @@ from itertools import groupby
 from spin_train.data.formats import SftRow
 from spin_train.errors import UserError
 
-__all__ = ["Conversations", "alike", "digest", "prompt_text", "split_prompts"]
+__all__ = ["Conversations", "alike", "digest", "prompt_text", "response_texts", "split_prompts"]
 
 
 def digest(text: str) -> bytes:
@@ -31,6 +31,14 @@ def prompt_text(row: SftRow) -> str:
     if row.tools is None:
         return json.dumps(row.messages, default=str)
     return json.dumps([row.messages, row.tools], default=str)
+
+
+def response_texts(row: SftRow) -> list[str]:
+    """Give the response and the other one that came with it, with their calls and reasoning."""
+    answers = [(row.response, row.fields)]
+    if row.given is not None:
+        answers.append((row.given, row.given_fields))
+    return [json.dumps([said, fields], default=str) if fields else said for said, fields in answers]
 
 
 class Conversations:
@@ -55,13 +63,13 @@ class Conversations:
         copy = self._alike.setdefault(words, prompt)
         if copy != prompt:
             self._join(copy, prompt)
-        whole = [*(message["content"] for message in row.messages), row.response]
+        whole = [*(alike(message["content"]) for message in row.messages), alike(row.response)]
         same = self._answered.setdefault(digest(json.dumps(whole)), prompt)
         if same != prompt:  # with other tools
             self._join(same, prompt)
         texts: list[str] = []
         for message in row.messages:
-            texts.append(message["content"])
+            texts.append(alike(message["content"]))
             if message["role"] == "assistant":
                 self._beginnings.append((prompt, digest(json.dumps(texts))))
 

@@ -21,7 +21,14 @@ from spin_train.data.pairing import labelled_pairs
 from spin_train.data.records import Record, Response, share_out, write_records
 from spin_train.data.rendering import Renderer
 from spin_train.data.sources import drop_or_raise, read_rows, source_of
-from spin_train.data.splitting import Conversations, alike, digest, prompt_text, split_prompts
+from spin_train.data.splitting import (
+    Conversations,
+    alike,
+    digest,
+    prompt_text,
+    response_texts,
+    split_prompts,
+)
 from spin_train.errors import UserError
 from spin_train.model.loading import ends_of_text, load_tokenizer, model_limits
 from spin_train.run.graph import Stage
@@ -186,7 +193,7 @@ class _Pass:
         for row in labelled_pairs(rows, counts) if self.pairs else rows:
             text = prompt_text(row)
             prompt = digest(text)
-            whole = digest(json.dumps([text, row.response, row.given]))
+            whole = digest(json.dumps([text, *response_texts(row)]))
             counts["repeated_rows"] += whole in seen
             if {"none": None, "prompt": prompt, "row": whole}[self.data.deduplicate] in seen:
                 counts["dropped_repeated"] += 1
@@ -204,7 +211,7 @@ class _Pass:
             counts["dropped_turns_after_response"] += row.dropped_turns
             self.texts.update((b"\n" if self.prompts else b"") + text.encode())
             self.prompts.append(prompt)
-            self.responses.append(digest(alike(row.response)))
+            self.responses.append(digest(alike(response_texts(row)[0])))
             self.weights.append(row.weight)
             self.conversations.add(row, prompt)
             lengths = {response.role: len(response.ids) for response in record.responses}

@@ -141,3 +141,17 @@ def test_training_rows_with_a_held_out_response_can_be_left_out(tmp_path):
     same = [{"prompt": f"p{n}", "response": "yes"} for n in range(4)]
     with pytest.raises(UserError, match="leaves nothing to train on"):
         prepared(tmp_path, same, held_out=1, shared_responses="drop")
+
+
+def test_a_conversation_whose_turns_are_copied_with_other_spaces_is_split_whole(tmp_path):
+    def copied(turns):
+        return [turn | {"content": f" {turn['content'].upper()}\n"} for turn in turns]
+
+    rows = []
+    for first, second in (conversation(number, 2) for number in range(6)):
+        *before, answer = second["messages"]
+        rows += [first, {"messages": [*copied(before), answer]}]
+    for seed in range(3):
+        train, held_out, _ = prepared(tmp_path, rows, held_out=2, seed=seed)
+        numbers = [{response.split()[1] for _, response in side} for side in (train, held_out)]
+        assert not numbers[0] & numbers[1]

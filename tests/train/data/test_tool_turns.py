@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from spin_train.data.formats import RowError, row_of
-from tests.train.data.accounts import TOOLS, answer, chat, prepared, user
+from tests.train.data.accounts import REASONING, TOOLS, answer, chat, prepared, user
 from tests.train.tokenizers import CHATML
 
 CALL = answer("", tool_calls=[{"name": "f", "arguments": {"a": "b"}}])
@@ -49,3 +49,25 @@ def test_pictures_and_sounds_of_a_tool_are_refused(kind):
     given = {"role": "tool", "content": [{"type": "text", "text": "a"}, {"type": kind, kind: "b"}]}
     with pytest.raises(RowError, match=rf"turn 3 of messages holds a part .* \({kind}\)"):
         row_of(chat(user(), CALL, given, answer()), "row 1")
+
+
+def called(place):
+    return answer("", tool_calls=[{"name": "f", "arguments": {"a": f"ANSWER {place}"}}])
+
+
+def test_answers_that_differ_in_their_calls_or_reasoning_are_no_repeats(tmp_path):
+    calls = [chat(user(), called(n)) for n in (1, 2, 1)]
+    rows, summary = prepared(tmp_path, calls, template=TOOLS, deduplicate="row")
+    assert [f"ANSWER {n}" in row[1] for n, row in zip((1, 2), rows, strict=True)] == [True, True]
+    assert summary["dropped_repeated"] == 1 + 1  # one of them stands in the rows of `prepared`
+    whys = [chat(user(), answer(reasoning_content=why)) for why in ("one", "two")]
+    rows, _ = prepared(tmp_path, whys, template=REASONING, deduplicate="row")
+    assert [row[1][:5] for row in rows] == ["(one)", "(two)"]
+
+
+def test_answers_that_are_calls_are_not_all_the_same_response(tmp_path):
+    rows = [chat(user(f"u{n}"), called(n)) for n in range(30)]
+    _, summary = prepared(tmp_path, rows, template=TOOLS)
+    assert summary["held_out_responses_in_training"] == 0
+    kept, summary = prepared(tmp_path, rows, template=TOOLS, shared_responses="drop")
+    assert (len(kept), summary["dropped_shared_responses"]) == (30, 0)
