@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from spin_train.data.fields import Fields, MalformedError, RowError, is_empty, truth_of, weight_of
 from spin_train.data.turns import (
+    TURN,
     Message,
     Turn,
     is_of_a_tool,
@@ -147,7 +148,8 @@ class _Reading:
             return [*self.turns(prompt, prompt_key), *after]
         text = text_of(prompt, prompt_key)
         if prompt_key == "instruction":
-            context = text_of(self.fields.take("input") or "", "input", empty=True)
+            context = self.fields.take("input")
+            context = text_of("" if is_empty(context) else context, "input", empty=True)
             text = f"{text}\n\n{context}" if context.strip() else text
         return [Turn({"role": "user", "content": text}), *after]
 
@@ -178,7 +180,7 @@ class _Reading:
         if tools and not isinstance(tools, list):
             raise MalformedError(f"tools must be a list of schemas, got {tools!r:.60}")
         said = {message["content"] for message in messages} | {row.response}
-        unused = tuple(
+        unused = row.unused + tuple(
             fields.path_of(name)
             for name, value in fields.left.items()
             if not (isinstance(value, str) and value in said)  # such as the prompt, said again
@@ -247,7 +249,14 @@ def _pair(better: str, worse: str) -> Callable[[_Reading], SftRow]:
         real, other = map(reading.chat, chats)
         if real.messages != other.messages:
             raise MalformedError(f"{better} and {worse} answer different prompts")
-        return replace(real, given=other.response, given_fields=other.fields)
+        weight = (f"{TURN}weight (of the {worse} response)",) if other.weight != 1 else ()
+        return replace(
+            real,
+            given=other.response,
+            given_fields=other.fields,
+            dropped_turns=real.dropped_turns + other.dropped_turns,
+            unused=(*real.unused, *other.unused, *weight),
+        )
 
     return read
 
@@ -269,6 +278,7 @@ def _chat(turns: list[Turn], where: str, turn: Literal["last", "first"]) -> SftR
         dropped_turns=len(turns) - place - 1,
         fields={key: value for key, value in answer.items() if key not in ("role", "content")},
         weight=turns[place].weight,
+        unused=tuple(name for said in turns[: place + 1] for name in said.unused),
     )
 
 

@@ -94,7 +94,11 @@ class Renderer:
             )
             names += [f"{TURN}{key}" for key in row.given_fields.keys() - other.keys()]
             row = replace(row, given_fields={k: v for k, v in other.items() if k not in _TEXT})
-        return row, [*names, *self._parts_left_out(row)]
+        names += self._parts_left_out(_turns(row), row)
+        if row.given is not None:
+            given = {"role": "assistant", "content": row.given, **row.given_fields}
+            names += self._parts_left_out([*row.messages, given], row, since=len(row.messages))
+        return row, names
 
     def _with_tools_or_without(self, row: SftRow) -> tuple[SftRow, Use]:
         """Keep the turns of tools if the template renders them whole."""
@@ -110,15 +114,14 @@ class Renderer:
         row = without_tools(row)
         return row, self._chat.use(_turns(row), row.tools)
 
-    def _parts_left_out(self, row: SftRow) -> list[str]:
+    def _parts_left_out(self, turns: list[Message], row: SftRow, *, since: int = 0) -> list[str]:
         """Look for the text of each turn in the rendering; name what lacks a part."""
-        turns = _turns(row)
         try:
             text = self._chat.render(turns, row.tools)
         except Exception:  # jinja2's: `render` says it
             return []
         names = []
-        for place, turn in enumerate(turns):
+        for place, turn in enumerate(turns[since:], since):
             missing, pieces = left_out(turn["content"], text)
             if missing and missing == pieces:
                 raise RowError(_lost(row.where, place, turn))

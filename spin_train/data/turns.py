@@ -22,6 +22,8 @@ Message = dict[str, Any]
 
 TURN = "messages[]."
 """How fields of turns are named, in every format."""
+PART = f"{TURN}content[]."
+"""How fields of parts of a turn's content are named."""
 
 _CALLS = ("function_call", "tool_call", "tool_calls")
 _ROLES = {
@@ -44,6 +46,8 @@ class Turn:
     """`role`, `content`, and the other fields of the turn, for the chat template."""
     weight: float = 1.0
     """Weight in the loss; 0 where it must not be learnt."""
+    unused: tuple[str, ...] = ()
+    """Keys of parts of its content that nothing uses."""
 
     @classmethod
     def of(cls, raw: Any, number: int, key: str, *, empty: bool, ignore: Collection[str]) -> "Turn":
@@ -71,17 +75,17 @@ class Turn:
                 content, calls = "", called
         message: Message = {"role": role}
         if role == "tool":
-            text = _of_a_result(content, name)
+            text, unused = _of_a_result(content, name, ignore)
             message["content"] = text_of(text, f"content {name}", empty=True)
         else:
             may_be_empty = role == "system" or calls is not None or (empty and role == "assistant")
-            text = _joined_parts(content, name)
+            text, unused = _joined_parts(content, name, ignore)
             if may_be_empty and text is None:
                 text = ""
             message["content"] = text_of(text, f"content {name}", empty=may_be_empty)
         if calls is not None:
             message["tool_calls"] = _calls(calls, name)
-        return cls(message | cleaned(fields.left), weight)
+        return cls(message | cleaned(fields.left), weight, unused)
 
 
 def is_of_a_tool(message: Message) -> bool:
@@ -142,29 +146,35 @@ def _weight(fields: Fields, name: str) -> float:
     return weight
 
 
-def _joined_parts(content: Any, name: str) -> Any:
-    """Text of a content in parts, where all parts are text."""
+def _joined_parts(content: Any, name: str, ignore: Collection[str]) -> tuple[Any, tuple[str, ...]]:
+    """Text of a content in parts, where all parts are text, and what else the parts hold."""
     if not isinstance(content, list):
-        return content
+        return content, ()
     texts = []
+    unused: set[str] = set()
     for part in map(cleaned, content):
-        text = part.get("text") if isinstance(part, dict) else part
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        text, kind = part, "text"
+        if isinstance(part, dict):
+            fields = Fields(part, path=PART, ignore=ignore)
+            text, kind = fields.take("text"), fields.take("type") or "text"
+            unused |= {fields.path_of(key) for key in fields.left}
         if kind != "text" or not isinstance(text, str):
             raise MalformedError(f"content {name} holds a part that is not text ({kind})")
+        if isinstance(part, dict):
+            fields.refuse_media()
         texts.append(text)
-    return "".join(texts)
+    return "".join(texts), tuple(sorted(unused))
 
 
-def _of_a_result(content: Any, name: str) -> Any:
+def _of_a_result(content: Any, name: str, ignore: Collection[str]) -> tuple[Any, tuple[str, ...]]:
     """Text of what a tool gave back: text, parts of a content, or any other value as JSON."""
     if content is None or isinstance(content, str):
-        return content or ""
+        return content or "", ()
     parts = content if isinstance(content, list) else []
-    kinds = {part.get("type") if isinstance(part, dict) else None for part in parts}
-    if kinds == {"text"} or any(isinstance(kind, str) and _IS_MEDIA(kind) for kind in kinds):
-        return _joined_parts(content, name)
-    return json.dumps(cleaned(content), ensure_ascii=False, default=str)
+    kinds = {str(part.get("type")) if isinstance(part, dict) else "" for part in parts}
+    if kinds == {"text"} or any(map(_IS_MEDIA, kinds)):
+        return _joined_parts(content, name, ignore)
+    return json.dumps(cleaned(content), ensure_ascii=False, default=str), ()
 
 
 def _calls(calls: Any, name: str) -> list[Any]:

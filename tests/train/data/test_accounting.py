@@ -107,6 +107,21 @@ NAMED = {
         CHATML.replace("m.content", "(m.content.split('</think>') | last)"),
         ["messages[].content (a part of the assistant's)"],
     ),
+    "part_of_the_other_answer": (
+        {"prompt": "q", "chosen": "ANSWER", "rejected": "<think>why</think>b"},
+        CHATML.replace("m.content", "(m.content.split('</think>') | last)"),
+        ["messages[].content (a part of the assistant's)"],
+    ),
+    "field_of_a_part": (
+        chat(user([{"type": "text", "text": "q", "cache_control": {"a": "b"}}]), answer()),
+        CHATML,
+        ["messages[].content[].cache_control"],
+    ),
+    "weight_of_the_other_answer": (
+        {"chosen": [user(), answer()], "rejected": [user(), answer("b", weight=0)]},
+        CHATML,
+        ["messages[].weight (of the rejected response)"],
+    ),
 }
 
 
@@ -154,6 +169,14 @@ REFUSED = {
     "image_part": (
         chat(user([{"type": "image", "image": "a.png"}]), answer()),
         r"a part that is not text \(image\)",
+    ),
+    "image_of_a_text_part": (
+        chat(user([{"text": "q", "image": "a.png"}]), answer()),
+        r"messages\[\].content\[\].image: only text is trained on",
+    ),
+    "a_number_for_input": (
+        {"instruction": "q", "input": 0, "output": "a"},
+        "input must be non-empty text, got 0",
     ),
     "two_systems": (
         chat({"role": "system", "content": "a"}, user(), answer(), system="b"),
@@ -219,6 +242,12 @@ def test_turns_of_tools_that_a_template_cannot_render_are_left_out_and_counted(t
         assert (prompt.count("q"), "3" in prompt) == (1, False)
         assert response.startswith("ANSWER")
         assert summary["ignored_tool_turns"] == 2
+
+
+def test_turns_after_the_other_response_are_counted(tmp_path):
+    row = {"chosen": [user(), answer()], "rejected": [user(), answer("b"), user("more")]}
+    _, summary = prepared(tmp_path, [row])
+    assert summary["dropped_turns_after_response"] == 1
 
 
 def test_a_user_field_called_tool_calls_does_not_take_the_calls_of_the_assistant_away(tmp_path):
