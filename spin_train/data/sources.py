@@ -27,6 +27,11 @@ _LOG = logging.getLogger(__name__)
 # What `datasets` leaves where it saved a data set, one split or several.
 _SAVED = ("state.json", "dataset_dict.json")
 _BATCH_ROWS = 256
+# Any other file is read as JSON lines.
+_OTHER_FILES = {
+    *(".arrow", ".avro", ".db", ".feather", ".npy", ".npz", ".orc", ".pkl", ".sqlite", ".tar"),
+    *(".tgz", ".toml", ".tsv", ".xls", ".xlsx", ".xml", ".yaml", ".yml"),
+}
 
 
 def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[SftRow]:
@@ -113,9 +118,13 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
+    if (suffix := plain_suffix(path)) in _OTHER_FILES:
+        raise UserError(
+            f"{path}: {suffix} files are not read; save the rows as JSONL, JSON, CSV or Parquet"
+        )
     readers = {".parquet": _read_parquet, ".json": _read_json, ".csv": _read_csv}
     try:
-        yield from readers.get(plain_suffix(path), _read_jsonl)(path)
+        yield from readers.get(suffix, _read_jsonl)(path)
     except (EOFError, OSError, LZMAError, zlib.error) as error:
         raise UserError(
             f"{path}: cannot be read to its end ({one_line(error)}); check it, or copy it again"
@@ -189,6 +198,10 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
                 if None in row:
                     raise UserError(
                         f"{path}, row {number}: more fields than header names; fix the row"
+                    )
+                if None in row.values():  # where a file was cut, too
+                    raise UserError(
+                        f"{path}, row {number}: fewer fields than header names; fix the row"
                     )
                 yield f"{path}, row {number}", row
     except UnicodeDecodeError:

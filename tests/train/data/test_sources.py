@@ -255,7 +255,10 @@ def test_other_keys_are_left_alone_and_empty_lines_skipped(tmp_path):
         ("rows.csv", b"prompt,response\na,b,c\n", "row 1: more fields than header names"),
         ("rows.csv", b'prompt,response\na,"b"c\n', "not valid CSV"),
         ("rows.csv", b"prompt,response\na,\xff\n", "not UTF-8;"),
-        ("rows.csv", b"prompt,response\na\n", "row 1: a row needs one of"),
+        ("rows.csv", b"prompt,response\na\n", "row 1: fewer fields than header names"),
+        ("rows.csv", b"prompt,response,system\na,b,c\nd,e\n", "row 2: fewer fields"),
+        ("rows.tsv", b"prompt\tresponse\na\tb\n", ".tsv files are not read; save the rows as"),
+        ("rows.arrow.gz", b"ARROW1", ".arrow files are not read"),
     ],
 )
 def test_a_broken_file_is_refused_by_name(tmp_path, name, content, says):
