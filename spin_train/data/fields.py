@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from spin_train.errors import UserError
@@ -71,7 +72,10 @@ def cleaned(value: Any) -> Any:
 def truth_of(value: Any) -> bool | None:
     """Read true or false, as JSON, CSV and people write them; None for anything else."""
     if isinstance(value, str):
-        return _TRUTHS.get(value.strip().lower())
+        text = value.strip().lower()
+        with suppress(ValueError):  # 0.0 is what CSV makes of 0 in a column with gaps
+            return _TRUTHS.get(float(text))
+        return _TRUTHS.get(text)
     return _TRUTHS.get(value) if isinstance(value, bool | int | float) else None
 
 

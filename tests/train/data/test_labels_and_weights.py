@@ -31,7 +31,7 @@ def test_a_response_that_is_not_to_be_learnt_is_left_out_and_counted(tmp_path, r
     assert any(note.startswith("1 rows were left out: their weight") for note in summary["notes"])
 
 
-@pytest.mark.parametrize("label", [False, 0, "False", "0", -1])
+@pytest.mark.parametrize("label", [False, 0, "False", "0", -1, "0.0", " -1.0"])
 @pytest.mark.parametrize("key", ["label", "kto_tag"])
 def test_an_unwanted_response_is_not_learnt_as_human(tmp_path, key, label):
     wanted = {"prompt": "q", "completion": "ANSWER", key: True}
