@@ -78,6 +78,12 @@ class ChatTemplate:
         )
         return text
 
+    def knows(self, name: str) -> bool:
+        """Say whether the template mentions a name, so that an argument may have an effect."""
+        texts = self._template or self._tokenizer.chat_template
+        texts = list(texts.values()) if isinstance(texts, dict) else [texts]
+        return any(re.search(rf"\b{re.escape(name)}\b", text) for text in texts)
+
     def use(self, messages: Sequence[Message], tools: list[Any] | None = None) -> Use:
         """Say what the template does with each field of chats of this outline."""
         outline = json.dumps([_outline(messages), _outline(tools)], default=str)

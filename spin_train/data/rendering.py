@@ -51,6 +51,12 @@ class Renderer:
         if template is not None and template not in CHAT_TEMPLATES:
             self._plain = PLAIN_TEMPLATES.get(template, template)
         self._chat = ChatTemplate(tokenizer, CHAT_TEMPLATES.get(template or ""), arguments, today)
+        for name in arguments or {}:
+            if self._plain is None and not self._chat.knows(name):
+                raise UserError(
+                    f"template_arguments: the chat template does not use {name}; correct the name, "
+                    "or remove it"
+                )
         self._special = SpecialTokens(tokenizer)
         self.stop_id: int = self._end_of_turn(ends)
         unknown = tokenizer.unk_token_id
@@ -217,7 +223,10 @@ class Renderer:
         # Some tokenizers end every text with an end-of-text token, but a prompt must stay open.
         while special_tokens and ids and ids[-1] == self._tokenizer.eos_token_id:
             ids = ids[:-1]
-        return [*ids, *self._special.encode(text)] if marked else ids
+        ids = [*ids, *self._special.encode(text)] if marked else ids
+        # A template may write the beginning of text that the tokenizer adds by itself.
+        begin = self._tokenizer.bos_token_id
+        return ids[1:] if special_tokens and begin is not None and ids[:2] == [begin] * 2 else ids
 
     def _encode_continuation(self, text: str) -> list[int]:
         # Some tokenizers put a space before the start of a text, so it does not come first here.

@@ -314,3 +314,19 @@ def test_a_start_of_text_stands_before_a_marked_prompt_as_before_any(name, promp
     assert (plain[0] == TOKENIZERS[name].bos_token_id) == (
         marked[0] == TOKENIZERS[name].bos_token_id
     )
+
+
+@pytest.mark.parametrize("text", ["<s>[INST] {prompt} [/INST]", "<s>{prompt}", "Q: {prompt} A:"])
+@pytest.mark.parametrize("prompt", ["q", "<s>q"])
+def test_a_prompt_begins_with_its_beginning_of_text_once(text, prompt):
+    tokenizer = sentence_piece()
+    begin = tokenizer.bos_token_id
+    ids, _ = Renderer(tokenizer, text).render(pair_row(prompt, "a"))
+    assert (ids[0], ids.count(begin)) == (begin, 1)
+
+
+def test_an_argument_that_a_chat_template_does_not_use_is_refused():
+    tokenizer = byte_level(chat_template=CHATML + "{{ '' if enable_thinking else '' }}")
+    Renderer(tokenizer, None, arguments={"enable_thinking": False})
+    with pytest.raises(UserError, match="does not use enable_thinkng; correct the name"):
+        Renderer(tokenizer, None, arguments={"enable_thinkng": False})
