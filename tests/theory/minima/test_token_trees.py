@@ -121,7 +121,7 @@ def test_few_steps_return_to_a_saddle_and_many_leave_it(steps, stays):
     rest = resting_point(tree, data)
     start = rest.parameters + 0.01 * normal(6)
     theta = start
-    for _ in range(10):
+    for _ in range(5):
         opponent = tree.policy(theta)
         for _ in range(steps):
             at = theta.clone().requires_grad_()
@@ -129,8 +129,8 @@ def test_few_steps_return_to_a_saddle_and_many_leave_it(steps, stays):
             (gradient,) = torch.autograd.grad(value, at)
             theta = theta - 0.5 * gradient
     distances = [float(tv(tree.policy(at), rest.policy).max()) for at in (start, theta)]
-    assert (distances[1] < distances[0] / 10) is stays
-    assert stays or distances[1] > 10 * distances[0]
+    assert (distances[1] < distances[0] / 4) is stays
+    assert stays or distances[1] > 4 * distances[0]
 
 
 def test_of_a_log_linear_class_any_beta_will_do():
@@ -162,14 +162,14 @@ def test_above_the_ratio_of_slope_to_curvature_it_is_stable_in_any_tree(loss_typ
     assert rest.least_beta < rest.stable_beta <= most * (1 + 1e-9)
 
 
-@pytest.mark.parametrize(("factor", "returns"), [(0.97, False), (1.03, True)])
+@pytest.mark.parametrize(("factor", "returns"), [(0.93, False), (1.07, True)])
 def test_exact_play_returns_above_the_stable_beta_and_not_below(factor, returns):
     tree = TokenTree.sharing(BITS, last=1)
     data = TabularPolicy.random(1, 8, seed=6, smallest=0.01)
     rest = resting_point(tree, data)
     theta = rest.parameters + 1e-4 * normal(6)
     distances = []
-    for _ in range(120):
+    for _ in range(45):
         theta = minimise_within(tree, theta, data, beta=factor * rest.stable_beta).parameters
         distances.append(float(tv(tree.policy(theta), rest.policy).max()))
     assert (distances[-1] < distances[20]) is returns
