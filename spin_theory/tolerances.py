@@ -17,10 +17,12 @@ __all__ = [
     "LIMIT",
     "LINEAR_GAME",
     "LINEAR_RATE",
+    "NEARLY_LINEAR",
     "NEWTON_STALL",
     "NEWTON_STEP",
     "NORMALISED",
     "PROGRAMME",
+    "REPEATED",
     "ROUNDING",
     "STATIONARY",
     "SUMS",
@@ -58,6 +60,11 @@ GRADIENTS = Tolerance(
     1e-11, "rounding of gradients, relative to their terms; of 10,000 instances: 1e-13"
 )
 """The same for gradients over 256 responses by automatic differentiation."""
+
+REPEATED = Tolerance(
+    1e-11, "rounding that some steps add up, relative to their terms; of 10,000 instances: 3e-13"
+)
+"""The same where each of some steps, or terms of a bound, adds the rounding of the one before."""
 
 EPSILON = 2.0**-52
 """Unit in the last place of a float64 of size 1."""
@@ -101,6 +108,11 @@ LINEAR_RATE = Tolerance(
     1e-6, "relative: near the data the map is linear only up to the deviation; seen: 3e-9"
 )
 """Of observed against predicted rates of one iteration from 1e-6 nats away."""
+
+NEARLY_LINEAR = Tolerance(
+    1e-7, "relative: near the data the map is linear only up to the deviation; of 10,000: 4e-9"
+)
+"""The same in `spin-theory verify`, where the deviation is that of its instances."""
 
 LINEAR_GAME = Tolerance(
     1e-5, "relative: near the data the game is linear only up to the deviation; seen: 2e-7"

@@ -8,7 +8,7 @@ from spin_theory.games.play import play
 from spin_theory.games.solvers import Solver
 from spin_theory.minima.minimise import minimiser
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import FEW_TERMS, ROUNDING
 
 __all__ = ["CLAIMS", "check_hinge_cycle"]
 
@@ -89,7 +89,7 @@ CLAIMS = (
         "the responses that it underrates, and back: a cycle of two at every beta.",
         source="derived",
         function=check_hinge_cycle,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: _near(draw),
     ),
 )

@@ -19,7 +19,7 @@ from spin_theory.games.play import play
 from spin_theory.games.solvers import GradientSteps
 from spin_theory.games.stability import linearise
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import LINEAR_RATE, ROUNDING
+from spin_theory.tolerances import LINEAR_RATE, NEARLY_LINEAR, ROUNDING
 
 __all__ = ["CLAIMS", "check_inexact_game", "check_inexact_play"]
 
@@ -234,7 +234,7 @@ CLAIMS = (
         "the same law.",
         source="derived",
         function=check_inexact_game,
-        tolerance=LINEAR_RATE,
+        tolerance=NEARLY_LINEAR,
         check=lambda draw, *_: check_inexact_game(
             draw.small_data, beta=draw.beta, solver=_solver(draw, "logistic")
         ),

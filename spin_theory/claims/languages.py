@@ -94,7 +94,7 @@ CLAIMS = (
         statement="The same of sums with wrong digits.",
         source="derived",
         function=check_language,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_language(
             NoisyArithmetic(1, 1 / (2 + draw.beta)), prompts=100, seed=draw.instance.seed
         ),

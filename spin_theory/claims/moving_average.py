@@ -10,7 +10,7 @@ from spin_theory.games.play import play
 from spin_theory.games.solvers import Solver
 from spin_theory.minima.closed_forms import exact
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import LINEAR_GAME, ROUNDING
+from spin_theory.tolerances import LINEAR_GAME, ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_moving_average", "check_moving_average_of_probs"]
 
@@ -154,7 +154,7 @@ CLAIMS = (
         "distance. It settles if beta is above `(1 - d) / 2`.",
         source="SAPO, derived",
         function=check_moving_average,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_moving_average(
             draw.opponent, draw.data, beta=draw.beta, decay=DECAYS[draw.instance.seed % 4]
         ),

@@ -20,7 +20,7 @@ from spin_theory.losses import (
 )
 from spin_theory.objectives.pointwise import pointwise_objective
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import ROUNDING, SUMS
 
 __all__ = [
     "CLAIMS",
@@ -281,7 +281,7 @@ CLAIMS = (
         "divergence or a chi-square divergence.",
         source="SPACE; GSIL; derived",
         function=check_pointwise_optimum,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_pointwise_optimum(
             draw.small_start, draw.small_data, draw.small_other, mu=draw.mu
         ),

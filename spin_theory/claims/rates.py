@@ -20,7 +20,7 @@ from spin_theory.games.rates import (
 )
 from spin_theory.minima.closed_forms import closed_form_update
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import EXACT, ROUNDING
+from spin_theory.tolerances import EXACT, FEW_TERMS, REPEATED, ROUNDING
 
 __all__ = ["CLAIMS", "check_cycle_length", "check_rates", "check_waiting_time"]
 
@@ -37,7 +37,7 @@ def check_rates(
     *,
     beta: float,
     loss_type: str = "logistic",
-    tolerance: float = ROUNDING,
+    tolerance: float = REPEATED,
 ) -> Evidence:
     r"""Check multipliers, and what is read off iterates: effective beta and fitted multipliers.
 
@@ -49,7 +49,7 @@ def check_rates(
         Pull towards the opponent, > 0, no unit.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
-    tolerance : float, default 1e-12
+    tolerance : float, default 1e-11
         Largest residual at which the claim holds.
 
     Returns
@@ -266,7 +266,7 @@ CLAIMS = (
         "data, and a fit to iterates finds the multipliers that made them.",
         source="derived",
         function=check_rates,
-        tolerance=ROUNDING,
+        tolerance=REPEATED,
         check=lambda draw, _, loss_type: check_rates(
             draw.small_start,
             draw.small_data,
@@ -282,7 +282,7 @@ CLAIMS = (
         "is the least one, and there is none where the log-ratio does not contract.",
         source="derived",
         function=check_waiting_time,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: _waiting(draw),
     ),
     Claim(

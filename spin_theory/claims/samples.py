@@ -18,7 +18,7 @@ from spin_theory.hardest import hardest_js
 from spin_theory.meter import power
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy, require_same_shape
-from spin_theory.tolerances import ROUNDING, STATIONARY
+from spin_theory.tolerances import FEW_TERMS, ROUNDING, STATIONARY
 
 __all__ = [
     "CLAIMS",
@@ -283,7 +283,7 @@ CLAIMS = (
         "There the convergence meter sees least.",
         source="derived",
         function=check_hardest_js,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_hardest_js(draw.data, draw.opponent),
     ),
     Claim(
@@ -303,7 +303,7 @@ CLAIMS = (
         "small as asked for, and with one pair less it is not.",
         source="derived",
         function=check_samples_for,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_samples_for(
             draw.small_start, draw.small_data, beta=draw.beta, distance=0.05
         ),

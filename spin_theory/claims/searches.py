@@ -18,7 +18,7 @@ from spin_theory.minima.policy_classes import LogLinearClass
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.minima.within import as_vector, minimise_within, trust_newton
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING, STATIONARY
+from spin_theory.tolerances import REPEATED, ROUNDING, STATIONARY
 
 __all__ = [
     "CLAIMS",
@@ -36,7 +36,7 @@ def check_certificate(
     scores: Tensor,
     *,
     loss_type: str = "logistic",
-    tolerance: float = ROUNDING,
+    tolerance: float = REPEATED,
 ) -> Evidence:
     r"""Check what a certificate says of scores that are not the minimiser.
 
@@ -48,7 +48,7 @@ def check_certificate(
         Any scores, no unit.
     loss_type : {'logistic', 'exponential'}, default 'logistic'
         The penalty.
-    tolerance : float, default 1e-12
+    tolerance : float, default 1e-11
         Largest residual at which the claim holds.
 
     Returns
@@ -282,7 +282,7 @@ CLAIMS = (
         "least value, and equal to it at the minimiser.",
         source="derived",
         function=check_certificate,
-        tolerance=ROUNDING,
+        tolerance=REPEATED,
         check=lambda draw, _, loss_type: check_certificate(
             draw.small_data,
             draw.small_start,
@@ -297,7 +297,7 @@ CLAIMS = (
         "gradient are those of the sum over all pairs.",
         source="derived",
         function=check_minimum,
-        tolerance=STATIONARY,
+        tolerance=ROUNDING,
         check=lambda draw, _, loss_type: check_minimum(_problem(draw, loss_type, tspin=False)),
         loss_types=("logistic", "exponential"),
     ),

@@ -15,7 +15,7 @@ from spin_theory.minima.closed_forms import exact, linear_scores
 from spin_theory.minima.minimise import minimise_problem, minimiser
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import LINEAR_RATE, ROUNDING
+from spin_theory.tolerances import LINEAR_RATE, NEARLY_LINEAR, ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_linear_game", "check_sft_multiplier", "check_sft_play"]
 
@@ -239,7 +239,7 @@ CLAIMS = (
         "(2 beta^2 + w)`. A logistic game is stable there at every beta if w is above 1/16.",
         source="derived",
         function=check_sft_multiplier,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, _, loss_type: check_sft_multiplier(
             draw.small_data, beta=draw.beta, sft_weight=draw.sft_weight, loss_type=loss_type
         ),
@@ -251,7 +251,7 @@ CLAIMS = (
         "same multiplier.",
         source="derived",
         function=check_sft_play,
-        tolerance=LINEAR_RATE,
+        tolerance=NEARLY_LINEAR,
         check=lambda draw, _, loss_type: check_sft_play(
             draw.small_data,
             beta=draw.beta,
@@ -268,7 +268,7 @@ CLAIMS = (
         "probabilities is multiplied by `-beta / w` at any distance.",
         source="derived",
         function=check_linear_game,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_linear_game(draw.small_start, draw.small_data, beta=draw.beta),
     ),
 )

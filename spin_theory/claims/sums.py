@@ -284,7 +284,7 @@ CLAIMS = (
         "and derivatives are those of the formula.",
         source="T-SPIN, eq. (7)",
         function=check_inner_problem,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, _, loss_type: check_inner_problem(
             InnerProblem(
                 data=draw.small_data,

@@ -27,7 +27,7 @@ from spin_theory.policies import (
     prompt_average,
     prompt_weights,
 )
-from spin_theory.tolerances import ROUNDING, SUMS
+from spin_theory.tolerances import FEW_TERMS, ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_opponents", "check_tables"]
 
@@ -202,7 +202,7 @@ CLAIMS = (
         "probabilities.",
         source="derived",
         function=check_tables,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_tables(
             draw.small_data,
             draw.small_start,

@@ -305,7 +305,7 @@ CLAIMS = (
         "not a global minimum.",
         source="SPIN, Theorem 5.2",
         function=check_theorem_5_2,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, _, loss_type: check_theorem_5_2(
             draw.data, draw.opponent, loss_type=loss_type
         ),
