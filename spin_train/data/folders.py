@@ -20,6 +20,9 @@ __all__ = ["SUFFIXES", "files_not_read", "files_of", "without_runs"]
 SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 """Of the files that hold rows, compressed or not."""
 
+# Of files that may hold rows too; which of them a folder's reader takes, `datasets` decides.
+_OTHER_SUFFIXES = (".arrow", ".avro", ".feather", ".ndjson", ".orc", ".tsv", ".xls", ".xlsx")
+
 # What a folder's README may change without changing how a file is read.
 _OF_THE_CHOICE = {"name", "version", "data_dir", "data_files", "description", "features"}
 
@@ -45,7 +48,7 @@ def files_not_read(data: DataConfig) -> list[str]:
     return [
         str(file.relative_to(folder))
         for file in files_outside_runs(folder)
-        if splits and plain_suffix(file) in SUFFIXES and file not in read
+        if splits and plain_suffix(file) in (*SUFFIXES, *_OTHER_SUFFIXES) and file not in read
     ]
 
 

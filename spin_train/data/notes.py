@@ -1,10 +1,31 @@
 """What a person should know of the rows that were prepared, in words."""
 
+from pathlib import Path
 from typing import Any
 
+from spin_train.config.schema import Config
 from spin_train.config.sections import DataConfig
 
-__all__ = ["notes_on"]
+__all__ = ["COUNTS", "notes_on", "without_effect"]
+
+COUNTS = (
+    "rows",
+    "dropped_malformed",
+    "dropped_weight_zero",
+    "dropped_unwanted",
+    "dropped_unpaired",
+    "dropped_too_long",
+    "truncated_prompts",
+    "truncated_responses",
+    "repeated_rows",
+    "dropped_repeated",
+    "ignored_tool_turns",
+    "dropped_turns_after_response",
+    "rows_with_unknown_tokens",
+    "dropped_shared_responses",
+    "held_out_responses_in_training",
+)
+"""What is counted of the rows, in the order of the summary."""
 
 _COUNTED = {
     "dropped_malformed": "malformed rows were left out (data.malformed=drop)",
@@ -46,4 +67,22 @@ def notes_on(data: DataConfig, summary: dict[str, Any]) -> list[str]:
             f"rows have weights (mean {summary['weights']['mean']:g}): each multiplies the loss of "
             "its pairs; held-out numbers count every row once"
         )
+    return notes
+
+
+def without_effect(config: Config) -> list[str]:
+    """Name settings of data sets and models on the hub that are given for local ones."""
+    data, model = Path(config.data.path), Path(config.model)
+    notes = []
+    if data.is_file() or data.is_dir():
+        kind = "file" if data.is_file() else "folder"
+        of_the_hub = {"data.revision": config.data.revision}
+        if data.is_file():
+            split = config.data.split
+            of_the_hub["data.split"] = None if split == "train" else split
+            of_the_hub["data.subset"] = config.data.subset
+        if given := [name for name, value in of_the_hub.items() if value is not None]:
+            notes.append(f"without effect, as data.path is a local {kind}: {', '.join(given)}")
+    if config.model_revision is not None and model.is_dir():
+        notes.append("without effect, as model is a local folder: model_revision")
     return notes

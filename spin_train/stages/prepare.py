@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from spin_train.config.schema import Config
 from spin_train.config.sections import DataConfig
 from spin_train.data.formats import RowError, SftRow
-from spin_train.data.notes import notes_on
+from spin_train.data.notes import COUNTS, notes_on, without_effect
 from spin_train.data.pairing import labelled_pairs
 from spin_train.data.records import Record, Response, share_out, write_records
 from spin_train.data.rendering import Renderer
@@ -94,6 +94,7 @@ def prepare_data(
         pairs=config.generation.engine == "given",
         watch=watch,
     )
+    summary["notes"] += without_effect(config)
     if renderer.depends_on_date:
         summary["template_date"] = str(config.template_date)
     bare = summary["train"] + summary["held_out"] - summary["given"]
@@ -146,25 +147,6 @@ def prepare_rows(
         rendered.unlink(missing_ok=True)
     summary = {"source": source_of(data), **pass_.summary(*masks)}
     return {**summary, "notes": notes_on(data, summary)}
-
-
-_COUNTS = (
-    "rows",
-    "dropped_malformed",
-    "dropped_weight_zero",
-    "dropped_unwanted",
-    "dropped_unpaired",
-    "dropped_too_long",
-    "truncated_prompts",
-    "truncated_responses",
-    "repeated_rows",
-    "dropped_repeated",
-    "ignored_tool_turns",
-    "dropped_turns_after_response",
-    "rows_with_unknown_tokens",
-    "dropped_shared_responses",
-    "held_out_responses_in_training",
-)
 
 
 @dataclass
@@ -271,7 +253,7 @@ class _Pass:
         used = train | held_out
         prompt, response, given = np.array(self.lengths).reshape(-1, 3)[used].T
         summary = {
-            **{name: self.counts[name] for name in _COUNTS},
+            **{name: self.counts[name] for name in COUNTS},
             "unused_fields": dict(sorted(self.unused.items())),
             "left_out": int((~used).sum()) - self.counts["dropped_shared_responses"],
             "train": int(train.sum()),

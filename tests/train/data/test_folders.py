@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from spin_train.config.files import parse_config
 from spin_train.config.sections import DataConfig
-from spin_train.data.notes import notes_on
+from spin_train.data.notes import notes_on, without_effect
 from spin_train.data.rendering import Renderer
 from spin_train.data.sources import read_rows, source_of
 from spin_train.errors import UserError
@@ -81,3 +82,33 @@ def test_a_folder_is_read_as_its_readme_says(tmp_path):
     (tmp_path / "a.csv").write_text("prompt;response\na;b\nc;d\n")
     rows = list(read_rows(DataConfig(path=str(tmp_path))))
     assert [(row.messages[0]["content"], row.response) for row in rows] == [("a", "b"), ("c", "d")]
+
+
+def test_files_of_other_kinds_that_may_hold_rows_are_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    for name in ("b.tsv", "notes.txt"):
+        (tmp_path / name).write_text("prompt\tresponse\nc\td\n")
+    data = DataConfig(path=str(tmp_path))
+    assert [row.response for row in read_rows(data)] == ["b"]
+    assert source_of(data)["files_not_read"] == ["b.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "notes"),
+    [
+        ({"split": "train"}, []),
+        ({"split": "test", "subset": "main"}, ["a local file: data.split, data.subset"]),
+        ({"revision": "v1"}, ["a local file: data.revision"]),
+        ({"path": "", "split": "test", "revision": "v1"}, ["a local folder: data.revision"]),
+        ({"path": "org/name", "split": "test", "subset": "main", "revision": "v1"}, []),
+    ],
+)
+def test_settings_of_the_hub_that_change_nothing_here_are_named(tmp_path, changes, notes):
+    (tmp_path / "rows.jsonl").touch()
+    path = changes.get("path", "rows.jsonl")
+    data = {**changes, "path": path if "/" in path else str(tmp_path / path)}
+    settings = {"data": data, "output_dir": "out", "iterations": 1, "learning_rate": 1e-5}
+    config = parse_config(settings | {"model": str(tmp_path), "model_revision": "v1"})
+    *found, of_the_model = without_effect(config)
+    assert [note.partition("is ")[2] for note in found] == notes
+    assert of_the_model.endswith("model is a local folder: model_revision")
