@@ -1,12 +1,13 @@
 """What a person should know of the rows that were prepared, in words."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spin_train.config.schema import Config
 from spin_train.config.sections import DataConfig
 
-__all__ = ["COUNTS", "notes_on", "without_effect"]
+__all__ = ["COUNTS", "counted", "notes_on", "without_effect"]
 
 COUNTS = (
     "rows",
@@ -43,9 +44,14 @@ _COUNTED = {
 }
 
 
+def counted(counts: Mapping[str, int]) -> list[str]:
+    """Say in words what was left out, cut or not known."""
+    return [f"{counts[name]} {text}" for name, text in _COUNTED.items() if counts[name]]
+
+
 def notes_on(data: DataConfig, summary: dict[str, Any]) -> list[str]:
     """Name what was left out or is not used, from the counts of ``data/summary.json``."""
-    notes = [f"{summary[name]} {text}" for name, text in _COUNTED.items() if summary[name]]
+    notes = counted(summary)
     if unused := summary["unused_fields"]:
         named = ", ".join(f"{name or '(no name)'} ({count} rows)" for name, count in unused.items())
         notes.append(f"fields of rows that nothing uses: {named}; data.ignore silences them")

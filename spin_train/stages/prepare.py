@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from spin_train.config.schema import Config
 from spin_train.config.sections import DataConfig
 from spin_train.data.formats import RowError, SftRow
-from spin_train.data.notes import COUNTS, notes_on, without_effect
+from spin_train.data.notes import COUNTS, counted, notes_on, without_effect
 from spin_train.data.pairing import labelled_pairs
 from spin_train.data.records import Record, Response, share_out, write_records
 from spin_train.data.rendering import Renderer
@@ -140,7 +140,11 @@ def prepare_rows(
         write_records(rendered, pass_.records())
         if len(set(pass_.prompts)) < 2:
             count = len(pass_.prompts)
-            raise UserError(f"{data.path} has {count} usable rows; it needs 2 distinct prompts")
+            why = "; ".join(counted(pass_.counts))
+            raise UserError(
+                f"{data.path} has {count} usable rows; it needs 2 distinct prompts"
+                + (f". {why}" if why else "")
+            )
         masks = pass_.split(seed)
         share_out(rendered, dict(zip((train, held_out), masks, strict=True)))
     finally:

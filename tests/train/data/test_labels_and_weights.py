@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from spin_train.errors import UserError
 from tests.train.data.accounts import answer, chat, prepared, user
 
 NOT_LEARNT = [
@@ -77,3 +78,12 @@ def test_both_labels_of_a_prompt_make_pairs(tmp_path):
         ("yes<|im_end|>", "nope<|im_end|>", 0.25),
     ]
     assert (summary["dropped_unpaired"], summary["dropped_unwanted"]) == (1, 0)
+
+
+def test_where_no_row_is_left_the_refusal_says_why(tmp_path):
+    rows = [chat(user("a"), answer(weight=0)), chat(user("b"), answer(), label=False)]
+    with pytest.raises(UserError) as caught:
+        prepared(tmp_path, rows)
+    message = str(caught.value)
+    assert "has 2 usable rows; it needs 2 distinct prompts. 1 rows were left out: the" in message
+    assert "; 1 rows were left out: their label says that the response is unwanted" in message
