@@ -33,7 +33,7 @@ _NEXT_TO_A_ROW: dict[str, Any] = {
     "tools": [_TOOL],
     "functions": [_TOOL],
     **dict.fromkeys(formats._LABELS, False),
-    **dict.fromkeys((*formats._ROW_WEIGHTS, "train", "loss"), 0),
+    **dict.fromkeys((*formats._ROW_WEIGHTS, *formats._MARKS), 0),
     **dict.fromkeys(fields._MEDIA, "f.png"),
     **dict.fromkeys(("id", "source"), "x"),
 }

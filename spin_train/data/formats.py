@@ -22,6 +22,7 @@ __all__ = ["FORMATS", "Message", "RowError", "SftRow", "row_of", "without_tools"
 
 _SYSTEM = ("system", "system_prompt", "system_message")
 _LABELS = ("label", "kto_tag")
+_MARKS = ("train", "trainable", "loss")
 _ROW_WEIGHTS = ("weight", "sample_weight", "loss_weight")
 
 
@@ -166,7 +167,7 @@ class _Reading:
             if found is None:
                 raise MalformedError(f"{name} must be a number >= 0, got {value!r}")
             weight *= found
-        for name in ("train", "loss"):  # anything but true or false is no such mark, and is named
+        for name in _MARKS:  # anything but true or false is no such mark, and is named
             found = truth_of(fields.peek(name))
             if found is not None:
                 fields.take(name)

@@ -15,6 +15,7 @@ NOT_LEARNT = [
     chat(user(), answer(), weight=0),
     chat(user(), answer(), weight="0"),
     chat(user(), answer(), train=False),
+    chat(user(), answer(), trainable="false"),
     {
         "conversations": [
             {"from": "human", "value": "q"},
