@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("quick", deadline=None, max_examples=5, derandomize=True)
+settings.register_profile("quick", deadline=None, max_examples=3, derandomize=True)
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile(

@@ -72,3 +72,21 @@ def test_the_lines_of_two_sentences_are_two(tmp_path):
     half = " ".join(["word"] * 20)
     path.write_text(f"A {half}. `B` {half}.\n\nA {half}, B {half}.\n")
     assert [hit.partition(": ")[0] for hit in words.hits([path])] == [f"{path}:3"]
+
+
+def test_a_file_that_was_clean_is_not_read_again_and_one_with_a_hit_is(tmp_path, monkeypatch):
+    clean, other = tmp_path / "clean.md", tmp_path / "other.md"
+    clean.write_text("All is well.\n")
+    other.write_text("One; two; three.\n")
+    seen = set()
+    first = words.hits([tmp_path], seen)
+    assert len(seen) == 1
+    read = []
+    chunks_of = words.chunks_of
+    monkeypatch.setattr(
+        words, "chunks_of", lambda path, text: read.append(path) or chunks_of(path, text)
+    )
+    assert words.hits([tmp_path], seen) == first
+    assert read == [other]
+    clean.write_text("All is well; yes; quite.\n")
+    assert len(words.hits([tmp_path], seen)) == 2

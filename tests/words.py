@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 LIST = ROOT / "tests" / "words.toml"
 OWN = {LIST, Path(__file__), ROOT / "tests" / "test_words.py"}  # they spell the words out
 LONGEST_SENTENCE = 30  # words
+SEEN = ROOT / "build" / "words.txt"
+"""Digests of files without a hit, as ruff and mypy keep what they have read."""
 TEXTS = {".cff", ".md", ".yaml", ".yml", ""}  # read as a whole; "" is Makefile
 
 
@@ -62,16 +65,26 @@ def compiled(entry: dict[str, Any]) -> Word:
     return Word(re.compile(spaced, re.IGNORECASE | re.MULTILINE), entry["write"])
 
 
-def hits(paths: list[Path]) -> list[str]:
-    """One line per hit in these files and all files below these folders."""
+def hits(paths: list[Path], clean: set[str] | None = None) -> list[str]:
+    """One line per hit in these files and all files below these folders.
+
+    Files whose digest is in `clean` are passed over, and those without a hit get into it.
+    """
     found = []
+    clean = set() if clean is None else clean
+    rules = b"".join(path.read_bytes() for path in (LIST, Path(__file__)))
     for path in sorted(file for root in paths for file in files_of(root)):
         where = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
         text = path.read_text(encoding="utf-8")
+        digest = sha256(rules + path.suffix.encode() + text.encode()).hexdigest()
+        if digest in clean:
+            continue
         problems = {problem for chunk in chunks_of(path, text) for problem in bad_words(chunk)}
         if path.suffix == ".md":
             problems |= set(bad_sentences(text))
         found += [f"{where}:{line}: {problem}" for line, problem in sorted(problems)]
+        if not problems:
+            clean.add(digest)
     return found
 
 
@@ -183,7 +196,10 @@ def _blank(match: re.Match[str]) -> str:
 
 def main() -> None:
     paths = [Path(name) for name in sys.argv[1:]] or [ROOT / name for name in content()["scanned"]]
-    found = hits(paths)
+    clean = set(SEEN.read_text().split()) if SEEN.is_file() else set[str]()
+    found = hits(paths, clean)
+    SEEN.parent.mkdir(exist_ok=True)
+    SEEN.write_text("\n".join(sorted(clean)))
     if found:
         sys.exit("\n".join(found))
 
