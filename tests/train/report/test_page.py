@@ -9,6 +9,7 @@ from lxml import html
 
 from spin_train.cli import app
 from spin_train.errors import UserError
+from spin_train.report.figures import Drawing
 from spin_train.report.page import render, write_report
 from spin_train.report.wording import MINUS
 from tests.train.finished import HOSTILE, TRICKS, finish
@@ -27,6 +28,13 @@ def text(run):
 @pytest.fixture(scope="module")
 def page(text):
     return html.fromstring(text)
+
+
+@pytest.fixture
+def one_drawing(monkeypatch):
+    """Drawings take most of a page's time. Where none is looked at, one stands for all."""
+    drawing = Drawing("a title", "a caption", "<svg></svg>")
+    monkeypatch.setattr("spin_train.report.pictures.draw", lambda *_, **__: drawing)
 
 
 def cells(page, region):
@@ -139,7 +147,7 @@ def test_two_pages_of_one_run_differ_in_nothing_but_the_time(run, text):
     assert without_time(render(run)) == without_time(text)
 
 
-def test_fewer_prompts_are_said_to_be_fewer(run):
+def test_fewer_prompts_are_said_to_be_fewer(run, one_drawing):
     page = html.fromstring(render(run, prompts=5))
     assert len(page.xpath("//article")) == 5
     assert "shows 5 of 40 prompts" in " ".join(page.text_content().split())
@@ -153,13 +161,15 @@ def test_a_run_that_is_only_configured_has_a_page(tmp_path):
     assert "nothing is sampled in" in page
 
 
-def test_a_run_that_is_not_finished_says_so(tmp_path):
+def test_a_run_that_is_not_finished_says_so(tmp_path, one_drawing):
     run = finish(tmp_path / "run", upto="control 1")
     text = " ".join(html.fromstring(render(run)).text_content().split())
     assert "1 of 2 iterations are evaluated" in text
 
 
-def test_the_command_writes_the_page_into_the_run_or_where_it_is_told(run, tmp_path, capsys):
+def test_the_command_writes_the_page_into_the_run_or_where_it_is_told(
+    run, tmp_path, capsys, one_drawing
+):
     app(["report", str(run.root)], standalone_mode=False)
     assert capsys.readouterr().out == f"open {run.root}/report.html\n"
     out = tmp_path / "a" / "b.html"
