@@ -1,7 +1,7 @@
 """The keys of a row: each is used, or its name is left at the end."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -9,6 +9,7 @@ from spin_train.errors import UserError
 
 __all__ = [
     "Fields",
+    "Ignored",
     "MalformedError",
     "RowError",
     "cleaned",
@@ -90,6 +91,31 @@ def weight_of(value: Any) -> float | None:
     return weight if 0 <= weight < math.inf else None
 
 
+class Ignored(Collection[str]):
+    """Keys to read as if they were not there, which remembers those that a row had."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+        self._met: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        found = name in self._names
+        if found:
+            self._met.add(str(name))
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def in_vain(self) -> list[str]:
+        """Those that no row had."""
+        return [name for name in self._names if name not in self._met]
+
+
 class Fields:
     """Keys and values of a row or a turn, and which of them were asked for.
 
@@ -103,9 +129,9 @@ class Fields:
         self._values = {
             str(key): value
             for key, value in raw.items()
-            if value is not None
+            if f"{path}{key}" not in ignore
+            and value is not None
             and not (isinstance(value, float) and math.isnan(value))
-            and f"{path}{key}" not in ignore
         }
         self._taken: set[str] = set()
 
@@ -128,6 +154,10 @@ class Fields:
         present = [name for name in names if name in self._values]
         self._taken.update(present)
         return self._values[present[0]] if present else None
+
+    def hold(self, names: Iterable[str]) -> bool:
+        """Say whether each of these keys holds something."""
+        return not any(is_empty(self._values.get(name)) for name in names)
 
     def peek(self, name: str) -> Any:
         """Look at a value without using it."""

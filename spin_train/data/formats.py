@@ -81,6 +81,9 @@ def row_of(
         raise RowError(f"{where}: data.shape is {format_name}, but the row has {keys}")
     if not fitting:
         raise RowError(f"{where}: a row needs one of {'; '.join(FORMATS)}; got {keys}")
+    if len(fitting) > 1:  # an empty one next to the one that holds something
+        filled = [name for name in fitting if fields.hold(FORMATS[name][0])]
+        fitting = filled or fitting
     if format_name is None and len(fitting) > 1:
         raise RowError(f"{where}: the row could be {' or '.join(fitting)}; choose with data.shape")
     reading = _Reading(fields, where, turn, ignore)

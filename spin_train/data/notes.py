@@ -52,6 +52,8 @@ def counted(counts: Mapping[str, int]) -> list[str]:
 def notes_on(data: DataConfig, summary: dict[str, Any]) -> list[str]:
     """Name what was left out or is not used, from the counts of ``data/summary.json``."""
     notes = counted(summary)
+    if in_vain := summary["ignored_in_vain"]:
+        notes.append(f"data.ignore names what no row has: {', '.join(in_vain)}; correct the name")
     if unused := summary["unused_fields"]:
         named = ", ".join(f"{name or '(no name)'} ({count} rows)" for name, count in unused.items())
         notes.append(f"fields of rows that nothing uses: {named}; data.ignore silences them")

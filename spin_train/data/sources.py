@@ -6,7 +6,7 @@ import logging
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from lzma import LZMAError
@@ -34,18 +34,22 @@ _OTHER_FILES = {
 }
 
 
-def read_rows(data: DataConfig, counts: Counter[str] | None = None) -> Iterator[SftRow]:
+def read_rows(
+    data: DataConfig, counts: Counter[str] | None = None, *, ignore: Collection[str] | None = None
+) -> Iterator[SftRow]:
     """Read the SFT rows of a file, a folder or a hub dataset in their order, a few at a time.
 
-    `counts` counts the ``rows`` read and, among them, ``dropped_malformed``. A source that is
+    `counts` counts the ``rows`` read and, among them, ``dropped_malformed``. `ignore` stands for
+    ``data.ignore``, by default those names. A source that is
     missing or broken, and a malformed row unless ``data.malformed`` drops it, raise a UserError
     that names file and line.
     """
     counts = Counter() if counts is None else counts
+    ignore = data.ignore if ignore is None else ignore
     for where, raw in _read_source(data):
         counts["rows"] += 1
         try:
-            row = row_of(raw, where, data.shape, turn=data.turn, ignore=data.ignore)
+            row = row_of(raw, where, data.shape, turn=data.turn, ignore=ignore)
         except RowError as error:
             drop_or_raise(error, data, counts)
             continue

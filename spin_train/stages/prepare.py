@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from spin_train.config.schema import Config
 from spin_train.config.sections import DataConfig
+from spin_train.data.fields import Ignored
 from spin_train.data.formats import RowError, SftRow
 from spin_train.data.notes import COUNTS, counted, notes_on, without_effect
 from spin_train.data.pairing import labelled_pairs
@@ -133,7 +134,7 @@ def prepare_rows(
             f"generation.max_new_tokens={limits.max_new_tokens} leaves no room for a prompt in the "
             f"model's context of {limits.context} tokens; lower it"
         )
-    pass_ = _Pass(data, renderer, limits, pairs, watch)
+    pass_ = _Pass(data, renderer, limits, pairs, watch, Ignored(data.ignore))
     # Named as what a killed writer leaves, which is removed when the run goes on.
     rendered = train.with_name(f"rendered{PARTIAL}")
     try:
@@ -162,6 +163,7 @@ class _Pass:
     limits: Limits
     pairs: bool
     watch: Callable[[int], None]
+    ignored: Ignored
     counts: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
     prompts: list[bytes] = field(default_factory=list)
@@ -209,7 +211,7 @@ class _Pass:
     def _rows(self) -> Iterator[SftRow]:
         """Read the rows that are to be learnt, with what the template renders of each."""
         counts = self.counts
-        for row in read_rows(self.data, counts):
+        for row in read_rows(self.data, counts, ignore=self.ignored):
             if counts["rows"] % 1000 == 0:
                 self.watch(counts["rows"])
             try:
@@ -217,7 +219,7 @@ class _Pass:
             except RowError as error:
                 drop_or_raise(error, self.data, counts)
                 continue
-            self.unused.update({*row.unused, *names} - set(self.data.ignore))
+            self.unused.update(name for name in {*row.unused, *names} if name not in self.ignored)
             if not row.weight:
                 counts["dropped_weight_zero"] += 1
             elif row.label is False and not self.pairs:
@@ -259,6 +261,7 @@ class _Pass:
         summary = {
             **{name: self.counts[name] for name in COUNTS},
             "unused_fields": dict(sorted(self.unused.items())),
+            "ignored_in_vain": self.ignored.in_vain,
             "left_out": int((~used).sum()) - self.counts["dropped_shared_responses"],
             "train": int(train.sum()),
             "train_prompts": len({self.prompts[row] for row in np.flatnonzero(train)}),

@@ -141,6 +141,22 @@ def test_a_name_can_be_silenced(tmp_path, name):
     assert (summary["unused_fields"], summary["notes"]) == ({}, [])
 
 
+def test_a_name_that_no_row_has_silences_nothing_and_is_named(tmp_path):
+    rows = [{"prompt": "q", "response": "a", "source": None}, {"prompt": "p", "response": "b"}]
+    _, summary = prepared(tmp_path, rows, ignore=["source", "sauce", "messages[].name"])
+    assert summary["ignored_in_vain"] == ["sauce", "messages[].name"]
+    (note,) = (note for note in summary["notes"] if "data.ignore" in note)
+    assert "what no row has: sauce, messages[].name" in note
+
+
+@pytest.mark.parametrize("empty", [[], "", None])
+def test_an_empty_chat_beside_a_full_one_leaves_no_choice(tmp_path, empty):
+    row = {"messages": [user(), answer()], "conversations": empty}
+    ((*texts, _),), summary = prepared(tmp_path, [row], template=CHATML)
+    assert "ANSWER" in texts[1]
+    assert summary["unused_fields"] == {}
+
+
 HALF = "\ud800"
 
 
