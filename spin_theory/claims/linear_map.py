@@ -6,7 +6,7 @@ from spin_theory.claims.claim import Claim
 from spin_theory.claims.evidence import Evidence, largest_error, written_out
 from spin_theory.games.stability import linearise
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_linear_map"]
 
@@ -79,7 +79,7 @@ CLAIMS = (
         "projection without constants.",
         source="derived",
         function=check_linear_map,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, _, loss_type: check_linear_map(
             draw.small_data, draw.small_other, beta=draw.beta, loss_type=loss_type
         ),
