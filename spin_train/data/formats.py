@@ -20,6 +20,11 @@ from spin_train.data.turns import (
 
 __all__ = ["FORMATS", "Message", "RowError", "SftRow", "row_of", "without_tools"]
 
+# Keys under which rows say a text of their chat once more.
+_SAID_AGAIN = {
+    *("prompt", "instruction", "question", "query", "input", "text"),
+    *("response", "answer", "completion", "output"),
+}
 _SYSTEM = ("system", "system_prompt", "system_message")
 _LABELS = ("label", "kto_tag")
 _MARKS = ("train", "trainable", "loss")
@@ -187,7 +192,7 @@ class _Reading:
         unused = row.unused + tuple(
             fields.path_of(name)
             for name, value in fields.left.items()
-            if not (isinstance(value, str) and value in said)  # such as the prompt, said again
+            if not (name in _SAID_AGAIN and isinstance(value, str) and value in said)
         )
         return replace(
             row, messages=messages, tools=tools or None, weight=weight, label=label, unused=unused

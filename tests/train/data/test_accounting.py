@@ -141,6 +141,16 @@ def test_a_name_can_be_silenced(tmp_path, name):
     assert (summary["unused_fields"], summary["notes"]) == ({}, [])
 
 
+def test_a_text_that_is_said_again_is_known_by_its_key_not_by_its_words(tmp_path):
+    row = chat(user("yes"), answer("ANSWER")) | {
+        "prompt": "yes",
+        "is_safe": "yes",
+        "pick": "ANSWER",
+    }
+    _, summary = prepared(tmp_path, [row], template=CHATML)
+    assert summary["unused_fields"] == {"is_safe": 1, "pick": 1}
+
+
 def test_a_name_that_no_row_has_silences_nothing_and_is_named(tmp_path):
     rows = [{"prompt": "q", "response": "a", "source": None}, {"prompt": "p", "response": "b"}]
     _, summary = prepared(tmp_path, rows, ignore=["source", "sauce", "messages[].name"])
