@@ -80,8 +80,8 @@ class RestingPoint:
         Below this beta it is no minimum of the iteration in which it is the opponent, but a
         saddle: SPIN leaves it. No unit; 0 if it is a minimum at any beta.
     stable_beta : float
-        Above this beta exact play from nearby returns to it, and below it does not; no unit. 1/2
-        if p_data is in the class, as in a table.
+        Above this beta exact play from nearby returns to it, and below it does not; no unit. If
+        p_data is in the class it is the table's: 1/2 for logistic, 1/4 for exponential.
     """
 
     parameters: Tensor

@@ -95,14 +95,16 @@ def test_sft_counts_transitions(loss_type):
     assert torch.equal(rest.parameters, sft_minimum(tree, data))
 
 
-def test_with_the_data_in_the_class_spin_rests_at_any_beta():
+@pytest.mark.parametrize(("loss_type", "of_a_table"), [("logistic", 0.5), ("exponential", 0.25)])
+def test_with_the_data_in_the_class_spin_rests_at_any_beta(loss_type, of_a_table):
     tree = TokenTree.sharing(BITS, last=1)
     data = tree.policy(normal(6, seed=5))
-    rest = resting_point(tree, data)
+    rest = resting_point(tree, data, loss_type=loss_type)
     assert tv(rest.policy, data).max() <= 1e-10
     assert rest.least_beta == pytest.approx(0, abs=1e-9)
-    assert rest.stable_beta == pytest.approx(0.5, rel=1e-9)  # as in a table
-    found = minimise_within(tree, rest.parameters, data, beta=0.05)
+    assert rest.stable_beta == pytest.approx(of_a_table, rel=1e-9)
+    rules = {"beta": 0.05, "loss_type": loss_type}
+    found = minimise_within(tree, rest.parameters, data, **rules)
     assert tv(found.policy, data).max() <= 1e-9
 
 
