@@ -248,6 +248,40 @@ def bridge(
         raise typer.Exit(1)
 
 
+@app.command()
+def study(
+    out: Annotated[
+        Path, typer.Option(parser=path_of, help="Directory for bases and cells; kept ones count.")
+    ] = Path("runs/study"),
+    quick: Annotated[bool, typer.Option(help="Two bases, two seeds, one setting.")] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Begin no cell after so long; the same command goes on.")
+    ] = 150,
+) -> None:
+    """Compare self-play with continued SFT, from five kinds of base, on a known language.
+
+    KL to the data, valid mass and greedy accuracy are exact. Each arm's learning
+    rate and steps are chosen on prompts of their own, and reported on others.
+    """
+    from spin_train.display import show_table, watching
+    from spin_train.lab.study.cells import QUICK, STUDY, run_study
+    from spin_train.lab.study.figure import save_figure, tables
+    from spin_train.lab.study.verdicts import results
+
+    grid = QUICK if quick else STUDY
+    with watching() as watch:
+        cells = run_study(out, grid, minutes=minutes, watch=watch)
+    found = results(cells, grid)
+    for table in tables(found):
+        show_table(table)
+    print(f"{len(cells)} of {grid.lines} cells: {out}/cells.jsonl")
+    if found and importlib.util.find_spec("matplotlib"):
+        save_figure(found, out / "study.png")
+        print(f"figure: {out}/study.png")
+    if len(cells) < grid.lines:
+        print("run the same command again to go on")
+
+
 def _numbers(text: str, kind: Callable[[str], _Number]) -> list[_Number]:
     try:
         return [kind(part) for part in text.split(",") if part.strip()]

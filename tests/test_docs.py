@@ -81,7 +81,7 @@ def test_commands_that_are_named_exist(path):
     known = {
         "spin-train": (
             "run plan fetch status results samples report compare export push branch grid presets "
-            "keys convert demo bridge"
+            "keys convert demo bridge study"
         ),
         "spin-theory": "",
     }
