@@ -18,7 +18,7 @@ __all__ = ["draw", "ends_cells", "findings_cells", "save_figure", "tables"]
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#595959")
 _ENDS = ("trained", "steps", "TV", "L - bound (nats)", "outside", "nearest wrong form, TV", "holds")
-_FINDINGS = ("claim", "predicted", "measured", "within", "holds")
+_FINDINGS = ("claim", "predicted", "measured", "within", "wrong form, apart", "holds")
 
 
 def ends_cells(ends: Sequence[End]) -> list[tuple[str, ...]]:
@@ -46,6 +46,7 @@ def findings_cells(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
             f"{found.predicted:.6g}",
             f"{found.measured:.6g}",
             f"{found.tolerance:.3g}",
+            f"{found.wrong}, {found.wrong_apart:.2g}" if found.wrong else "",
             "yes" if found.holds else "NO",
         )
         for found in findings

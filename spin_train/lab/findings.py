@@ -38,11 +38,19 @@ class Finding:
     measured: float
     tolerance: float
     """How far apart they may be."""
+    wrong: str = ""
+    """What a reader might take for right, and the row has to reject; empty if nothing is given."""
+    wrong_apart: float | None = None
+    """How far prediction and measurement are apart with that."""
 
     @property
     def holds(self) -> bool:
-        """Whether they are as near as they have to be; nan is not."""
-        return abs(self.measured - self.predicted) <= self.tolerance
+        """Whether they are as near as they have to be, and further apart with what is wrong.
+
+        nan is not near.
+        """
+        near = abs(self.measured - self.predicted) <= self.tolerance
+        return near and (self.wrong_apart is None or self.wrong_apart > self.tolerance)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 The expectations are sums over the whole space, so nothing here is sampled. Norms of a Llama go
 through float32 even where its weights are float64, which leaves about seven digits.
+
+A network gives something to other responses as well. The pairs of a run have none of them, and
+`spin_gradient` is of those pairs. `first_spin_gradient` is of all responses.
 """
 
 from collections.abc import Callable
@@ -9,21 +12,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from spin_theory.objectives.objectives import spin_objective
-from spin_theory.policies import TabularPolicy
+from spin_theory.policies import TabularPolicy, pair_log_probs
+from spin_train.lab.tabulate import PolicyTable
 from spin_train.lab.world import Space
 
-__all__ = ["cosine", "fisher_modes", "gradient", "sft_gradient", "spin_gradient"]
+__all__ = [
+    "cosine",
+    "first_spin_gradient",
+    "fisher_modes",
+    "gradient",
+    "sft_gradient",
+    "spin_gradient",
+]
 
-Loss = Callable[[Tensor], Tensor]
-"""From the log-probs (X, Y) of a whole table to a scalar."""
+Loss = Callable[[PolicyTable], Tensor]
+"""From a whole table to a scalar."""
 
 
 def gradient(model: Any, space: Space, loss: Loss) -> Tensor:
     """Gradient of a loss on the model's table in all of its parameters, one vector (P,)."""
-    log_probs = torch.stack(space.table(model).log_probs)  # (X, Y)
-    parts = torch.autograd.grad(loss(log_probs), list(model.parameters()))
+    parts = torch.autograd.grad(loss(space.table(model)), list(model.parameters()))
     return torch.cat([part.flatten() for part in parts])
 
 
@@ -32,16 +43,49 @@ def spin_gradient(
 ) -> Tensor:
     """Take the expected gradient of SPIN's loss over all pairs of p_data and the opponent (P,)."""
 
-    def loss(log_probs: Tensor) -> Tensor:
-        policy = TabularPolicy.from_logits(log_probs)  # margins are those of the unnormalised ones
-        return spin_objective(policy, opponent, data, beta=beta)
+    def loss(table: PolicyTable) -> Tensor:  # margins are those of the unnormalised policy
+        return spin_objective(table.policy, opponent, data, beta=beta)
+
+    return gradient(model, space, loss)
+
+
+def first_spin_gradient(model: Any, space: Space, data: TabularPolicy, *, beta: float) -> Tensor:
+    r"""Take the expected gradient (P,) of SPIN's loss where the model is its own opponent.
+
+    Generated responses are all that the model gives, inside and outside of the space.
+
+    Notes
+    -----
+    All margins are 0 there, so the gradient is
+
+    .. math:: \beta \ell'(0) \left( E_{p_{data}}[\nabla \log p_\theta(y)]
+        - E_{p_\theta}[\nabla \log p_\theta(y')] \right)
+
+    A response outside of the space goes through one exit, and its score is that of the exit plus
+    that of what comes after. The mean of the latter is 0, given the exit. So the mean over the
+    exits and the responses of the space is the mean over all responses. Away from the opponent
+    margins count, which differ from one end to another, and exits are not enough.
+    """
+
+    def loss(table: PolicyTable) -> Tensor:
+        outcomes = table.outcomes.log_probs  # (X, Y + E)
+        opponent = outcomes.detach()
+        log_ratios = outcomes - opponent
+        real = log_ratios[:, : space.responses]
+        margins = beta * (real[:, :, None] - log_ratios[:, None, :])  # (X, Y, Y + E)
+        weights = pair_log_probs(data.log_probs, opponent).exp()
+        return -(weights * logsigmoid(margins)).sum((1, 2)).mean()
 
     return gradient(model, space, loss)
 
 
 def sft_gradient(model: Any, space: Space, data: TabularPolicy) -> Tensor:
     """Take the expected gradient of SFT's loss, the negative log-prob of real responses (P,)."""
-    return gradient(model, space, lambda log_probs: -(data.probs * log_probs).sum(-1).mean())
+
+    def loss(table: PolicyTable) -> Tensor:
+        return -(data.probs * torch.stack(table.log_probs)).sum(-1).mean()
+
+    return gradient(model, space, loss)
 
 
 def cosine(one: Tensor, other: Tensor) -> float:
@@ -65,7 +109,7 @@ def fisher_modes(model: Any, space: Space) -> tuple[Tensor, Tensor]:
         its product with :math:`D^{1/2}` times the change of log-probs.
     """
     parameters = list(model.parameters())
-    table = TabularPolicy.from_logits(torch.stack(space.table(model).log_probs))
+    table = space.table(model).policy
     flat = table.log_probs.flatten()
     rows = [
         torch.cat([part.flatten() for part in parts])

@@ -26,9 +26,10 @@ FLOOR = 0.05  # of a table before it is normalised: with less, sampled pairs oft
 
 SOLVED: dict[str, Any] = {
     "learning_rate": 1e-3,
-    "epochs": 1000,
+    "epochs": 300,
     "training": {
         "optim": "adamw_torch",
+        "adam_beta2": 0.95,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
         "max_grad_norm": 0.0,

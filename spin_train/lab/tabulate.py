@@ -32,11 +32,26 @@ class PolicyTable:
     log_probs: tuple[Tensor, ...]
     """Log-probs of the responses to each prompt, (Y,) each, in nats, float64: of the whole model,
     so that their probabilities sum to less than one."""
+    exits: tuple[Tensor, ...]
+    """Log-probs of the exits for each prompt, in nats, float64. An exit is a node of the tree,
+    reached and then left: the next token is none of those that hang from it. Every text is either a
+    response or goes through one exit, so with the responses they sum to one. Nodes that all tokens
+    hang from have no exit."""
 
     @property
     def outside(self) -> Tensor:
         """Probability of all other responses, (X,)."""
-        return torch.stack([-torch.logsumexp(row, 0).expm1() for row in self.log_probs])
+        return torch.stack([row.exp().sum() for row in self.exits])
+
+    @property
+    def outcomes(self) -> TabularPolicy:
+        """Table (X, Y + E) of the model's probabilities of all responses, then of all exits.
+
+        Nothing is left out, so the mean of their scores is zero, as it is over all texts: what
+        comes after an exit has a mean score of zero itself. ValueError as for `policy`.
+        """
+        rows = [torch.cat(pair) for pair in zip(self.log_probs, self.exits, strict=True)]
+        return TabularPolicy(torch.stack(rows))
 
     @property
     def policy(self) -> TabularPolicy:
@@ -88,13 +103,13 @@ def tabulate(
         raise ValueError(f"{len(prompts)} prompts, but responses to {len(responses)}")
     device = next(model.parameters()).device
     trees = [_Tree.of(number, answers) for number, answers in enumerate(responses)]
-    found: list[Tensor | None] = [None] * len(prompts)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
     for group in _groups(prompts, trees, rows):
         ids = torch.tensor([list(prompts[number]) for number in group], device=device)
-        logps = _walk(model, ids, [trees[number] for number in group])
-        for number, row in zip(group, logps, strict=True):
-            found[number] = row
-    table = PolicyTable(tuple(row for row in found if row is not None))
+        walked = _walk(model, ids, [trees[number] for number in group])
+        found |= dict(zip(group, walked, strict=True))
+    rows_and_exits = [found[number] for number in range(len(prompts))]
+    table = PolicyTable(*map(tuple, zip(*rows_and_exits, strict=True)))
     _compare_with_plain_pass(model, prompts, responses, table)
     return table
 
@@ -164,8 +179,11 @@ def _groups(
         yield group
 
 
-def _walk(model: Any, ids: Tensor, trees: Sequence[_Tree]) -> list[Tensor]:
-    """Log-probs (Y,) of the responses to each of some prompts, (B, L) of equal length."""
+def _walk(model: Any, ids: Tensor, trees: Sequence[_Tree]) -> list[tuple[Tensor, Tensor]]:
+    """Log-probs (Y,) of the responses to each of some prompts, and (E,) of the exits.
+
+    The prompts, (B, L), are equally long.
+    """
     device = ids.device
     out = model(input_ids=ids, use_cache=True)
     cache = getattr(out, "past_key_values", None)
@@ -175,6 +193,7 @@ def _walk(model: Any, ids: Tensor, trees: Sequence[_Tree]) -> list[Tensor]:
     sums = token_logps.new_zeros(len(trees))  # of the nodes above
     counts = [1] * len(trees)  # nodes above, by prompt
     levels: list[list[Tensor]] = []  # by level and prompt
+    exits: list[list[Tensor]] = [[] for _ in trees]  # by prompt and level
     for level in range(max(len(tree.nodes) for tree in trees)):
         parents: list[int] = []
         tokens: list[int] = []
@@ -190,6 +209,9 @@ def _walk(model: Any, ids: Tensor, trees: Sequence[_Tree]) -> list[Tensor]:
             first += count
         above = torch.tensor(parents, device=device)
         chosen = torch.tensor(tokens, device=device)
+        left = _exits(token_logps, sums, above, chosen, counts)
+        for so_far, more in zip(exits, left, strict=True):
+            so_far.append(more)
         here = sums[above] + token_logps[above, chosen]  # (nodes,)
         levels.append(list(here.split(sizes)))
         if not inner:
@@ -201,9 +223,25 @@ def _walk(model: Any, ids: Tensor, trees: Sequence[_Tree]) -> list[Tensor]:
         cache = out.past_key_values
         token_logps, sums = out.logits[:, -1].double().log_softmax(-1), here[further]
     return [
-        torch.stack([levels[level][number][place] for level, place in tree.ends])
+        (
+            torch.stack([levels[level][number][place] for level, place in tree.ends]),
+            torch.cat(exits[number]),
+        )
         for number, tree in enumerate(trees)
     ]
+
+
+def _exits(
+    token_logps: Tensor, sums: Tensor, above: Tensor, chosen: Tensor, counts: Sequence[int]
+) -> list[Tensor]:
+    """Log-probs of leaving the tree at the nodes above, by prompt; `counts` nodes are of each."""
+    leaving = torch.ones_like(token_logps, dtype=torch.bool)  # (nodes above, V)
+    leaving[above, chosen] = False
+    has_exit = leaving.any(-1)  # without one there is no sum to take
+    rest = token_logps[has_exit].masked_fill(~leaving[has_exit], -torch.inf).logsumexp(-1)
+    numbers = torch.repeat_interleave(torch.tensor(counts, device=above.device))
+    of_prompt = numbers[has_exit].bincount(minlength=len(counts)).tolist()
+    return list(torch.split(sums[has_exit] + rest, of_prompt))
 
 
 @torch.no_grad()

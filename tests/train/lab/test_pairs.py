@@ -50,7 +50,7 @@ def test_the_loss_of_a_run_on_all_pairs_is_the_exact_objective(tmp_path):
     run = prepare_run(
         tmp_path,
         SPACE,
-        PolicyTable(tuple(OPPONENT.log_probs)),
+        PolicyTable(tuple(OPPONENT.log_probs), ()),
         DATA,
         enumerated_pairs(DATA, OPPONENT),
         model="m",
@@ -66,7 +66,7 @@ def test_the_loss_of_a_run_on_all_triplets_is_t_spins_objective(tmp_path):
     run = prepare_run(
         tmp_path,
         SPACE,
-        PolicyTable(tuple(OPPONENT.log_probs)),
+        PolicyTable(tuple(OPPONENT.log_probs), ()),
         DATA,
         weights,
         model="m",
@@ -83,7 +83,7 @@ def test_pairs_of_weight_zero_are_not_written(tmp_path):
     weights[0, 0, :] = 0.0
     weights = weights / weights.sum((1, 2), keepdim=True)
     run = prepare_run(
-        tmp_path, SPACE, PolicyTable(tuple(OPPONENT.log_probs)), DATA, weights, model="m"
+        tmp_path, SPACE, PolicyTable(tuple(OPPONENT.log_probs), ()), DATA, weights, model="m"
     )
     records = read_records(run.directory.train_rows)
     assert len(records) == 2 * 16 - 4
@@ -94,7 +94,7 @@ def test_pairs_of_weight_zero_are_not_written(tmp_path):
 def test_the_run_has_come_to_its_training(tmp_path):
     weights = enumerated_pairs(DATA, OPPONENT)
     run = prepare_run(
-        tmp_path, SPACE, PolicyTable(tuple(OPPONENT.log_probs)), DATA, weights, model="m"
+        tmp_path, SPACE, PolicyTable(tuple(OPPONENT.log_probs), ()), DATA, weights, model="m"
     )
     done = [stage.name for stage in run.stages if run.manifest().is_complete(stage.name)]
     assert done == ["data/prepare", "iter0/generate", "iter0/score"]

@@ -67,3 +67,9 @@ def test_slopes_are_those_of_powers():
 def test_a_finding_that_is_not_within_its_tolerance_does_not_hold(measured):
     assert Finding("", 0.5, 0.55, 0.06).holds
     assert not Finding("", 0.5, measured, 0.06).holds
+
+
+@pytest.mark.parametrize("apart", [0.05, float("nan")])
+def test_a_finding_that_cannot_tell_right_from_wrong_does_not_hold(apart):
+    assert Finding("", 0.5, 0.55, 0.06, wrong="a wrong form", wrong_apart=0.07).holds
+    assert not Finding("", 0.5, 0.55, 0.06, wrong="a wrong form", wrong_apart=apart).holds

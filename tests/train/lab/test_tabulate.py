@@ -115,6 +115,37 @@ def test_what_is_outside_of_the_space_is_the_rest():
     torch.testing.assert_close(table.policy.probs, torch.full((2, 3), 1 / 3).double())
 
 
+@pytest.mark.parametrize("space", [SPACE, SPACE[:5], SPACE[7:], [[3, 4, 5, END]], [[END]]])
+def test_responses_and_exits_are_all_that_can_come(space):
+    with torch.no_grad(), float64_throughout():
+        table = tabulate(tiny_model("llama"), PROMPTS, [space] * 4)
+        logps = torch.stack(table.log_probs)
+    torch.testing.assert_close(table.outside, 1 - logps.exp().sum(-1), rtol=0, atol=EXACT)
+    torch.testing.assert_close(table.outcomes.log_probs[:, : len(space)], logps)
+
+
+def test_an_exit_is_a_beginning_that_goes_on_otherwise():
+    """Of a model with the same next token everywhere, and the responses e, 3e, 33e."""
+    probs = [0.1, 0.1, 0.2, 0.05, 0.15, 0.3, 0.1]
+    with torch.no_grad():
+        (exits,) = tabulate(constant_model(probs), [[3]], [[[END], [3, END], [3, 3, END]]]).exits
+    # After nothing and after 3: all but the end and 3. After 33: all but the end.
+    expected = torch.tensor([0.75, 0.05 * 0.75, 0.05**2 * 0.8], dtype=torch.float64)
+    torch.testing.assert_close(exits.exp(), expected, rtol=1e-6, atol=0)
+
+
+def test_a_node_that_every_token_hangs_from_has_no_exit():
+    tokens = range(VOCABULARY)
+    space = [[END], *([3, t] for t in tokens), *([t, END] for t in tokens if t not in (END, 3))]
+    model = tiny_model("llama")
+    with float64_throughout():
+        table = tabulate(model, [[3]], [space])
+        outside = table.outside.sum()
+        outside.backward()
+    assert len(table.exits[0]) == VOCABULARY - 2  # not after nothing, and not after 3
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
 def test_nothing_is_outside_of_a_space_with_every_beginning():
     """All tokens but the end go on, and after two of them all tokens are an end."""
     tokens = range(VOCABULARY)
