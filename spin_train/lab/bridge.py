@@ -18,13 +18,13 @@ from spin_theory.games.samples import predicted_tv
 from spin_theory.policies import TabularPolicy
 from spin_train.driver.watching import Watcher
 from spin_train.lab.findings import Curve, End, Finding
+from spin_train.lab.games import iterations, with_history
 from spin_train.lab.laboratory import SOLVED, Laboratory, open_laboratory
 from spin_train.lab.network import (
     at_the_data,
     at_the_learnt,
     few_steps,
     first_step,
-    iterations,
     later_gradients,
 )
 from spin_train.lab.pairs import sampled_pairs
@@ -88,7 +88,7 @@ def build_bridge(out: Path, *, everything: bool = False, watch: Watcher | None =
     curves += [*points, *modes]
     if everything:
         more, cosines = later_gradients(lab)
-        findings += [*more, *iterations(lab)]
+        findings += [*more, *iterations(lab), *with_history(lab)]
         curves.append(cosines)
     bridge = Bridge(tuple(ends), tuple(findings), tuple(curves))
     bridge.write(out / "bridge.json")
@@ -160,6 +160,8 @@ def samples(lab: Laboratory, sizes: Sequence[int]) -> tuple[Finding, list[Curve]
         predicted=-0.5,
         measured=slope,
         tolerance=SLOPE,
+        wrong="one over n",
+        wrong_apart=abs(slope + 1),
     )
     return finding, [
         Curve("trained on sampled pairs", "samples", list(sizes), found),

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
+from spin_theory.losses import PENALTIES
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy, pair_log_probs
 from spin_train.lab.tabulate import PolicyTable
@@ -74,7 +74,7 @@ def first_spin_gradient(model: Any, space: Space, data: TabularPolicy, *, beta: 
         real = log_ratios[:, : space.responses]
         margins = beta * (real[:, :, None] - log_ratios[:, None, :])  # (X, Y, Y + E)
         weights = pair_log_probs(data.log_probs, opponent).exp()
-        return -(weights * logsigmoid(margins)).sum((1, 2)).mean()
+        return (weights * PENALTIES["logistic"](margins)).sum((1, 2)).mean()
 
     return gradient(model, space, loss)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from spin_theory.policies import TabularPolicy
 from spin_train.driver import selfplay
 from spin_train.driver.watching import Watcher
-from spin_train.lab.pairs import enumerated_pairs, enumerated_triplets, prepare_run
+from spin_train.lab.pairs import coupled_triplets, enumerated_pairs, prepare_run
 from spin_train.lab.problems import Problem
 from spin_train.lab.tabulate import PolicyTable
 from spin_train.lab.world import Space, fit_network, table_of
@@ -26,10 +26,10 @@ FLOOR = 0.05  # of a table before it is normalised: with less, sampled pairs oft
 
 SOLVED: dict[str, Any] = {
     "learning_rate": 1e-3,
-    "epochs": 300,
+    "epochs": 400,
     "training": {
         "optim": "adamw_torch",
-        "adam_beta2": 0.95,
+        "adam_beta2": 0.9,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
         "max_grad_norm": 0.0,
@@ -37,7 +37,9 @@ SOLVED: dict[str, Any] = {
     },
 }
 """Keys of a run that comes to its minimum: one step per epoch, the rate falls to 0. At four times
-this rate a network forgot how to tell prompts apart, and stayed at a TV of 0.05."""
+this rate a network forgot how to tell prompts apart, and stayed at a TV of 0.05. With Adam's usual
+second beta, 0.999, the large gradients of the first steps make the later ones too short: SPIN at
+beta 0.5 was at a TV of 0.017 after as many steps."""
 
 
 def steps_of(steps: int, *, learning_rate: float) -> dict[str, Any]:
@@ -81,6 +83,7 @@ class Laboratory:
         problem: Problem,
         opponent: Player,
         *,
+        initial: Player | None = None,
         weights: Tensor | None = None,
     ) -> tuple[Run, Player]:
         """Play one iteration with `spin-train run`'s own driver, or take the one that is there.
@@ -93,6 +96,8 @@ class Laboratory:
             The loss and the training.
         opponent : Player
             Network that is trained, and plays.
+        initial : Player, optional
+            Network that gave the proto responses of T-SPIN; the opponent if not given.
         weights : Tensor, shape (X, Y, Y) or (X, Y, Y, Y), optional
             Of the pairs or triplets; all of them by their probabilities if not given.
 
@@ -107,7 +112,7 @@ class Laboratory:
         if weights is None:
             weights = enumerated_pairs(data, policy)
             if problem.algorithm == "tspin":
-                weights = self._triplets(problem, policy)
+                weights = self._triplets(problem, policy, (initial or opponent).policy)
         folder = self.out / name.replace(", ", "-").replace(" ", "_")
         run = prepare_run(
             folder,
@@ -121,10 +126,10 @@ class Laboratory:
         selfplay.play(run, watch=_naming(name, self.watch))
         return run, self.player(Path(run.policy(1).source))
 
-    def _triplets(self, problem: Problem, policy: TabularPolicy) -> Tensor:
+    def _triplets(self, problem: Problem, policy: TabularPolicy, initial: TabularPolicy) -> Tensor:
         """Weights of triplets; without history any proto response will do, and one is enough."""
         if problem.history_weight:
-            return enumerated_triplets(self.data.policy, policy, policy)
+            return coupled_triplets(self.data.policy, policy, initial)
         pairs = enumerated_pairs(self.data.policy, policy)
         first = torch.zeros(self.space.responses, dtype=torch.float64)
         first[0] = 1.0

@@ -23,9 +23,11 @@ from spin_train.lab.world import Space
 from spin_train.run.run import Run
 from spin_train.system.files import write_atomically, write_json
 
-__all__ = ["enumerated_pairs", "enumerated_triplets", "prepare_run", "sampled_pairs"]
+__all__ = ["coupled_triplets", "enumerated_pairs", "prepare_run", "sampled_pairs"]
 
 STOP = "stop"
+ROUNDING = 1e-14
+"""Probability, of sums of a few numbers: less is no overlap."""
 
 
 def enumerated_pairs(data: TabularPolicy, opponent: TabularPolicy) -> Tensor:
@@ -33,11 +35,22 @@ def enumerated_pairs(data: TabularPolicy, opponent: TabularPolicy) -> Tensor:
     return pair_log_probs(data.log_probs, opponent.log_probs).exp()
 
 
-def enumerated_triplets(
+def coupled_triplets(
     data: TabularPolicy, opponent: TabularPolicy, initial: TabularPolicy
 ) -> Tensor:
-    """Weights (X, Y, Y, Y) of all triplets (y, y', y0), which sum to one per prompt."""
-    return enumerated_pairs(data, opponent)[..., None] * initial.probs[:, None, None]
+    """Weights (X, Y, Y, Y) of triplets (y, y', y0), which sum to one per prompt.
+
+    The loss is a sum of a term in (y, y') and one in (y', y0). So only those pairs need their
+    probabilities, and y and y0 may go together: at most 2 Y - 1 of their Y^2 pairs have a weight.
+    """
+    real, proto = (table.probs.cumsum(-1) for table in (data, initial))  # (X, Y)
+    upper = torch.minimum(real[:, :, None], proto[:, None, :])
+    lower = torch.maximum(
+        (real - data.probs)[:, :, None], (proto - initial.probs)[:, None, :]
+    )  # the overlap of two intervals of the unit line
+    overlap = (upper - lower).clamp(min=0)
+    together = overlap.where(overlap > ROUNDING, 0.0)
+    return together[:, :, None, :] * opponent.probs[:, None, :, None]
 
 
 def sampled_pairs(

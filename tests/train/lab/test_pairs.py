@@ -7,8 +7,8 @@ from spin_theory.objectives.objectives import spin_objective, tspin_objective
 from spin_theory.policies import TabularPolicy
 from spin_train.data.records import read_records
 from spin_train.lab.pairs import (
+    coupled_triplets,
     enumerated_pairs,
-    enumerated_triplets,
     prepare_run,
     sampled_pairs,
 )
@@ -18,7 +18,9 @@ from spin_train.training.examples import examples_of
 from spin_train.training.objective import selfplay_objective
 
 SPACE = Space(prompts=2, responses=4)
-DATA, OPPONENT, POLICY = (TabularPolicy.random(2, 4, seed=s, smallest=0.1) for s in range(3))
+DATA, OPPONENT, POLICY, INITIAL = (
+    TabularPolicy.random(2, 4, seed=s, smallest=0.1) for s in range(4)
+)
 EXACT = 1e-12
 """Nats; sums of a few dozen terms in float64."""
 
@@ -61,8 +63,8 @@ def test_the_loss_of_a_run_on_all_pairs_is_the_exact_objective(tmp_path):
     assert loss_of(run, POLICY) == pytest.approx(float(expected), abs=EXACT)
 
 
-def test_the_loss_of_a_run_on_all_triplets_is_t_spins_objective(tmp_path):
-    weights = enumerated_triplets(DATA, OPPONENT, OPPONENT)
+def test_the_loss_of_a_run_on_coupled_triplets_is_t_spins_objective(tmp_path):
+    weights = coupled_triplets(DATA, OPPONENT, INITIAL)
     run = prepare_run(
         tmp_path,
         SPACE,
@@ -74,8 +76,17 @@ def test_the_loss_of_a_run_on_all_triplets_is_t_spins_objective(tmp_path):
         beta=2.0,
         history_weight=0.1,
     )
-    expected = tspin_objective(POLICY, OPPONENT, OPPONENT, DATA, beta=2.0, history_weight=0.1)
+    expected = tspin_objective(POLICY, OPPONENT, INITIAL, DATA, beta=2.0, history_weight=0.1)
     assert loss_of(run, POLICY) == pytest.approx(float(expected), abs=EXACT)
+
+
+def test_coupled_triplets_are_few_and_have_the_probabilities_of_their_pairs():
+    weights = coupled_triplets(DATA, OPPONENT, INITIAL)
+    torch.testing.assert_close(weights.sum(3), enumerated_pairs(DATA, OPPONENT))
+    torch.testing.assert_close(weights.sum(1), enumerated_pairs(OPPONENT, INITIAL))
+    assert int((weights > 0).sum()) <= 2 * 4 * (2 * 4 - 1)
+    same = coupled_triplets(DATA, OPPONENT, DATA)
+    assert int((same > 0).sum()) == 2 * 4 * 4  # each real response goes with itself
 
 
 def test_pairs_of_weight_zero_are_not_written(tmp_path):

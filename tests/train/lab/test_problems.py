@@ -5,7 +5,7 @@ import pytest
 from spin_theory.policies import TabularPolicy
 from spin_train.lab.bridge import judge, slope_of
 from spin_train.lab.findings import Finding
-from spin_train.lab.network import fixed_point
+from spin_train.lab.games import fixed_point
 from spin_train.lab.problems import TOLERANCE, Problem, distance, problems
 
 DATA, OPPONENT = (TabularPolicy.random(3, 6, seed=seed, smallest=0.05) for seed in (0, 1))
