@@ -14,7 +14,7 @@ MANAGED_ARGUMENTS = {
     "bf16": "set training.dtype instead",
     "fp16": "set training.dtype instead",
     "data_seed": "set seed instead",
-    "deepspeed": "set zero_stage instead",
+    "deepspeed": "set zero_stage, and deepspeed at the top level, instead",
     "eval_strategy": "evaluation follows every iteration, on the rows of data.held_out",
     "gradient_accumulation_steps": (
         "set training.batch_size and training.micro_batch_tokens instead"

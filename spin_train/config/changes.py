@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-_OPEN = "template_arguments."  # a key whose value has keys of its own
+_OPEN = ("template_arguments.", "deepspeed.")  # keys whose values have keys of their own
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from spin_train.config.engine import engine_problem
 from spin_train.config.keys import Free, Loss, OfControl, Play, Start, Training
 from spin_train.config.paths import Located
 from spin_train.config.sections import (
@@ -13,6 +14,7 @@ from spin_train.config.sections import (
     DataConfig,
     EvaluationConfig,
     GenerationConfig,
+    OffloadConfig,
     Section,
     SelectionConfig,
     SftConfig,
@@ -111,6 +113,10 @@ class Config(Section):
     evaluation: Free[EvaluationConfig] = EvaluationConfig()
     zero_stage: Free[Literal[0, 1, 2, 3]] = 2
     """DeepSpeed ZeRO stage."""
+    offload: Free[OffloadConfig] = OffloadConfig()
+    deepspeed: Training[dict[str, Any]] = Field(default={})
+    """Further settings of DeepSpeed's engine for training, in its own words, such as
+    `{zero_optimization: {overlap_comm: true}}`. What another key decides is refused here."""
     sharded_inference: Free[bool] = False
     """While it scores and evaluates, each rank holds its share of a policy, and layers are gathered
     one by one: for models that do not fit on one device. This is slower."""
@@ -155,6 +161,8 @@ class Config(Section):
             )
         if self.adapter and self.adapter.between == "stack" and self.sharded_inference:
             raise ValueError("adapter.between: stack loads whole weights; remove sharded_inference")
+        if problem := engine_problem(self.zero_stage, self.offload.model_dump(), self.deepspeed):
+            raise ValueError(problem)
         if problem := arguments_problem(self.template, self.template_arguments):
             raise ValueError(problem)
         if problem := template_problem(self.template):

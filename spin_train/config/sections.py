@@ -208,6 +208,17 @@ class AdapterConfig(Section):
     """QLoRA: `model` in 4 bits (needs CUDA, bitsandbytes and between: stack)."""
 
 
+class OffloadConfig(Section):
+    """What ranks keep in main memory, so that their devices have room for more."""
+
+    optimizer: Free[Literal["cpu"] | None] = None
+    """`cpu`: this rank's share of the master weights, gradients and optimiser states, and the step
+    itself. Needs zero_stage 1, 2 or 3."""
+    parameters: Free[Literal["cpu"] | None] = None
+    """`cpu`: this rank's share of the weights, in training and with sharded_inference. Needs
+    zero_stage 3."""
+
+
 class SelectionConfig(Section):
     """Which policy is the best (best.json), and when to stop."""
 

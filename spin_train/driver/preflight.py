@@ -8,6 +8,7 @@ from typing import Any
 from spin_train.config.arguments import argument_problem
 from spin_train.config.schema import Config
 from spin_train.config.sections import TrainingConfig
+from spin_train.driver.deepspeed_keys import refuse_unknown_settings
 from spin_train.driver.versions import require_versions
 from spin_train.errors import UserError
 from spin_train.model.adapters import require_adapters
@@ -30,6 +31,7 @@ def refuse_early(config: Config, *, launched: bool = False) -> None:
     require_versions({"train", "vllm"} if config.generation.engine == "vllm" else {"train"})
     refuse_checkpoint(config.model)
     _refuse_unknown_arguments(config)
+    refuse_unknown_settings(config)
     if config.adapter:
         require_adapters(config.adapter)
     if config.generation.engine == "vllm":

@@ -5,20 +5,25 @@ and lets them go again, so the whole model is never on one rank. Gathering needs
 must make the same number of forward passes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
+from spin_train.config.engine import offload_settings
+
 __all__ = ["destroy_engine", "shared_out"]
 
 
-def shared_out(load: Callable[[], Any], *, dtype: str) -> Any:
+def shared_out(
+    load: Callable[[], Any], *, dtype: str, offload: Mapping[str, str | None] | None = None
+) -> Any:
     """Load a model whose weights are shared out over the ranks; all ranks call this together.
 
     `load` loads it with `from_pretrained`, which then keeps this rank's part of each weight alone.
-    `dtype` is that of the weights. Returns an engine in evaluation mode that cannot train.
+    `dtype` is that of the weights, and `offload` may keep them in main memory. Returns an engine in
+    evaluation mode that cannot train.
     """
     import deepspeed  # so that this module imports where DeepSpeed does not install
 
@@ -33,6 +38,7 @@ def shared_out(load: Callable[[], Any], *, dtype: str) -> Any:
             # With weights gathered ahead of time, a rank held more than the whole model in the end
             # (benchmarks.memory_by_rank, DeepSpeed 0.19.8).
             "stage3_prefetch_bucket_size": 0,
+            **offload_settings(offload),
         },
     }
     said = HfDeepSpeedConfig(settings)  # from_pretrained asks for it as long as it lives

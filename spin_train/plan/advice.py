@@ -85,6 +85,10 @@ def _candidates(stage: str, config: Config, device: Device) -> Iterator[list[lis
     if sharded and ranks > 1:
         yield [sharded]
         yield [[*again, *sharded]]
+    away = ["offload.optimizer=cpu"]
+    if device.kind != "cpu" and config.offload.optimizer is None:
+        shares = [] if config.zero_stage > 0 else ["zero_stage=2"]
+        yield [[*shares, *away], [*again, *shares, *away]]
     if narrow:
         yield [[*narrow, *again], [*narrow, *again, *(sharded if ranks > 1 else [])]]
     if config.adapter is None:

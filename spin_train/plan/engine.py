@@ -17,9 +17,13 @@ is filled; on a GPU it is taken whole.
 
 On a CPU the C library keeps what was taken in small pieces, as activations are, when it is free
 again. So there they are part of every later moment, and so is what loading under ZeRO-3 took.
+
+`offload` moves what belongs to the optimiser, or the shares of the weights, from a GPU to the main
+memory of its machine. On a CPU they are there already.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from spin_train.plan.optimiser import Optimiser
 from spin_train.plan.trace import Trace
@@ -32,6 +36,17 @@ _MASTER = 4  # bytes of a float32 number
 # Copies of the whole weights: transformers reads all of them on each rank to share them out. Seen
 # with transformers 5.23 for three sizes on one rank and on two.
 _LEFT_BY_LOADING = 2
+_OFFLOADED = {
+    "optimizer": (
+        "master weights (float32)",
+        "optimiser states",
+        "gradients",
+        "gradients in float32",
+        "the optimiser's temporaries",
+    ),
+    "parameters": ("weights",),
+}
+"""Parts that `offload` moves, by its keys."""
 
 Parts = dict[str, int]
 
@@ -59,10 +74,13 @@ class Moment:
 
     name: str
     parts: Parts
+    """On the device of a rank."""
+    host: Parts = field(default_factory=dict)
+    """What `offload` has moved from there into main memory."""
 
     @property
     def total(self) -> int:
-        """Sum of the parts."""
+        """Sum of the parts on the device."""
         return sum(self.parts.values())
 
 
@@ -80,6 +98,7 @@ def moments(
     ranks: int,
     device: str,
     accumulates: bool,
+    offload: Mapping[str, str | None] | None = None,
 ) -> list[Moment]:
     """List the moments of a training stage that may be its peak, on one rank."""
     if zero_stage == 0:
@@ -88,7 +107,15 @@ def moments(
         found = _sharded(weights, optimiser, trace, ranks, device)
     else:
         found = _partly(weights, optimiser, trace, ranks, device, accumulates, zero_stage)
-    return [Moment(name, {part: int(size) for part, size in m.items()}) for name, m in found]
+    moved: set[str] = set()
+    if device != "cpu":
+        moved = {part for key, to in (offload or {}).items() if to for part in _OFFLOADED[key]}
+    listed = []
+    for name, sizes in found:
+        whole = {part: int(size) for part, size in sizes.items()}
+        stays = {part: size for part, size in whole.items() if part not in moved}
+        listed.append(Moment(name, stays, {p: whole[p] for p in whole.keys() & moved}))
+    return listed
 
 
 def _passes(trace: Trace) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The memory of each kind of stage: the largest moment, by part."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -57,7 +57,9 @@ class StageMemory:
     stage: str
     moment: str
     parts: dict[str, int]
-    """Bytes by what they are for."""
+    """Bytes by what they are for, on its device."""
+    host: dict[str, int] = field(default_factory=dict)
+    """What `offload` keeps in main memory instead, at the moment when that is most."""
 
     @property
     def total(self) -> int:
@@ -116,7 +118,7 @@ def memory_by_stage(
         parts = base | {part: size for part, size in moment.parts.items() if size}
         if device != "cpu":
             parts["gaps of the allocator"] = int(_RESERVE * moment.total)
-        stages.append(StageMemory(name, moment.name, parts))
+        stages.append(StageMemory(name, moment.name, parts, moment.host))
     notes = []
     if config.ranks is None:
         notes.append(
@@ -157,8 +159,10 @@ def _largest(
             ranks=config.ranks or 1,
             device=device,
             accumulates=stage.accumulation > 1,
+            offload=config.offload.model_dump(),
         )
-        training[stage.name] = largest_moment(listed)
+        host = max((moment.host for moment in listed), key=lambda parts: sum(parts.values()))
+        training[stage.name] = replace(largest_moment(listed), host=host)
     weights = model.weights
     whole = {"weights": weights.all}
     if config.zero_stage == 3:  # README, Limits

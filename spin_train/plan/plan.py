@@ -1,7 +1,7 @@
 """The plan of a run: what it does, what that takes, whether it fits, and which key helps."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def make_plan(
     trained, sampled = trained_by(config, data), sampled_by(config, data)
     memory, notes = memory_by_stage(config, data, model, device=device.kind, trained=trained)
     disk = disk_of(config, data, model.weights, model.optimiser, trained, sampled)
-    host = _host(config, data, model.weights.all) if device.kind != "cpu" else {}
+    host = _host(config, data, model.weights.all, memory) if device.kind != "cpu" else {}
     free = _free(Path(config.output_dir)) if here else None
     ranks = config.ranks or 1
     problems = refusals(memory, device=device, ranks=ranks)
@@ -130,15 +130,18 @@ def make_plan(
     )
 
 
-def _host(config: Config, rows: Rows, weights: int) -> dict[str, int]:
+def _host(
+    config: Config, rows: Rows, weights: int, memory: Sequence[StageMemory]
+) -> dict[str, int]:
     """Add up main memory of a machine: each rank loads the whole model there before its device."""
     here = min(config.ranks or 1, _PER_MACHINE)
     tokens = sum(len(row.prompt_ids) + len(row.responses[0].ids) for row in rows.train)
+    offloaded = max((stage.host for stage in memory), key=lambda parts: sum(parts.values()))
     return {
         f"programs of {here} ranks (assumed)": here * _HOST_PROGRAM,
         "weights as they are loaded": here * weights,
         "rows, samples and log-probs": here * 8 * tokens,
-    }
+    } | {f"{part}, offloaded": here * size for part, size in offloaded.items()}
 
 
 def _free(folder: Path) -> int | None:

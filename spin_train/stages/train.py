@@ -1,7 +1,6 @@
 """Train: transformers' Trainer under DeepSpeed, from a start to a saved policy."""
 
 import gc
-import importlib.resources
 import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from spin_train.config.engine import engine_settings
 from spin_train.config.schema import Config
 from spin_train.data.records import Record, count_records, read_records
 from spin_train.errors import StoppedError, UserError
@@ -262,7 +262,6 @@ def training_arguments(
 ) -> TrainingArguments:
     """Arguments of a training stage; UserError where transformers refuses one."""
     training = config.training
-    settings = importlib.resources.files("spin_train.config") / "deepspeed"
     managed: dict[str, Any] = {
         "output_dir": str(checkpoints),
         "per_device_train_batch_size": 1,  # a micro-batch, of several examples
@@ -273,7 +272,9 @@ def training_arguments(
         "seed": seed,
         "bf16": training.dtype == "bfloat16",
         "use_cpu": on_cpu,
-        "deepspeed": str(settings / f"zero{config.zero_stage}.json"),
+        "deepspeed": engine_settings(
+            config.zero_stage, offload=config.offload.model_dump(), further=config.deepspeed
+        ),
         "save_strategy": "steps",
         "disable_tqdm": True,
         "remove_unused_columns": False,

@@ -74,7 +74,8 @@ class Work:
         """
         load = partial(load_policy, policy.source, self.config)
         if shared:
-            model = shared_out(load, dtype=self.config.training.dtype)
+            keep = {"parameters": self.config.offload.parameters}  # there is no optimiser
+            model = shared_out(load, dtype=self.config.training.dtype, offload=keep)
         else:
             model = load().to(self.ranks.device).eval()
         expect_rows_up_to(model, self.longest_row)

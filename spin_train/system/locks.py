@@ -37,6 +37,11 @@ class FileLock:
             else:
                 return True
 
+    def descriptor(self) -> int:
+        """File descriptor of a lock that is held: a process that inherits it holds it too."""
+        assert self._file is not None
+        return self._file.fileno()
+
     def release(self) -> None:
         """Release the lock."""
         if self._file is not None:

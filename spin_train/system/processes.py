@@ -73,17 +73,20 @@ def build_communication_op() -> None:
         raise UserError(f"another process has been compiling in {cache} for 10 minutes; stop it")
     try:
         for stale in (*cache.glob("**/lock"), *cache.glob("**/.ninja_lock")):
-            # Left by a build that was killed: ranks would wait for it forever.
-            if time.time() - stale.stat().st_mtime > _STALE_SECONDS:
+            # Left by a build that was killed: ranks would wait for it forever. Before the op is
+            # there, no rank of any run is, and a process that compiled no longer holds our lock.
+            age = time.time() - stale.stat().st_mtime
+            if not stamp.exists() or age > _STALE_SECONDS:
                 stale.unlink(missing_ok=True)
         if not stamp.exists():
-            _compile_communication_op(cache)
+            _compile_communication_op(cache, lock)
             stamp.touch()
     finally:
         lock.release()
 
 
-def _compile_communication_op(cache: Path) -> None:
+def _compile_communication_op(cache: Path, lock: FileLock) -> None:
+    """Compile in a process that holds the lock for as long as it lives, even if this one dies."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UserError(
             "DeepSpeed needs a C++ compiler on CPUs, and none was found: install g++ "
@@ -105,6 +108,7 @@ def _compile_communication_op(cache: Path) -> None:
             "TORCH_EXTENSIONS_DIR": str(cache),
         },
         stdin=subprocess.DEVNULL,
+        pass_fds=[lock.descriptor()],
         capture_output=True,
         text=True,
         check=False,

@@ -4,6 +4,8 @@ import signal
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from spin_train.system.files import read_json
 from tests.train.runs import make_config, records_of, refused, start, succeed, weights
@@ -56,6 +58,24 @@ def test_shared_out_policies_give_the_bits_of_whole_ones(whole, tmp_path):
             before / place / "evaluation.json"
         )
     assert weights(out) == weights(before)
+
+
+def test_what_is_offloaded_is_computed_as_before(whole, tmp_path):
+    out = tmp_path / "run"
+    changes = {
+        **SETTINGS,
+        "output_dir": str(out),
+        "sharded_inference": True,
+        "offload": {"optimizer": "cpu", "parameters": "cpu"},
+        "deepspeed": {"zero_optimization": {"stage3_max_live_parameters": 100_000}},
+    }
+    succeed("run", make_config(whole, **changes))
+    before = whole / "run"
+    assert scores(out) == scores(before)
+    # DeepSpeed's step for offloaded shares sums in another order.
+    trained = {path: load_file(path / "iter0/policy/model.safetensors") for path in (out, before)}
+    for name, weight in trained[before].items():
+        torch.testing.assert_close(trained[out][name], weight, rtol=0, atol=1e-6)
 
 
 def test_all_ranks_stop_at_one_pass_and_resuming_changes_no_bit(whole, tmp_path):

@@ -70,6 +70,25 @@ def test_parts_of_a_training_stage_by_hand(path):
     assert parts["program and libraries"] == program(device="cpu", ranks=2)["program and libraries"]
 
 
+def test_what_is_offloaded_is_in_main_memory_and_not_on_the_device(path):
+    config = ("zero_stage=3", "ranks=2", "training.dtype=bfloat16")
+    whole = planned(path, *config, device=DEVICES["A100-80GB"], here=False)
+    moved = ("offload.optimizer=cpu", "offload.parameters=cpu")
+    away = planned(path, *config, *moved, device=DEVICES["A100-80GB"], here=False)
+    states = 2 * 4 * (PARAMETERS // 2)  # of both ranks of the machine
+    assert stage(whole, "iter1/train").parts["optimiser states"] == states // 2
+    assert {"weights", "optimiser states", "gradients"} <= stage(whole, "iter1/train").parts.keys()
+    left = stage(away, "iter1/train").parts.keys()
+    assert not {"weights", "optimiser states", "gradients", "master weights (float32)"} & left
+    assert away.host["optimiser states, offloaded"] == states
+    assert away.host["master weights (float32), offloaded"] == states
+    assert away.host["weights, offloaded"] == states // 2  # two bytes each
+    assert not any("offloaded" in part for part in whole.host)
+    onto_cpu = planned(path, "zero_stage=3", "ranks=2", *moved)
+    here = planned(path, "zero_stage=3", "ranks=2")
+    assert stage(onto_cpu, "iter1/train").total == stage(here, "iter1/train").total
+
+
 def test_a_cache_by_hand(path):
     parts = stage(planned(path), "generate").parts
     # 16 rows of 5 + 6 tokens with room for 64, keys and values of 2 layers, 2 heads of 16, float32

@@ -190,7 +190,7 @@ def test_a_missing_compiler_is_refused_with_its_package(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"install g\+\+"):
         build_communication_op()
-    assert list(tmp_path.glob("*.built")) == []
+    assert list(tmp_path.rglob("built")) == []
 
 
 COMPILER = """#!/bin/sh
@@ -210,7 +210,41 @@ def test_a_compilation_that_fails_is_told_by_the_compilers_own_line(monkeypatch,
     monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(UserError, match=r"does not compile: shm\.cpp:3:1: error: .*-id$"):
         build_communication_op()
-    assert list(tmp_path.glob("*.built")) == []
+    assert list(tmp_path.rglob("built")) == []
+
+
+def test_a_lock_that_a_killed_compilation_left_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    left = processes.extensions_folder() / "deepspeed_shm_comm" / "lock"
+    seen = []
+
+    def compile_it(cache, lock):
+        seen.append(left.exists())
+
+    monkeypatch.setattr(processes, "_compile_communication_op", compile_it)
+    left.parent.mkdir(parents=True)
+    left.touch()  # a moment ago
+    build_communication_op()
+    assert seen == [False]
+    left.touch()  # by a rank of another run, which loads what is built
+    build_communication_op()
+    assert seen == [False]
+    assert left.exists()
+
+
+@pytest.mark.process
+def test_a_compilation_whose_driver_died_is_waited_for(monkeypatch, tmp_path):
+    lock = FileLock(tmp_path / "lock")
+    assert lock.acquire()
+    child = subprocess.Popen(["sleep", "30"], pass_fds=[lock.descriptor()])
+    try:
+        lock.release()
+        assert not FileLock(tmp_path / "lock").acquire()
+    finally:
+        child.kill()
+        child.wait()
+    assert FileLock(tmp_path / "lock").acquire(wait_s=5)
 
 
 def test_the_driver_tells_a_diverged_run_from_other_errors(tmp_path, monkeypatch):
