@@ -118,8 +118,8 @@ class Config(Section):
     """Further settings of DeepSpeed's engine for training, in its own words, such as
     `{zero_optimization: {overlap_comm: true}}`. What another key decides is refused here."""
     sharded_inference: Free[bool] = False
-    """While it scores and evaluates, each rank holds its share of a policy, and layers are gathered
-    one by one: for models that do not fit on one device. This is slower."""
+    """While a policy samples (`engine: hf`), scores and is evaluated, each rank holds its share and
+    gathers layers one by one: for models that do not fit on one device. This is slower."""
     ranks: Free[int | None] = Field(default=None, ge=1)
     """Worker processes, one per device. null is 1, or as many as torchrun, srun or deepspeed
     started."""

@@ -54,13 +54,12 @@ def _help(stage: str, config: Config) -> str:
     kind = stage.rpartition("/")[2]
     generation, training = config.generation, config.training
     tokens = f"lower training.micro_batch_tokens (now {training.micro_batch_tokens})"
-    scoring = tokens
-    if not config.sharded_inference:
-        scoring += ", or share the model out over several ranks with sharded_inference=true"
+    share = ", or share the model out over several ranks with sharded_inference=true"
+    share = "" if config.sharded_inference else share
+    scoring = tokens + share
+    sampling = f"lower generation.batch_size (now {generation.batch_size}){share}"
     lines = {
-        "generate": f"lower generation.batch_size (now {generation.batch_size})",
-        "sample": f"lower generation.batch_size (now {generation.batch_size})",
-        "answer": f"lower generation.batch_size (now {generation.batch_size})",
+        **dict.fromkeys(("generate", "sample", "answer"), sampling),
         "score": scoring,
         "reference": scoring,
         "evaluate": scoring,

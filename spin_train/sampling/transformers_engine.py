@@ -16,6 +16,7 @@ from spin_train.model.exactness import (
     exact_tolerance,
     first_exact,
     is_narrow,
+    is_sharded,
     measured_tolerance,
     widened,
 )
@@ -226,7 +227,8 @@ def _exact_way(model: Any, length: int = 64) -> _Way:
 
     It is tried on rows of up to `length` tokens.
     """
-    on_gpu = next(model.parameters()).is_cuda
+    # A recorded step would read weights where they were gathered once.
+    on_gpu = next(model.parameters()).is_cuda and not is_sharded(model)
     ways = _ON_GPU | _WAYS if on_gpu else _WAYS
     return exact_way("sampling", model, ways, length, partial(_first_exact, model))
 

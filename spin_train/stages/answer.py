@@ -36,12 +36,13 @@ def answer(work: Work, stage: Stage) -> list[Path]:
     policy = run.control(k + 1) if stage.control else run.policy(k + 1)
     asked = questions(read_records(run.directory.held_out_rows), work.config)
     mine = asked[work.ranks.rank :: work.ranks.size]
-    decoded = greedy_answers(
-        work.load(policy) if mine else None,
-        mine,
-        greedy_settings(run),
-        finished=lambda done: work.visit(stage, done, len(mine)),
-    )
+    with work.holding(policy, stage) as held:
+        decoded = greedy_answers(
+            held.model if mine else None,
+            mine,
+            greedy_settings(run),
+            finished=lambda done: held.visit(done, len(mine)),
+        )
     work.speed.count(sampled_tokens(decoded))
     gathered = [record for part in work.ranks.gather(decoded) for record in part]
     if work.ranks.is_first:

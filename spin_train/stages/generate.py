@@ -31,18 +31,16 @@ def generate(work: Work, stage: Stage) -> list[Path]:
 
 
 def _with_transformers(work: Work, stage: Stage, folder: Path) -> None:
-    opponent = work.run.policy(stage.iteration)
-    tokens = fill_shards(
-        work.config,
-        work.run.directory,
-        stage.iteration,
-        lambda finished: partial(
-            transformers_engine.sample, work.load(opponent), finished=finished
-        ),
-        visit=partial(work.visit, stage),
-        ranks=work.ranks.size,
-        board=work.ranks.board,
-    )
+    with work.holding(work.run.policy(stage.iteration), stage) as opponent:
+        tokens = fill_shards(
+            work.config,
+            work.run.directory,
+            stage.iteration,
+            lambda finished: partial(transformers_engine.sample, opponent.model, finished=finished),
+            visit=opponent.visit,
+            ranks=work.ranks.size,
+            board=work.ranks.board,
+        )
     work.speed.count(tokens)
 
 

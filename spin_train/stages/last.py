@@ -31,20 +31,17 @@ def sample_last(work: Work, stage: Stage) -> list[Path]:
         batch_size=generation.batch_size,
     )
     played = []
-    if mine:
-        total = len(mine) * generation.samples_per_prompt
-        played = play(
-            partial(
-                sample,
-                work.load(policy),
-                finished=lambda done: work.visit(stage, done, total),
-            ),
-            mine,
-            settings,
-            seed=work.config.seed,
-            iteration=policy.iteration,
-            samples_per_prompt=generation.samples_per_prompt,
-        )
+    total = len(mine) * generation.samples_per_prompt
+    with work.holding(policy, stage) as held:
+        if mine:
+            played = play(
+                partial(sample, held.model, finished=lambda done: held.visit(done, total)),
+                mine,
+                settings,
+                seed=work.config.seed,
+                iteration=policy.iteration,
+                samples_per_prompt=generation.samples_per_prompt,
+            )
     work.speed.count(sampled_tokens(played))
     gathered = list(chain.from_iterable(work.ranks.gather(played)))
     if work.ranks.is_first:

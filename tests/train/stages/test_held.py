@@ -5,6 +5,8 @@ import torch
 
 from spin_train.errors import StoppedError
 from spin_train.model.logps import Group, response_logps
+from spin_train.sampling.engine import SamplingSettings
+from spin_train.sampling.transformers_engine import sample
 from spin_train.stages import held as module
 from spin_train.stages.held import Shared, Whole
 from spin_train.system.ranks import Ranks
@@ -74,23 +76,71 @@ def test_a_whole_policy_is_loaded_once_and_when_it_is_asked_for():
     assert loads == [1]
 
 
+def forwards(model):
+    """List that grows with each forward pass of a model."""
+    seen = []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    return seen
+
+
 def test_a_rank_without_rows_makes_as_many_passes_as_the_others(freed, scored):
-    ranks = Others(3)
-    shared = Shared(lambda: Engine(tiny_model("llama")), print, ranks)
-    shared.finish()
+    model = tiny_model("llama")
+    response_logps(model, GROUPS)  # which tries ways, with passes of its own
+    passes, ranks = forwards(model), Others(3)
+    Shared(lambda: Engine(model), print, ranks).finish()
     assert ranks.calls == [False] * 4
+    assert len(passes) == 3
     assert [[len(r) for r in group[0].responses] for group in scored] == [[1]] * 3
     assert len(freed) == 1
 
 
 def test_a_rank_with_rows_says_so_before_each_pass_and_then_waits_for_the_others(freed, scored):
-    ranks = Others(3)
-    shared = Shared(lambda: Engine(tiny_model("llama")), print, ranks)
+    model = tiny_model("llama")
+    response_logps(model, GROUPS)
+    passes, ranks = forwards(model), Others(3)
+    shared = Shared(lambda: Engine(model), print, ranks)
     shared.logps(GROUPS)
     shared.logps(GROUPS)
     shared.finish()
     assert ranks.calls == [True, True, False, False]
+    assert len(passes) == 3
     assert [groups == GROUPS for groups in scored] == [True, True, False]
+
+
+def test_passes_that_try_a_way_are_agreed_on_as_well(freed):
+    model = tiny_model("llama")
+    passes, ranks = forwards(model), Others(0)
+    Shared(lambda: Engine(model), print, ranks).logps(GROUPS)
+    assert ranks.calls == [True] * len(passes)
+    assert len(passes) > 1
+
+
+SETTINGS = SamplingSettings(stop_ids=(0,), max_new_tokens=5, temperature=1.0, batch_size=2)
+
+
+def test_sampling_agrees_on_each_pass_and_gives_the_same_samples(freed):
+    prompts, seeds = [[1, 2], [3], [4, 5, 6]], [1, 2, 3]
+    model = tiny_model("llama")
+    whole = sample(model, prompts, seeds, SETTINGS)
+    passes, ranks = forwards(model), Others(0)
+    shared = Shared(lambda: Engine(model), print, ranks)
+    assert sample(shared.model, prompts, seeds, SETTINGS) == whole
+    assert ranks.calls == [True] * len(passes)
+    shared.finish()
+    assert ranks.calls == [True] * len(passes) + [False]
+    assert len(freed) == 1
+
+
+def test_a_pass_that_the_driver_wants_stopped_stops_the_sampling(freed):
+    class Stopping(Others):
+        def anyone(self, has_work):
+            if len(self.calls) == 3:
+                raise StoppedError
+            return super().anyone(has_work)
+
+    shared = Shared(lambda: Engine(tiny_model("llama")), print, Stopping(0))
+    with pytest.raises(StoppedError):
+        sample(shared.model, [[1, 2]], [1], SETTINGS)
 
 
 def test_a_policy_that_no_rank_needs_is_not_loaded(freed):

@@ -1,5 +1,6 @@
 """The last policy answers as it would as the opponent of one more iteration."""
 
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from spin_train.run.graph import stages_of
 from spin_train.run.run import Run
 from spin_train.sampling.play import fill_shards
 from spin_train.sampling.transformers_engine import sample
+from spin_train.stages.held import Whole
 from spin_train.stages.last import sample_last
 from spin_train.system.files import write_json
 from spin_train.system.speed import Speed
@@ -43,8 +45,9 @@ class Work:
     def visit(self, *_):
         pass
 
-    def load(self, policy):
-        return AutoModelForCausalLM.from_pretrained(policy.source).eval()
+    @contextmanager
+    def holding(self, policy, stage):
+        yield Whole(lambda: AutoModelForCausalLM.from_pretrained(policy.source).eval(), self.visit)
 
 
 @pytest.fixture
