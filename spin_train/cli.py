@@ -261,7 +261,7 @@ def study(
     """Compare self-play with continued SFT, from five kinds of base, on a known language.
 
     KL to the data, valid mass and greedy accuracy are exact. Each arm's learning
-    rate and steps are chosen on prompts of their own, and reported on others.
+    rate and steps are chosen on prompts of their own. See docs/when-spin-helps.md.
     """
     from spin_train.display import show_table, watching
     from spin_train.lab.study.cells import QUICK, STUDY, run_study
@@ -272,7 +272,7 @@ def study(
     with watching() as watch:
         cells = run_study(out, grid, minutes=minutes, watch=watch)
     found = results(cells, grid)
-    for table in tables(found):
+    for table in tables(cells, grid):
         show_table(table)
     print(f"{len(cells)} of {grid.lines} cells: {out}/cells.jsonl")
     if found and importlib.util.find_spec("matplotlib"):

@@ -25,7 +25,7 @@ from spin_train.system.files import or_null, read_json, write_directory, write_j
 from spin_train.system.locks import FileLock
 from spin_train.system.ownership import claim
 
-__all__ = ["QUICK", "STUDY", "Cell", "Study", "read_cells", "run_study"]
+__all__ = ["QUICK", "STUDY", "Cell", "Study", "folder_of", "read_cells", "run_study"]
 
 _LINES, _STUDY, _NETWORKS = "cells.jsonl", "study.json", "bases"
 
@@ -95,6 +95,11 @@ def read_cells(out: Path) -> list[Cell]:
         return []
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
     return [Cell.read(json.loads(line)) for line in lines]
+
+
+def folder_of(out: Path, base: Base, seed: int) -> Path:
+    """Where a trained base is kept."""
+    return out / _NETWORKS / f"{base.name.replace(' ', '_')}-seed{seed}"
 
 
 def run_study(
@@ -192,7 +197,7 @@ class _Player:
     def of(cls, out: Path, study: Study, base: Base, seed: int) -> "_Player":
         """Train the base, or load it."""
         world = World(seed, study.validation, study.test)
-        folder = out / _NETWORKS / f"{base.name.replace(' ', '_')}-seed{seed}"
+        folder = folder_of(out, base, seed)
         if not folder.is_dir():
             with write_directory(folder) as partial:
                 make_base(base, world).save_pretrained(partial)

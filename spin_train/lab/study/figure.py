@@ -2,17 +2,28 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from spin_train.lab.study.verdicts import Mean, Result
+from spin_train.lab.study.arms import CONTROL
+from spin_train.lab.study.cells import Cell, Study
+from spin_train.lab.study.verdicts import FEWEST, Mean, Result, results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "page_cells", "result_cells", "save_figure", "tables"]
+__all__ = [
+    "draw",
+    "largest_cells",
+    "page_cells",
+    "result_cells",
+    "save_figure",
+    "tables",
+    "verdict_cells",
+]
 
 _HEAD = (
     "arm",
@@ -25,14 +36,23 @@ _HEAD = (
     "against the base",
     "against SFT",
 )
+_NAMES = {"kl": "KL", "valid": "valid mass", "greedy": "greedy accuracy"}
+_VERDICTS = (
+    "measure",
+    "better than SFT",
+    "no difference",
+    "worse",
+    "too few seeds",
+    "better than the base",
+)
 _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#595959"
 _COLOURS = {"better": _BLUE, "worse": _RED}
 
 
-def result_cells(results: Sequence[Result]) -> list[tuple[str, ...]]:
+def result_cells(found: Sequence[Result]) -> list[tuple[str, ...]]:
     """Cells of the results of one base, their head first."""
     rows = []
-    for result in results:
+    for result in found:
         start = result.arm is None
         control = not start and result.from_control == Mean(0.0, 0.0)
         rows.append(
@@ -56,60 +76,101 @@ def _shown(mean: Mean, *, signed: bool = False) -> str:
     return value if math.isnan(mean.half) else f"{value} ± {mean.half:.3f}"
 
 
-def page_cells(results: Sequence[Result]) -> list[tuple[str, ...]]:
+def page_cells(found: Sequence[Result]) -> list[tuple[str, ...]]:
     """Cells of one table for all bases, their head first."""
     rows = [
         (f"{base}, {of_base[0].seeds} seeds" if number == 0 else "", *row)
-        for base, of_base in by_base(results).items()
+        for base, of_base in by_base(found).items()
         for number, row in enumerate(result_cells(of_base)[1:])
     ]
     return [("base", *_HEAD), *rows]
 
 
-def by_base(results: Sequence[Result]) -> dict[str, list[Result]]:
+def verdict_cells(cells: Sequence[Cell], study: Study) -> list[tuple[str, ...]]:
+    """Cells of a table of verdicts by each measure, which settings are also chosen by."""
+    rows = []
+    for measure, name in _NAMES.items():
+        arms = [one for one in results(cells, study, by=measure) if one.arm not in (None, CONTROL)]
+        against = [one.against_control for one in arms]
+        better = [f"{one.arm} ({one.base})" for one in arms if one.against_control == "better"]
+        alone = [one for one in arms if one.against_base == "better"]
+        rows.append(
+            (
+                name,
+                "; ".join(better) or "none",
+                str(against.count("no difference")),
+                str(against.count("worse")),
+                str(against.count("too few seeds")),
+                "; ".join(f"{one.arm} ({one.base})" for one in alone) or "none",
+            )
+        )
+    return [_VERDICTS, *rows]
+
+
+def largest_cells(cells: Sequence[Cell], study: Study) -> list[tuple[str, ...]]:
+    """Cells of a table of KL and log p(real) at the largest rate and most steps, nothing chosen."""
+    largest = replace(study, rates=(max(study.rates),), steps=(max(study.steps),))
+    bases = by_base(results(cells, largest))
+    lines: dict[str, list[str]] = {}
+    for rows in bases.values():
+        for row in rows:
+            moved = "" if row.arm is None else f", {row.displacement.value:+.2f}"
+            lines.setdefault(row.arm or "the base", []).append(f"{row.kl.value:.2f}{moved}")
+    head = ("arm", *(f"{base}, {rows[0].seeds} seeds" for base, rows in bases.items()))
+    return [head, *((arm, *line) for arm, line in lines.items())]
+
+
+def by_base(found: Sequence[Result]) -> dict[str, list[Result]]:
     """Sort results by their bases, in their order."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        found.setdefault(result.base, []).append(result)
-    return found
+    sorted_: dict[str, list[Result]] = {}
+    for result in found:
+        sorted_.setdefault(result.base, []).append(result)
+    return sorted_
 
 
-def tables(results: Sequence[Result]) -> list[Table]:
-    """Show each base's arms."""
+def tables(cells: Sequence[Cell], study: Study) -> list[Table]:
+    """Show each base's arms, and the verdicts by each measure."""
     found = []
-    for base, rows in by_base(results).items():
-        head, *cells = result_cells(rows)
+    for base, rows in by_base(results(cells, study)).items():
+        head, *lines = result_cells(rows)
         table = Table(*head, title=f"{base}: test prompts, {rows[0].seeds} seeds, 95 % intervals")
-        for row in cells:
+        for row in lines:
+            table.add_row(*row)
+        found.append(table)
+    if found:
+        head, *lines = verdict_cells(cells, study)
+        table = Table(*head, title="arms of all bases, each chosen by the measure itself")
+        for row in lines:
             table.add_row(*row)
         found.append(table)
     return found
 
 
-def draw(results: Sequence[Result]) -> "Figure":
+def draw(found: Sequence[Result]) -> "Figure":
     """Draw KL minus the base's for each arm, one panel per base.
 
     Left of the dotted line an arm is nearer to the data than its base. Colours are the verdict
-    against continued SFT.
+    against continued SFT; with too few seeds for one there is no interval either.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
-    bases = by_base(results)
+    bases = by_base(found)
     figure = Figure(figsize=(10, 3.0), layout="constrained")
     panels = figure.subplots(1, max(1, len(bases)), sharey=True, squeeze=False)[0]
     for axes, (base, rows) in zip(panels, bases.items(), strict=False):
         arms = [row for row in rows if row.arm is not None]
         for height, row in enumerate(arms):
             colour = "black" if height == 0 else _COLOURS.get(row.against_control, _GREY)
-            half = 0.0 if math.isnan(row.from_base.half) else row.from_base.half
+            half = row.from_base.half if row.seeds >= FEWEST else 0.0
             axes.errorbar(
                 row.from_base.value, height, xerr=half, fmt="o", color=colour, markersize=4
             )
         axes.axvline(0.0, color=_GREY, linestyle=":", linewidth=1)
         axes.set_yticks(range(len(arms)), [row.arm for row in arms], fontsize=7)
         axes.set_title(f"{base}\nKL of the base {rows[0].kl.value:.2f}", fontsize=9)
-        axes.set_xscale("symlog", linthresh=0.05)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.tick_params(axis="x", labelsize=6)
         axes.grid(axis="x", color="#D9D9D9", linewidth=0.5)
     panels[0].invert_yaxis()
@@ -119,7 +180,7 @@ def draw(results: Sequence[Result]) -> "Figure":
         for label, colour in (
             ("continued SFT", "black"),
             ("better than it", _BLUE),
-            ("no difference", _GREY),
+            ("no difference, or too few seeds", _GREY),
             ("worse", _RED),
         )
     ]
@@ -127,7 +188,7 @@ def draw(results: Sequence[Result]) -> "Figure":
     return figure
 
 
-def save_figure(results: Sequence[Result], path: Path, *, dpi: int = 150) -> None:
+def save_figure(found: Sequence[Result], path: Path, *, dpi: int = 150) -> None:
     """Write the figure as a PNG, the same bytes on every run."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(results).savefig(path, dpi=dpi, metadata={"Software": None})
+    draw(found).savefig(path, dpi=dpi, metadata={"Software": None})

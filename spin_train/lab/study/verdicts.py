@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from spin_train.lab.study.arms import CONTROL
 from spin_train.lab.study.cells import Cell, Study
 
-__all__ = ["CONFIDENCE", "Mean", "Result", "mean_of", "results"]
+__all__ = ["CONFIDENCE", "FEWEST", "MEASURES", "Mean", "Result", "mean_of", "results"]
 
 CONFIDENCE = 0.95
 """Of every interval."""
+FEWEST = 3
+"""Seeds of a verdict: two that agree by chance have an interval that is as narrow as they like."""
+MEASURES = {"kl": -1, "valid": 1, "greedy": 1}
+"""Numbers of a `Score` by which settings can be chosen: whether more is better, or less."""
+_VERDICTS = {1: "better", 0: "no difference", -1: "worse"}
 
 
 @dataclass(frozen=True)
@@ -57,33 +62,40 @@ class Result:
     greedy: Mean
     displacement: Mean
     from_base: Mean
-    """KL minus the base's, by seed."""
+    """What it was chosen by, minus the base's, by seed."""
     from_control: Mean
-    """KL minus that of continued SFT, by seed."""
+    """The same minus that of continued SFT, by seed."""
+    chosen_by: str = "kl"
+    """A name of `MEASURES`."""
 
     @property
     def against_base(self) -> str:
         """Whether the arm is better than what it began with."""
-        return _verdict(self.from_base)
+        return self._verdict(self.from_base)
 
     @property
     def against_control(self) -> str:
         """Whether the arm is better than continued SFT."""
-        return _verdict(self.from_control)
+        return self._verdict(self.from_control)
+
+    def _verdict(self, difference: Mean) -> str:
+        if self.seeds < FEWEST:
+            return "too few seeds"
+        return _VERDICTS[difference.sign * MEASURES[self.chosen_by]]
 
 
-def _verdict(difference: Mean) -> str:
-    if math.isnan(difference.half):
-        return "one seed"
-    return {-1: "better", 0: "no difference", 1: "worse"}[difference.sign]
-
-
-def results(cells: Sequence[Cell], study: Study) -> list[Result]:
+def results(cells: Sequence[Cell], study: Study, *, by: str = "kl") -> list[Result]:
     """Choose and compare; of each base only seeds whose cells are all there count.
 
-    The best setting of an arm has the least mean KL on validation prompts, and is the same for all
-    seeds. A base without a whole seed is left out.
+    The best setting of an arm has the best mean of a measure on validation prompts, and is the same
+    for all seeds. A base without a whole seed is left out.
     """
+
+    def chosen_by(ends: Sequence[Cell]) -> float:
+        """Least where a setting is best; one that diverged never is."""
+        mean = statistics.fmean(float(getattr(cell.validation, by)) for cell in ends)
+        return math.inf if math.isnan(mean) else -MEASURES[by] * mean
+
     known = {cell.key: cell for cell in cells}
     settings = list(itertools.product(study.rates, study.steps))
     start = (None, 0.0, 0)
@@ -99,20 +111,17 @@ def results(cells: Sequence[Cell], study: Study) -> list[Result]:
             continue
         of = {key: [known[base.name, seed, *key] for seed in seeds] for key in wanted}
         best = {
-            arm.name: min((of[arm.name, *setting] for setting in settings), key=_chosen_by)
+            arm.name: min((of[arm.name, *setting] for setting in settings), key=chosen_by)
             for arm in study.arms
         }
         for ends in (of[start], *best.values()):
-            found.append(_result(ends, of[start], best[CONTROL]))
+            found.append(_result(ends, of[start], best[CONTROL], by))
     return found
 
 
-def _chosen_by(cells: Sequence[Cell]) -> float:
-    mean = statistics.fmean(cell.validation.kl for cell in cells)
-    return math.inf if math.isnan(mean) else mean
-
-
-def _result(ends: Sequence[Cell], start: Sequence[Cell], control: Sequence[Cell]) -> Result:
+def _result(
+    ends: Sequence[Cell], start: Sequence[Cell], control: Sequence[Cell], by: str
+) -> Result:
     setting = f"{ends[0].learning_rate:g}, {ends[0].steps}" if ends[0].arm else "as it is"
     return Result(
         base=ends[0].base,
@@ -123,10 +132,12 @@ def _result(ends: Sequence[Cell], start: Sequence[Cell], control: Sequence[Cell]
         valid=mean_of([cell.test.valid for cell in ends]),
         greedy=mean_of([cell.test.greedy for cell in ends]),
         displacement=mean_of([cell.displacement for cell in ends]),
-        from_base=_difference(ends, start),
-        from_control=_difference(ends, control),
+        from_base=_difference(ends, start, by),
+        from_control=_difference(ends, control, by),
+        chosen_by=by,
     )
 
 
-def _difference(ones: Sequence[Cell], others: Sequence[Cell]) -> Mean:
-    return mean_of([one.test.kl - other.test.kl for one, other in zip(ones, others, strict=True)])
+def _difference(ones: Sequence[Cell], others: Sequence[Cell], by: str) -> Mean:
+    pairs = zip(ones, others, strict=True)
+    return mean_of([getattr(one.test, by) - getattr(other.test, by) for one, other in pairs])

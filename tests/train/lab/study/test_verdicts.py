@@ -10,7 +10,15 @@ from scipy import stats
 from spin_train.lab.study.arms import ARMS
 from spin_train.lab.study.bases import BASES
 from spin_train.lab.study.cells import Cell, Study
-from spin_train.lab.study.figure import draw, page_cells, result_cells, save_figure, tables
+from spin_train.lab.study.figure import (
+    draw,
+    largest_cells,
+    page_cells,
+    result_cells,
+    save_figure,
+    tables,
+    verdict_cells,
+)
 from spin_train.lab.study.measuring import Score
 from spin_train.lab.study.verdicts import Mean, mean_of, results
 
@@ -64,7 +72,8 @@ def test_verdicts_are_of_differences_seed_by_seed():
     assert control.from_control == Mean(0.0, 0.0)
     assert results(grid([0.7, 1.7, 2.7]), STUDY)[2].against_control == "worse"
     assert results(grid([0.5, 1.5, 2.9]), STUDY)[2].against_control == "no difference"
-    assert results(grid([0.5], seeds=1), STUDY)[2].against_control == "one seed"
+    assert results(grid([0.5], seeds=1), STUDY)[2].against_control == "too few seeds"
+    assert results(grid([0.5, 1.5], seeds=2), STUDY)[2].against_control == "too few seeds"
 
 
 def test_the_base_is_compared_too():
@@ -89,6 +98,46 @@ def test_a_setting_that_diverged_is_never_chosen():
     assert results(found, STUDY)[2].setting == "0.2, 8"
 
 
+def test_the_largest_setting_is_told_without_a_choice():
+    head, base, control, spin = largest_cells(grid([0.5, 1.5, 2.5]), STUDY)
+    assert head == ("arm", "under-trained, 3 seeds")
+    assert base == ("the base", "1.00")
+    assert control == (CONTROL, "1.60, -1.60")  # at rate 0.2
+    assert spin == (SPIN, "0.00, +0.00")
+
+
+def test_each_measure_chooses_its_own_settings_and_has_its_own_sign():
+    """By valid mass the other rate is better; more of it is good, while less KL is."""
+    found = [
+        Cell(
+            BASE,
+            seed,
+            Score(1.0, valid, 0.5),
+            Score(1.0 - valid, valid, 0.5),
+            arm,
+            rate,
+            8 if arm else 0,
+        )
+        for seed in range(3)
+        for arm, rate, valid in (
+            (None, 0.0, 0.1),
+            (CONTROL, 0.1, 0.2),
+            (CONTROL, 0.2, 0.3),
+            (SPIN, 0.1, 0.2),
+            (SPIN, 0.2, 0.4 + 0.01 * seed),
+        )
+    ]
+    _, control, spin = results(found, STUDY, by="valid")
+    assert (control.setting, spin.setting) == ("0.2, 8", "0.2, 8")
+    assert spin.from_control.value == pytest.approx(0.11)
+    assert (spin.against_control, spin.against_base) == ("better", "better")
+    head, kl, valid, greedy = verdict_cells(found, STUDY)
+    assert len(head) == len(kl)
+    assert kl[1:] == ("none", "1", "0", "0", f"{SPIN} ({BASE})")  # the rates tie: the first of each
+    assert valid[1:] == (f"{SPIN} ({BASE})", "0", "0", "0", f"{SPIN} ({BASE})")
+    assert greedy[1:] == ("none", "1", "0", "0", "none")
+
+
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=8).filter(lambda v: len(set(v)) > 1))
 def test_an_interval_is_students(values):
     low, high = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
@@ -107,7 +156,7 @@ def test_the_table_and_the_figure_show_every_arm(tmp_path):
     assert spin[3] == "-0.100 ± 0.000"
     assert spin[-1] == "better"
     assert [row[0] for row in page_cells(found)] == ["base", "under-trained, 3 seeds", "", ""]
-    assert [table.row_count for table in tables(found)] == [3]
+    assert [table.row_count for table in tables(grid([0.5, 1.5, 2.5]), STUDY)] == [3, 3]
     assert len(draw(found).axes) == 1
     for name in ("one.png", "other.png"):
         save_figure(found, tmp_path / name)
