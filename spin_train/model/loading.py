@@ -31,6 +31,8 @@ from spin_train.model.written import compare_with_disk
 from spin_train.system.files import write_directory
 
 __all__ = [
+    "disk_message",
+    "diverged_message",
     "empty_model",
     "ends_of_text",
     "load_model",
@@ -249,10 +251,7 @@ def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Pa
     """
     broken = [name for name, value in state_dict.items() if not value.isfinite().all()]
     if broken:
-        raise DivergedError(
-            f"training ended with weights that are not finite ({broken[0]}): lower learning_rate "
-            "(or beta), then start in a new output_dir"
-        )
+        raise DivergedError(diverged_message(broken[0]))
     try:
         with write_directory(path) as partial:
             model.save_pretrained(partial, state_dict=dict(state_dict))
@@ -260,11 +259,20 @@ def save_policy(model: Any, state_dict: dict[str, Any], tokenizer: Any, path: Pa
             compare_with_disk(partial, model, state_dict)
     except Exception as error:
         if disk_full(error):
-            raise UserError(_disk_message(path)) from error
+            raise UserError(disk_message(path)) from error
         raise
 
 
-def _disk_message(path: Path) -> str:
+def diverged_message(name: str) -> str:
+    """Say what to do about a weight that is not finite."""
+    return (
+        f"training ended with weights that are not finite ({name}): lower learning_rate "
+        "(or beta), then start in a new output_dir"
+    )
+
+
+def disk_message(path: Path) -> str:
+    """Say what to do about a policy that does not fit on the disk."""
     free = shutil.disk_usage(path.parent).free
     return (
         f"the disk is full: cannot write {path} ({free / 2**30:.2f} GiB free, or a file-size "

@@ -24,6 +24,7 @@ from spin_train.model.engines import destroy_engine
 from spin_train.model.loading import load_policy, load_tokenizer, save_policy, teach_ends
 from spin_train.model.logps import expect_rows_up_to
 from spin_train.model.routers import router_loss
+from spin_train.model.shares import save_shares, saves_tensor_by_tensor
 from spin_train.run.graph import Stage
 from spin_train.sampling.play import stop_ids_of
 from spin_train.seeds import seed_of
@@ -225,20 +226,39 @@ def _fit(
     if callback.stopped:
         raise StoppedError
     note = noted_logps(trainer.model_wrapped, batches[0].examples[0].group)
-    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    unset_hf_deepspeed_config()  # under ZeRO-3 every rank would load what the first one loads
-    if ranks.is_first:
-        if config.adapter:
-            model = _adapted(task.start, config, state_dict)
-            state_dict = model.state_dict()
-        else:
-            model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-        teach_ends(model, ends)
-        save_policy(model, state_dict, load_tokenizer(config), policy)
-        write_note(policy, note)
+    _save(trainer, task.start, work, note, policy, ends)
     ranks.barrier()
     destroy_engine(trainer.model_wrapped)
     trainer.accelerator.free_memory()
+
+
+def _save(
+    trainer: SpinTrainer,
+    start: str | Path,
+    work: Work,
+    note: dict[str, Any],
+    policy: Path,
+    ends: Sequence[int],
+) -> None:
+    """Save the trained policy; under ZeRO-3 every rank saves its share, where that is possible."""
+    config, ranks = work.config, work.ranks
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    shared = config.zero_stage == 3 and ranks.size > 1 and not config.adapter
+    if shared and saves_tensor_by_tensor(model):
+        unset_hf_deepspeed_config()
+        teach_ends(model, ends)
+        save_shares(model, load_tokenizer(config), policy, ranks)
+    else:
+        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        unset_hf_deepspeed_config()  # under ZeRO-3 every rank would load what the first one loads
+        if ranks.is_first:
+            if config.adapter:
+                model = _adapted(start, config, state_dict)
+                state_dict = model.state_dict()
+            teach_ends(model, ends)
+            save_policy(model, state_dict, load_tokenizer(config), policy)
+    if ranks.is_first:
+        write_note(policy, note)
 
 
 def _adapted(start: str | Path, config: Config, state_dict: dict[str, Any]) -> Any:

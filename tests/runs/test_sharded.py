@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from spin_train.system.files import read_json
 from tests.train.runs import make_config, records_of, refused, start, succeed, weights
@@ -36,6 +36,11 @@ def scores(run):
                 key = (part, record.prompt_id, response.role, tuple(response.ids))
                 found[key] = (response.opponent_logps, response.reference_logps)
     return found
+
+
+def loaded(run):
+    """Weights of the policy that a run ended with."""
+    return AutoModelForCausalLM.from_pretrained(run / "iter0/policy").state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +87,20 @@ def test_what_is_offloaded_is_computed_as_before(whole, tmp_path):
     before = whole / "run"
     assert scores(out) == scores(before)
     # DeepSpeed's step for offloaded shares sums in another order.
-    trained = {path: load_file(path / "iter0/policy/model.safetensors") for path in (out, before)}
-    for name, weight in trained[before].items():
-        torch.testing.assert_close(trained[out][name], weight, rtol=0, atol=1e-6)
+    trained, wanted = loaded(out), loaded(before)
+    assert trained.keys() == wanted.keys()
+    for name, weight in wanted.items():
+        torch.testing.assert_close(trained[name], weight, rtol=0, atol=1e-6)
+
+
+def test_every_rank_saves_its_share_of_a_policy(whole):
+    policy = whole / "run/iter0/policy"
+    sizes = {path.name: path.stat().st_size for path in policy.glob("*.safetensors")}
+    assert sorted(sizes) == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert max(sizes.values()) < 0.7 * sum(sizes.values())
+    assert not (policy / "model.safetensors").exists()
+    files = read_json(whole / "run/manifest.json")["stages"]["iter0/train"]["files"]
+    assert {f"iter0/policy/{name}" for name in sizes} <= files.keys()
 
 
 def test_all_ranks_stop_at_one_pass_and_resuming_changes_no_bit(whole, tmp_path):
