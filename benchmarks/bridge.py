@@ -1,19 +1,23 @@
-"""Trained networks against the exact theory: the tables and the figure of docs/bridge.md.
+"""Trained networks against the exact theory: the tables of docs/bridge.md and a figure's numbers.
 
-``python -m benchmarks.bridge --write`` does what ``spin-train bridge`` does, and puts its tables
-and its figure into the documentation; ``--all`` takes the rows of ``spin-train bridge --all``. Runs
-that are there already are not trained again.
+``python -m benchmarks.bridge --write`` does what ``spin-train bridge`` does. It puts the tables
+into the documentation, and the numbers next to the figure that draws them. ``--all`` takes the rows
+of ``spin-train bridge --all``. Runs that are there already are not trained again.
 """
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.pages import DOCS, write_between
 from spin_theory.claims.rows import as_markdown
 from spin_train.display import show_table, watching
 from spin_train.lab.bridge import build_bridge
-from spin_train.lab.figure import ends_cells, findings_cells, save_figure, tables
+from spin_train.lab.figure import ends_cells, findings_cells, tables
+from spin_train.system.files import write_json
+
+NUMBERS = Path(__file__).parents[1] / "paper_figures" / "bridge.json"
 
 
 def main() -> None:
@@ -23,7 +27,9 @@ def main() -> None:
         "--out", type=Path, default=Path("runs/bridge"), help="default: runs/bridge"
     )
     parser.add_argument("--all", action="store_true", help="the rows of spin-train bridge --all")
-    parser.add_argument("--write", action="store_true", help="put tables and figure into docs/")
+    parser.add_argument(
+        "--write", action="store_true", help="put tables into docs/, numbers into paper_figures/"
+    )
     options = parser.parse_args()
     begun = time.monotonic()
     with watching() as watch:
@@ -35,7 +41,8 @@ def main() -> None:
         page = DOCS / "bridge.md"
         write_between(page, "ends", as_markdown(ends_cells(bridge.ends)))
         write_between(page, "findings", as_markdown(findings_cells(bridge.findings)))
-        save_figure(bridge, DOCS / "images" / "bridge.png", dpi=90)
+        command = "spin-train bridge --all" if options.all else "spin-train bridge"
+        write_json(NUMBERS, {"command": command, **asdict(bridge)})
 
 
 if __name__ == "__main__":

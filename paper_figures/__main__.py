@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from paper_figures import (
+    bridge,
     finite_play,
     inexact_law,
     kl_by_iteration,
@@ -37,6 +38,7 @@ FIGURES: dict[str, Callable[[Sequence[Path]], Figure]] = {
     "resting_points": lambda _: resting_points.draw(resting_points.compute()),
     "token_trees": lambda _: token_trees.draw(token_trees.compute()),
     "where_spin_pays": lambda _: where_spin_pays.draw(where_spin_pays.compute()),
+    "bridge": lambda _: bridge.draw(bridge.compute()),
     "meter_coverage": lambda _: meter_coverage.draw(meter_coverage.compute()),
     "published_averages": lambda runs: published_averages.draw(
         published_averages.compute(runs=runs)
