@@ -16,6 +16,7 @@ from spin_theory.claims.rows import as_markdown
 from spin_train.display import show_table
 from spin_train.lab.study.cells import STUDY, folder_of, read_cells
 from spin_train.lab.study.figure import (
+    equal_cells,
     largest_cells,
     page_cells,
     save_figure,
@@ -86,6 +87,8 @@ def main() -> None:
         write_between(page, "bases", as_markdown(bases))
         write_between(page, "study", as_markdown(page_cells(found)))
         write_between(page, "largest", as_markdown(largest_cells(cells, STUDY)))
+        equal = equal_cells(cells, STUDY, "SPIN, beta 5")
+        write_between(page, "equal", as_markdown(equal))
         write_between(page, "verdicts", as_markdown(verdict_cells(cells, STUDY)))
         save_figure(found, DOCS / "images" / "when_spin_helps.png", dpi=90)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "draw",
+    "equal_cells",
     "largest_cells",
     "page_cells",
     "result_cells",
@@ -118,6 +120,25 @@ def largest_cells(cells: Sequence[Cell], study: Study) -> list[tuple[str, ...]]:
             lines.setdefault(row.arm or "the base", []).append(f"{row.kl.value:.2f}{moved}")
     head = ("arm", *(f"{base}, {rows[0].seeds} seeds" for base, rows in bases.items()))
     return [head, *((arm, *line) for arm, line in lines.items())]
+
+
+def equal_cells(cells: Sequence[Cell], study: Study, arm: str) -> list[tuple[str, ...]]:
+    """Cells of a table of an arm and continued SFT at each setting, nothing chosen.
+
+    Each is SFT's KL minus the base's, then the arm's minus SFT's.
+    """
+    bases: list[str] = []
+    rows = []
+    for rate, steps in product(study.rates, study.steps):
+        found = by_base(results(cells, replace(study, rates=(rate,), steps=(steps,))))
+        bases = [f"{base}, {of_base[0].seeds} seeds" for base, of_base in found.items()]
+        line = []
+        for of_base in found.values():
+            by_arm = {one.arm: one for one in of_base}
+            control = _shown(by_arm[CONTROL].from_base, signed=True)
+            line.append(f"{control}, then {_shown(by_arm[arm].from_control, signed=True)}")
+        rows.append((f"{rate:g}, {steps}", *line))
+    return [("rate, steps", *bases), *rows]
 
 
 def by_base(found: Sequence[Result]) -> dict[str, list[Result]]:

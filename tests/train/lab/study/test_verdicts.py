@@ -12,6 +12,7 @@ from spin_train.lab.study.bases import BASES
 from spin_train.lab.study.cells import Cell, Study
 from spin_train.lab.study.figure import (
     draw,
+    equal_cells,
     largest_cells,
     page_cells,
     result_cells,
@@ -104,6 +105,14 @@ def test_the_largest_setting_is_told_without_a_choice():
     assert base == ("the base", "1.00")
     assert control == (CONTROL, "1.60, -1.60")  # at rate 0.2
     assert spin == (SPIN, "0.00, +0.00")
+
+
+def test_equal_settings_are_compared_seed_by_seed():
+    head, first, second = equal_cells(grid([0.5, 1.5, 2.5]), STUDY, SPIN)
+    assert head == ("rate, steps", "under-trained, 3 seeds")
+    assert first[0] == "0.1, 8"
+    assert first[1].endswith("then +0.000 ± 0.000")  # 0.5 + seed against 0.5 + seed
+    assert second[1] == "+0.600 ± 2.484, then -1.600 ± 2.484"
 
 
 def test_each_measure_chooses_its_own_settings_and_has_its_own_sign():
