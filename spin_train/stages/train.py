@@ -45,6 +45,7 @@ from spin_train.training.objective import (
     selfplay_objective,
     sft_objective,
 )
+from spin_train.training.plain_checkpoints import as_data
 from spin_train.training.repeatable import sums_in_one_order
 from spin_train.training.speed import SpeedLines
 from spin_train.training.trainer import SpinTrainer, collate
@@ -221,7 +222,7 @@ def _fit(
         routers=router_loss(model, config.training.router_loss),
         speed=speed,
     )
-    with sums_in_one_order():
+    with sums_in_one_order(), as_data(resume):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if callback.stopped:
         raise StoppedError
