@@ -1,7 +1,7 @@
 """Checkpoints are read as data: tensors, numbers and a few known classes, never code.
 
 DeepSpeed reads its files with `torch.load(weights_only=False)`, which runs what a file asks for. A
-run directory may come from somebody else, so torch is told to refuse that, whoever calls it.
+run directory may come from somebody else, so torch is told to refuse that, by any caller.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A checkpoint cannot run code, whoever made it."""
+"""A checkpoint of anybody cannot run code."""
 
 import os
 
