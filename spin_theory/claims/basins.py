@@ -15,7 +15,7 @@ from spin_theory.games.stability import linearise
 from spin_theory.minima.minimise import minimiser
 from spin_theory.minima.problems import InnerProblem
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "CYCLE", "DATA", "POINT", "START", "check_two_basins"]
 
@@ -136,7 +136,7 @@ CLAIMS = (
         "a start that is far away.",
         source="derived",
         function=check_two_basins,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_two_basins(response=draw.instance.responses % 3),
     ),
 )

@@ -17,7 +17,7 @@ from spin_theory.games.sampling import sampled_update
 from spin_theory.meter import convergence_meter
 from spin_theory.minima.closed_forms import closed_form_update
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import FEW_TERMS, LIMIT, ROUNDING, STATIONARY
+from spin_theory.tolerances import FEW_TERMS, LIMIT, REPEATED, ROUNDING, STATIONARY
 
 __all__ = ["CLAIMS", "check_meter", "check_predicted_tv", "check_sampled_update"]
 
@@ -286,7 +286,7 @@ CLAIMS = (
         "bound is the largest mean that a bettor's capital refutes.",
         source="derived",
         function=check_meter,
-        tolerance=LIMIT,
+        tolerance=REPEATED,
         check=lambda draw, *_: _meter(draw),
     ),
 )

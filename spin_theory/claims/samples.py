@@ -292,7 +292,7 @@ CLAIMS = (
         "sum over all samples says.",
         source="derived",
         function=check_power,
-        tolerance=ROUNDING,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_power(
             tv=min(0.99, float(tv(draw.small_data, draw.small_start))), confidence=0.5
         ),
@@ -314,7 +314,7 @@ CLAIMS = (
         "response reaches each other by wins, and there its gradient is zero.",
         source="derived",
         function=check_sampled_minimiser,
-        tolerance=STATIONARY,
+        tolerance=FEW_TERMS,
         check=lambda draw, *_: check_sampled_minimiser(
             InnerProblem(
                 data=draw.small_data,

@@ -306,7 +306,7 @@ CLAIMS = (
         statement="The same holds for T-SPIN's objective with its history term.",
         source="derived",
         function=check_minimum,
-        tolerance=STATIONARY,
+        tolerance=ROUNDING,
         check=lambda draw, _, loss_type: check_minimum(_problem(draw, loss_type, tspin=True)),
         loss_types=("logistic", "exponential"),
     ),

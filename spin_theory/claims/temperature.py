@@ -16,7 +16,7 @@ from spin_theory.games.temperature import tempered_limit, tempered_multiplier
 from spin_theory.minima.closed_forms import exact
 from spin_theory.minima.token_trees import TokenTree
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING
+from spin_theory.tolerances import ROUNDING, SUMS
 
 __all__ = ["CLAIMS", "check_tempered_play", "check_tempered_tokens"]
 
@@ -194,7 +194,7 @@ CLAIMS = (
         "`1 - 1 / (T beta)`.",
         source="derived",
         function=check_tempered_tokens,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_tempered_tokens(
             TokenTree.free(draw.words),
             draw.small_data,

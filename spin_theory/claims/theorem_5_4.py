@@ -220,7 +220,7 @@ CLAIMS = (
         "hang together by less than a 1e-16th of what holds each together.",
         source="derived",
         function=check_groups_that_hardly_meet,
-        tolerance=STATIONARY,
+        tolerance=ROUNDING,
         check=lambda draw, *_: check_groups_that_hardly_meet(draw.small_data, draw.small_start),
     ),
 )

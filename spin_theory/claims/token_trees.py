@@ -18,7 +18,7 @@ from spin_theory.minima.token_trees import TokenTree
 from spin_theory.minima.within import minimise_within
 from spin_theory.objectives.objectives import spin_objective
 from spin_theory.policies import TabularPolicy
-from spin_theory.tolerances import ROUNDING, STATIONARY
+from spin_theory.tolerances import REPEATED, ROUNDING, STATIONARY, SUMS
 
 __all__ = ["CLAIMS", "check_free_tree", "check_tree_necessity", "check_tree_resting_point"]
 
@@ -275,7 +275,7 @@ CLAIMS = (
         "though the objective is not convex in them. In every other instance it has an SFT term.",
         source="derived",
         function=check_free_tree,
-        tolerance=STATIONARY,
+        tolerance=REPEATED,
         check=lambda draw, *_: check_free_tree(
             TokenTree.free(draw.words),
             draw.small_start,
@@ -290,7 +290,7 @@ CLAIMS = (
         "beta, unless it is the data, whatever its prefixes share.",
         source="derived",
         function=check_tree_necessity,
-        tolerance=ROUNDING,
+        tolerance=SUMS,
         check=lambda draw, *_: check_tree_necessity(
             tree := TokenTree.sharing(draw.words, last=1),
             *draw.normal(2, tree.features.shape[-1]),
