@@ -75,6 +75,8 @@ def pytest_collection_finish(session):
     # took longer to go through these than to train.
     gc.collect()
     gc.freeze()
+    # Tests make many small objects and few cycles; looking for those took a tenth of the theory's.
+    gc.set_threshold(100_000, 10, 100)
     gc.enable()
 
 

@@ -1,6 +1,7 @@
 """A step here is the trainer's, and a game trains on what its opponent said."""
 
 import copy
+import functools
 import math
 
 import pytest
@@ -37,6 +38,19 @@ class OneRank:
 
 def small():
     return network(width=16, layers=1, heads=2, seed=1)
+
+
+@functools.cache
+def _one():
+    model = small()
+    return model, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def again():
+    """One network for all games, with its first weights: what it was tried for still holds."""
+    model, first = _one()
+    model.load_state_dict(first)
+    return model
 
 
 def named(name):
@@ -121,7 +135,7 @@ def trained_on(arm, monkeypatch, *, iterations=2, course=COURSE):
         ended.append(torch.cat([weights.detach().flatten() for weights in model.parameters()]))
 
     monkeypatch.setattr(training, "train", note)
-    play(small(), ROWS, arm, course, iterations=iterations, seed=3)
+    play(again(), ROWS, arm, course, iterations=iterations, seed=3)
     return seen
 
 
@@ -203,7 +217,7 @@ def test_all_arms_take_as_many_steps(monkeypatch):
     )
     for arm in ARMS:
         taken.clear()
-        play(small(), ROWS, arm, course, iterations=2, seed=0)
+        play(again(), ROWS, arm, course, iterations=2, seed=0)
         assert taken == [8] * 3 * 2, arm.name
 
 
