@@ -43,7 +43,7 @@ def test_a_wheel_made_of_the_sdist_holds_both_packages_and_nothing_else(built):
     assert len(source) > 80
     assert {"spin_theory/py.typed", "spin_train/py.typed"} <= source
     assert any(name.endswith(".yaml") for name in source)
-    assert any(name.endswith(".json") for name in source)
+    assert any(name.endswith(".jinja") for name in source)
     assert files_of_wheel(built[1]) == source
 
 

@@ -19,7 +19,7 @@ from tests.lowest import pinned
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("spin_theory", "spin_train")
-ENDINGS = (".py", ".yaml", ".json", ".jinja", ".css", ".js", "py.typed")
+ENDINGS = (".py", ".yaml", ".jinja", ".css", ".js", "py.typed")
 """What belongs to a package."""
 
 
