@@ -190,7 +190,8 @@ def test_spins_bound_and_gap_at_any_policy_are_those_of_optimality_gap(loss_type
     above = optimality_gap(policy, opponent, data, beta=beta, loss_type=loss_type)
     # the bound that a policy suggests need not be tight, so its gap is the larger one
     assert proof.lower_bound.mean() <= least * (1 + SLACK)
-    assert proof.gap.mean() >= above * (1 - 1e-9)
+    # both are quadratic near the minimum, so a rounding of the scores is squared: 2e-33 was seen
+    assert proof.gap.mean() >= above * (1 - 1e-9) - 1e-30
 
 
 @pytest.mark.parametrize("loss_type", SMOOTH)
