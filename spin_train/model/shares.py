@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from spin_train.errors import DivergedError, UserError, disk_full, one_line
 from spin_train.model.loading import disk_message, diverged_message
+from spin_train.model.written import compare_file
 from spin_train.system.files import write_directory
 from spin_train.system.ranks import Ranks
 
@@ -109,15 +109,8 @@ def write_share(
         return {}
     file = folder / f"model-{rank + 1:05d}-of-{ranks:05d}.safetensors"
     save_file(tensors, file, metadata={"format": "pt"})
-    with safe_open(file, framework="pt") as written:
-        for name, tensor in tensors.items():
-            found = written.get_tensor(name)
-            if found.dtype != tensor.dtype or not torch.equal(found, tensor):
-                raise UserError(
-                    f"{file}: {name} is not what was trained: check the disk, then run the same "
-                    "command again"
-                )
-    return dict.fromkeys(tensors, file.name)
+    names = compare_file(file, tensors)
+    return dict.fromkeys(names, file.name)
 
 
 def write_index(folder: Path, files: Mapping[str, str], *, total: int) -> None:

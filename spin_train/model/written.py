@@ -11,7 +11,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from spin_train.errors import UserError
 
-__all__ = ["compare_with_disk"]
+__all__ = ["compare_file", "compare_with_disk"]
 
 
 def compare_with_disk(folder: Path, model: Any, state_dict: dict[str, Tensor]) -> None:
@@ -21,22 +21,28 @@ def compare_with_disk(folder: Path, model: Any, state_dict: dict[str, Tensor]) -
     values, such as tied ones, need to be there once.
     """
     wanted = _as_written(model, state_dict)
-    seen = set()
+    seen: set[str] = set()
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - no mapping
-                if name not in wanted or not _same(wanted[name], tensors.get_tensor(name)):
-                    raise UserError(
-                        f"{file}: {name} is not what was trained: check the disk, then run the "
-                        "same command again"
-                    )
-                seen.add(name)
+        seen |= compare_file(file, wanted)
     for name in wanted.keys() - seen:
         if not any(_same(wanted[name], wanted[other]) for other in seen):
             raise UserError(
                 f"{folder}: transformers did not write {name}, so the policy on disk would not be "
                 "the one that was trained: use another version of transformers"
             )
+
+
+def compare_file(file: Path, wanted: dict[str, Tensor]) -> set[str]:
+    """Raise UserError unless each tensor of a file is the wanted one; give the names in it."""
+    with safe_open(file, framework="pt") as tensors:
+        names = set(tensors.keys())
+        for name in sorted(names):
+            if name not in wanted or not _same(wanted[name], tensors.get_tensor(name)):
+                raise UserError(
+                    f"{file}: {name} is not what was trained: check the disk, then run the "
+                    "same command again"
+                )
+    return names
 
 
 def _as_written(model: Any, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
-from spin_train.lab.study.training import score
+from spin_train.lab.study.training import MOST_TOKENS, score
 from spin_train.lab.study.world import STOP, Row, World
 from spin_train.lab.tabulate import tabulate
 from spin_train.model.logps import Group
+from spin_train.sampling.engine import SamplingSettings
+from spin_train.sampling.transformers_engine import sample
 
 __all__ = ["Score", "measure", "real_logps"]
 
@@ -49,15 +51,10 @@ def _mean(kls: Sequence[float], valid: Sequence[float], right: Sequence[bool]) -
     return Score(sum(kls) / count, sum(valid) / count, sum(right) / count)
 
 
-@torch.no_grad()
-def greedy(model: Any, prompts: Sequence[list[int]], *, most: int = 8) -> list[list[int]]:
-    """Decode the likeliest token each time, for prompts of equal length; the end of text counts."""
-    ids = torch.tensor(prompts)
-    for _ in range(most):
-        following = model(input_ids=ids, use_cache=False).logits[:, -1].argmax(-1)
-        ids = torch.cat([ids, following[:, None]], dim=1)
-    answers: list[list[int]] = ids[:, len(prompts[0]) :].tolist()
-    return [row[: row.index(STOP) + 1] if STOP in row else row for row in answers]
+def greedy(model: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Decode the likeliest token each time; the end of text counts."""
+    settings = SamplingSettings((STOP,), MOST_TOKENS, temperature=0.0, batch_size=len(prompts))
+    return [answer.ids for answer in sample(model, prompts, [0] * len(prompts), settings)]
 
 
 def real_logps(model: Any, rows: Sequence[Row]) -> float:

@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from spin_train.lab.study.measuring import greedy, measure, real_logps
-from spin_train.lab.study.world import LANGUAGE, World, network
+from spin_train.lab.study.world import LANGUAGE, STOP, World, network
 from spin_train.model.logps import Group, response_logps
-from spin_train.sampling.engine import SamplingSettings
-from spin_train.sampling.transformers_engine import sample
 
 WORLD = World(0, 3, 5)
 SINGLE = 1e-5
@@ -37,12 +35,15 @@ def test_kl_and_valid_mass_are_sums_over_the_valid_responses():
     assert test.kl >= -math.log(test.valid)  # what is outside counts
 
 
-def test_greedy_decoding_is_sampling_at_a_temperature_near_0():
+def test_greedy_decoding_takes_the_likeliest_token_each_time():
     model = small()
     prompts = [WORLD.prompt_ids(prompt) for prompt in WORLD.held_out]
-    cold = SamplingSettings((0,), 8, 1e-7, batch_size=8)  # untrained logits differ by little
-    found = sample(model, prompts, list(range(8)), cold)
-    assert greedy(model, prompts) == [sampled.ids for sampled in found]
+    for prompt, answer in zip(prompts, greedy(model, prompts), strict=True):
+        row = list(prompt)
+        with torch.no_grad():
+            while len(row) < len(prompt) + 8 and (row == prompt or row[-1] != STOP):
+                row.append(int(model(input_ids=torch.tensor([row])).logits[0, -1].argmax()))
+        assert answer == row[len(prompt) :]
 
 
 def test_greedy_accuracy_counts_the_likeliest_response_alone(monkeypatch):
