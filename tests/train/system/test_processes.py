@@ -237,13 +237,20 @@ def test_a_lock_that_a_killed_compilation_left_is_not_waited_for(monkeypatch, tm
 def test_a_compilation_whose_driver_died_is_waited_for(monkeypatch, tmp_path):
     lock = FileLock(tmp_path / "lock")
     assert lock.acquire()
-    child = subprocess.Popen(["sleep", "30"], pass_fds=[lock.descriptor()])
+    children = []
+
+    def run(command, *, pass_fds=(), **_):
+        children.append(subprocess.Popen(["sleep", "30"], pass_fds=pass_fds))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(processes.subprocess, "run", run)
+    processes._compile_communication_op(tmp_path, lock)
     try:
         lock.release()
         assert not FileLock(tmp_path / "lock").acquire()
     finally:
-        child.kill()
-        child.wait()
+        children[0].kill()
+        children[0].wait()
     assert FileLock(tmp_path / "lock").acquire(wait_s=5)
 
 
