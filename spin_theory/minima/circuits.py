@@ -53,10 +53,13 @@ def potentials(log_weights: Tensor, voltages: Tensor) -> Tensor:
         rest, rest_volts = kept[:, k + 1 :, k + 1 :], sources[:, k + 1 :, k + 1 :]
         path = edges[:, :, None] + (edges - total)[:, None, :]
         both = torch.logaddexp(rest, path)
-        share = torch.where(both.isfinite(), (path - both).exp(), 0.0)
+        # Both shares by themselves: 1 - share has no digits where the path is nearly everything.
+        share, rest_share = (
+            torch.where(both.isfinite(), (part - both).exp(), 0.0) for part in (path, rest)
+        )
         detour = volts[:, None, :] - volts[:, :, None]  # E_ik + E_kj
         kept[:, k + 1 :, k + 1 :] = both
-        sources[:, k + 1 :, k + 1 :] = torch.lerp(rest_volts, detour, share)
+        sources[:, k + 1 :, k + 1 :] = share * detour + rest_share * rest_volts
     solution = sources.new_zeros(kept.shape[:-1])
     for k in reversed(range(responses - 1)):
         shares, volts = paths[k]

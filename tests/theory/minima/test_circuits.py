@@ -57,6 +57,20 @@ def test_every_difference_is_right_to_rounding_of_the_voltages(circuit):
     assert (found - found[0]).tolist() == pytest.approx(expected, rel=1e-11, abs=1e-11)
 
 
+def test_a_high_voltage_on_an_edge_of_little_weight_costs_no_digits():
+    log_weights = torch.full((1, 3, 3), -math.inf, dtype=torch.float64)
+    voltages = torch.zeros(1, 3, 3, dtype=torch.float64)
+    for i, j, nats, volts in ((0, 1, -12.3, 0.3), (0, 2, -7.0, 0.2), (1, 2, -32.2, 1e8)):
+        log_weights[0, i, j] = log_weights[0, j, i] = nats
+        voltages[0, i, j], voltages[0, j, i] = volts, -volts
+    weights = [[Fraction(w) for w in row] for row in log_weights[0].exp().tolist()]
+    exact = exact_potentials(weights, [[Fraction(v) for v in row] for row in voltages[0].tolist()])
+    # 1e8 times a share of 2e-9: the rounding of 1 - 2e-9 would leave 1e-8
+    assert potentials(log_weights, voltages)[0].tolist() == pytest.approx(
+        [float(x) for x in exact], rel=1e-13
+    )
+
+
 def test_parts_without_an_edge_between_them_stand_apart():
     log_weights = torch.full((1, 4, 4), -math.inf, dtype=torch.float64)
     voltages = torch.zeros(1, 4, 4, dtype=torch.float64)

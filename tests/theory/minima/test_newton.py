@@ -33,7 +33,7 @@ def rounding(log_weights):
     links = log_weights.clone()
     links.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
     weakest = min(links.amax(-1).min(), links.amax(-2).min()) - links.max()
-    return 1e-7 + 1e-15 / weakest.exp().item()
+    return 1e-9 + 1e-15 / weakest.exp().item()
 
 
 def total(scores, log_weights, loss_type):
@@ -133,6 +133,16 @@ def test_transposed_weights_turn_the_scores_around(loss_type, log_weights):
     one = newton(log_weights, loss_type=loss_type).scores
     other = newton(log_weights.mT, loss_type=loss_type).scores
     torch.testing.assert_close(one, -other, rtol=0, atol=rounding(log_weights))
+
+
+@pytest.mark.parametrize("loss_type", SMOOTH)
+@given(log_weights=log_weights())
+def test_the_order_of_weights_in_memory_does_not_matter(loss_type, log_weights):
+    turned = log_weights.mT.contiguous().mT
+    assert not turned.is_contiguous()
+    one, other = (newton(weights, loss_type=loss_type) for weights in (log_weights, turned))
+    assert one.steps == other.steps
+    torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("loss_type", "share"), [("logistic", 1.0), ("exponential", 0.5)])
