@@ -68,7 +68,7 @@ def test_who_shows_no_sign_of_life_is_named_and_who_ended_is_not(pair):
     soon(lambda: first._beats[1][0] and second._beats[0][0])
     assert first.missing() == second.missing() == ""
     second._left.set()  # as if it had been killed
-    assert soon(lambda: first.missing(seconds=1) == "node1 (rank 1)")
+    assert soon(lambda: first.missing(seconds=0.5) == "node1 (rank 1)")
     first.timeout_s = 1
     with pytest.raises(WorkerError, match=r"node1 \(rank 1\) has not answered for 1 s"):
         soon(lambda: first.require_all())
@@ -88,7 +88,7 @@ def test_rank_0_waits_a_little_for_the_others_to_hear_the_end(pair):
 
 
 def test_a_store_that_nobody_serves_is_named_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(members, "_JOIN_SECONDS", 1.0)
+    monkeypatch.setattr(members, "_JOIN_SECONDS", 0.2)
     with pytest.raises(UserError, match=r"node1 \(rank 1 of 2\).*127\.0\.0\.1.*unset RANK"):
         Member(world(1, free_port()))
 
