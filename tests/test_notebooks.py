@@ -1,9 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST_OUTPUTS = 200_000  # bytes of a committed notebook
 
 
@@ -42,5 +44,17 @@ def test_notebook_names_no_path_of_a_machine(path):
     assert not any(name in text for name in ("/home/", "/Users/", "/tmp/", "site-packages"))
 
 
-def test_there_are_notebooks():
+def test_the_title_has_the_number_of_the_file():
     assert NOTEBOOKS
+    for path in NOTEBOOKS:
+        title = "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines()[0]
+        assert title.startswith(f"# {path.name[:2]} · "), path
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *NOTEBOOKS])
+def test_a_notebook_is_named_by_the_number_it_has(path):
+    text = path.read_text()
+    there = {notebook.name[:2] for notebook in NOTEBOOKS}
+    assert {*re.findall(r"otebooks? (\d\d)\b", text)} <= there
+    links = re.findall(r"otebook (\d\d)\]\([^)]*?(\d\d)_\w+\.ipynb\)", text)
+    assert all(said == linked for said, linked in links)

@@ -56,7 +56,7 @@ def test_a_page_of_the_menu_that_is_gone_is_named(checkout):
         ("README.md", "[`losses/`](spin_theory/losses) b", "`losses/` b"),
         ("README.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
         ("README.md", "[a](docs/nowhere.md)", "[a](docs/nowhere.md)"),
-        ("notebooks/01_theorem_5_4.ipynb", "[a](../docs/theory.md)", "[a](../theory.md)"),
+        ("notebooks/03_theorem_5_4.ipynb", "[a](../docs/theory.md)", "[a](../theory.md)"),
     ],
 )
 def test_links_between_files_become_links_between_pages(path, text, becomes):
