@@ -41,7 +41,7 @@ def test_a_compressed_file_holds_the_same_rows(tmp_path, suffix, name, content):
     assert read(str(path)) == WANTED
 
 
-@pytest.mark.parametrize("suffix", ["gz", "zst"])
+@pytest.mark.parametrize("suffix", PACKERS)
 def test_parts_that_were_put_together_and_a_plain_name_are_read(tmp_path, suffix):
     path = tmp_path / "rows.jsonl"
     middle = LINES.index(b"\n", len(LINES) // 2) + 1
@@ -56,6 +56,21 @@ def test_a_file_that_was_cut_short_is_named(tmp_path, suffix):
     path.write_bytes(packed[: len(packed) - 8])
     with pytest.raises(UserError, match=r"cannot be read to its end|not valid JSON"):
         read(str(path))
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_rows_after_the_compressed_ones_are_not_lost_without_a_word(tmp_path, suffix):
+    path = tmp_path / f"rows.jsonl.{suffix}"
+    path.write_bytes(PACKERS[suffix](LINES) + LINES)  # appended to, but not compressed
+    with pytest.raises(UserError, match="cannot be read to its end"):
+        read(str(path))
+
+
+def test_zeros_pad_xz_and_streams_of_any_size_are_one_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    parts = [LINES[:9_000], b"", LINES[9_000:]]
+    path.write_bytes(b"".join(lzma.compress(part) + bytes(40_000) for part in parts))
+    assert read(str(path)) == WANTED
 
 
 def test_an_archive_is_named_as_one(tmp_path):
