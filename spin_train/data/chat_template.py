@@ -15,7 +15,15 @@ from typing import Any
 
 from spin_train.data.turns import TURN, Message, calls_tools
 
-__all__ = ["TODAY", "ChatTemplate", "Use", "name_of", "pieces_left_out", "stripped"]
+__all__ = [
+    "TODAY",
+    "ChatTemplate",
+    "Use",
+    "alteration",
+    "name_of",
+    "pieces_left_out",
+    "stripped",
+]
 
 TODAY = date(2024, 7, 26)
 """Day that a template takes for today; any fixed one would do."""
@@ -99,7 +107,8 @@ class ChatTemplate:
             text = self.render(probe, schemas)
         except Exception as error:  # jinja2's, raised by the template itself
             return Use(refused=str(error))
-        missing = [path for path, word in words.items() if word not in text]
+        folded = text.casefold()  # a template may change the case of letters
+        missing = [path for path, word in words.items() if word.casefold() not in folded]
         lost = tuple(path[0] for path in missing if path[1:] == ("content",))
         unseen = [p for p in missing if p[0] != "tools" and p[1:] != ("content",)]
         for place, message in enumerate(probe):  # true and false are replaced by none
@@ -134,13 +143,22 @@ def pieces_left_out(content: str, text: str) -> tuple[int, int]:
     squashed = _squashed(text)
 
     def is_there(part: str) -> bool:
-        forms = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
-        return any(_squashed(form) in squashed for form in forms)
+        return any(_squashed(form) in squashed for form in _forms(part))
 
     if is_there(content):
         return 0, 1
     pieces = [piece for piece in _PIECE.findall(content) if piece.strip()]
     return sum(not is_there(piece) for piece in pieces), len(pieces)
+
+
+def alteration(content: str, text: str) -> str:
+    """Say what a rendering that leaves out no piece of a turn's text changes in it, if anything."""
+    if any(form in text for form in _forms(content)):
+        return ""
+    if any(form in text for form in _forms(content.strip())):
+        return "spaces around"
+    whole = any(_squashed(form) in _squashed(text) for form in _forms(content))
+    return "spaces or letter case of" if whole else ""  # else it stands there in pieces
 
 
 def name_of(path: Path) -> str:
@@ -168,6 +186,11 @@ def stripped(messages: Sequence[Message], unseen: Sequence[Path]) -> list[Messag
 def _is_unseen(value: Any, path: Path, unseen: set[Path]) -> bool:
     leaves = set(_leaves(value, path))
     return path in unseen or (bool(leaves) and leaves <= unseen)
+
+
+def _forms(part: str) -> tuple[str, ...]:
+    """Text as a template may write it: as it is, or within JSON."""
+    return part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1]
 
 
 def _squashed(text: str) -> str:

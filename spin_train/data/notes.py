@@ -23,6 +23,7 @@ COUNTS = (
     "ignored_tool_turns",
     "dropped_turns_after_response",
     "rows_with_unknown_tokens",
+    "equal_pairs",
     "dropped_shared_responses",
     "held_out_responses_in_training",
 )
@@ -40,6 +41,7 @@ _COUNTED = {
     "truncated_prompts": "prompts were cut (data.too_long=truncate)",
     "truncated_responses": "responses were cut (data.too_long=truncate)",
     "rows_with_unknown_tokens": "rows hold characters that the tokenizer does not know",
+    "equal_pairs": "rows give the same response as wanted and as unwanted, which teaches nothing",
     "dropped_shared_responses": "training rows were left out: their response is also held out",
 }
 

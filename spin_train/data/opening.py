@@ -12,7 +12,7 @@ __all__ = ["open_bytes", "open_text", "plain_suffix"]
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
-    b"BZh": "bz2",
+    b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
@@ -52,10 +52,10 @@ def open_bytes(path: Path) -> IO[bytes]:
         return cast(IO[bytes], gzip.open(path))
     if kind == "xz":
         return io.BufferedReader(_XzStreams(path))
-    if kind:  # Python's bz2 passes over what follows a stream without a word; Arrow does not
+    if kind:  # Python's bz2 silently passes over what follows a stream; Arrow does not
         import pyarrow as pa
 
-        return io.BufferedReader(pa.CompressedInputStream(str(path), kind))
+        return io.BufferedReader(pa.CompressedInputStream(str(path), kind.replace("zip", "z")))
     return path.open("rb")
 
 
@@ -65,7 +65,7 @@ def open_text(path: Path, *, newline: str | None = None) -> IO[str]:
 
 
 class _XzStreams(io.RawIOBase):
-    """The content of an xz file; Python's lzma passes over what follows a stream without a word."""
+    """The content of an xz file; Python's lzma silently passes over what follows a stream."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from spin_train.config.templates import CHAT_TEMPLATES, PLAIN_TEMPLATES
-from spin_train.data.chat_template import TODAY, ChatTemplate, Use, name_of, stripped
+from spin_train.data.chat_template import TODAY, ChatTemplate, Use, alteration, name_of, stripped
 from spin_train.data.chat_template import pieces_left_out as left_out
 from spin_train.data.formats import Message, RowError, SftRow, without_tools
 from spin_train.data.special_tokens import SpecialTokens
@@ -133,6 +133,8 @@ class Renderer:
                 raise RowError(_lost(row.where, place, turn))
             if missing:
                 names.append(f"{TURN}content (a part of the {turn['role']}'s)")
+            elif what := alteration(turn["content"], text):
+                names.append(f"{TURN}content ({what} the {turn['role']}'s)")
         return names
 
     def render(self, row: SftRow) -> tuple[list[int], list[int]]:

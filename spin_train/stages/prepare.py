@@ -303,6 +303,8 @@ class _Pass:
         kept_prompt, most = self._cut(prompt_ids)
         self.counts["truncated_prompts"] += len(kept_prompt) < len(prompt_ids)
         self.counts["truncated_responses"] += sum(len(ids) > most for ids in responses.values())
+        given = responses.get("given", []) if self.pairs else []
+        self.counts["equal_pairs"] += given[:most] == real_ids[:most]
         return Record(
             row.number,
             kept_prompt,

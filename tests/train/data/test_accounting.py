@@ -112,6 +112,21 @@ NAMED = {
         CHATML.replace("m.content", "(m.content.split('</think>') | last)"),
         ["messages[].content (a part of the assistant's)"],
     ),
+    "spaces_around_a_question": (
+        chat(user(" q\n"), answer()),
+        CHATML.replace("m.content", "m.content | trim"),
+        ["messages[].content (spaces around the user's)"],
+    ),
+    "spaces_around_the_other_answer": (
+        {"prompt": "q", "chosen": "ANSWER", "rejected": "b\n"},
+        CHATML.replace("m.content", "m.content | trim"),
+        ["messages[].content (spaces around the assistant's)"],
+    ),
+    "capitals_of_an_answer": (
+        chat(user("q"), answer("ANSWER of Paris")),
+        CHATML.replace("m.content", "m.content | lower"),
+        ["messages[].content (spaces or letter case of the assistant's)"],
+    ),
     "field_of_a_part": (
         chat(user([{"type": "text", "text": "q", "cache_control": {"a": "b"}}]), answer()),
         CHATML,
@@ -129,9 +144,23 @@ NAMED = {
 def test_what_nothing_uses_is_counted_and_named(tmp_path, name):
     row, template, names = NAMED[name]
     ((*texts, _),), summary = prepared(tmp_path, [row], template=template)
-    assert "ANSWER" in texts[1]
+    assert "ANSWER" in texts[1].upper()
     assert summary["unused_fields"] == dict.fromkeys(names, 1)
     assert any(f"{names[0]} (1 rows)" in note for note in summary["notes"])
+
+
+@pytest.mark.parametrize("content", ["m.content", "(m.content | tojson)"])
+def test_spaces_and_quotes_that_stay_are_no_matter(tmp_path, content):
+    row = chat(user(' "q"\né\n'), answer('"a"\n'))
+    _, summary = prepared(tmp_path, [row], template=CHATML.replace("m.content", content))
+    assert (summary["unused_fields"], summary["notes"]) == ({}, [])
+
+
+def test_a_template_that_writes_capitals_leaves_out_no_turn(tmp_path):
+    template = CHATML.replace("m.content", "m.content | upper")
+    _, summary = prepared(tmp_path, [chat(user("q"), answer("b"))], template=template)
+    altered = "messages[].content (spaces or letter case of the {}'s)"
+    assert summary["unused_fields"] == {altered.format(r): 3 for r in ("assistant", "user")}
 
 
 @pytest.mark.parametrize("name", NAMED)

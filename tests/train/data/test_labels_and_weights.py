@@ -81,6 +81,18 @@ def test_both_labels_of_a_prompt_make_pairs(tmp_path):
     assert (summary["dropped_unpaired"], summary["dropped_unwanted"]) == (1, 0)
 
 
+def test_pairs_of_twice_the_same_response_are_counted(tmp_path):
+    rows = [
+        {"prompt": prompt, "chosen": "yes", "rejected": other}
+        for prompt, other in (("a", "no"), ("b", "yes"), ("c", "yes"))
+    ]
+    _, summary = prepared(tmp_path, rows, pairs=True)
+    assert summary["equal_pairs"] == 2
+    assert any(note.startswith("2 rows give the same response as") for note in summary["notes"])
+    _, summary = prepared(tmp_path, rows)  # the other responses are not trained on
+    assert summary["equal_pairs"] == 0
+
+
 def test_where_no_row_is_left_the_refusal_says_why(tmp_path):
     rows = [chat(user("a"), answer(weight=0)), chat(user("b"), answer(), label=False)]
     with pytest.raises(UserError) as caught:
