@@ -7,6 +7,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST_OUTPUTS = 200_000  # bytes of a committed notebook
+SMALL = {"11_reading_a_run": {"ROWS": 120, "HELD_OUT": 40, "ITERATIONS": 1}}
+"""Sizes for `make test` of those that take more than 15 s; `make test-slow` runs them whole."""
 
 
 def texts(notebook):
@@ -18,15 +20,32 @@ def texts(notebook):
     ]
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_where_jupyter_would_run_it(path):
+def ran(path, **sizes):
+    """Run a notebook where Jupyter would, with other values of the constants named in `sizes`."""
     import nbformat  # takes seconds to import
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
+    for name, value in sizes.items():
+        lines = [cell for cell in notebook.cells if re.search(rf"^{name} = ", cell.source, re.M)]
+        assert len(lines) == 1, f"{path.name} must set {name} on one line"
+        source = re.sub(rf"^{name} = .*$", f"{name} = {value}", lines[0].source, flags=re.M)
+        lines[0].source = source
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
-    assert any(texts(notebook))
+    return notebook
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_where_jupyter_would_run_it(path):
+    assert any(texts(ran(path, **SMALL.get(path.stem, {}))))
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize("stem", SMALL)
+def test_notebook_runs_at_the_size_that_is_committed(stem):
+    assert any(texts(ran(ROOT / "notebooks" / f"{stem}.ipynb")))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

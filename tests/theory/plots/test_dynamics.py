@@ -1,4 +1,5 @@
 import math
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ from spin_theory import GradientSteps, TabularPolicy, linearise, multiplier, pla
 
 pytest.importorskip("matplotlib")
 
+from PIL import Image
+
 from spin_theory.plots import draw_cobweb, draw_field, draw_game, draw_simplex, draw_spectrum
+from spin_theory.plots.style import style
 
 THREE = TabularPolicy.from_probs([[0.5, 0.3, 0.2]])
 TWO = TabularPolicy.from_probs([[0.7, 0.3]])
@@ -139,3 +143,15 @@ def test_what_cannot_be_drawn_is_refused(draw, message):
 def test_a_figure_shows_itself_in_a_notebook_without_a_magic_command():
     picture = draw_game(game_of(THREE))._repr_png_()  # what IPython asks any value for
     assert picture.startswith(b"\x89PNG")
+
+
+def test_the_palette_of_a_shown_figure_changes_nothing_that_one_could_see(tmp_path):
+    figure = draw_field(THREE, beta=1.0)  # with a colour bar, which has most colours
+    drawn, shown = tmp_path / "drawn.png", Image.open(BytesIO(figure._repr_png_()))
+    with style():
+        figure.savefig(drawn, dpi=150)
+    before, after = (np.asarray(image.convert("RGB"), int) for image in (Image.open(drawn), shown))
+    assert shown.mode == "P"
+    apart = np.abs(before - after).max(axis=-1)  # of 255
+    assert (apart > 16).mean() < 0.005
+    assert apart.mean() < 0.5
