@@ -72,11 +72,13 @@ class Case:
     optim: str
     dtype: str = "float32"
     until: str = "sft/train"
+    shared: bool = False
+    """Whether policies are shared out (`sharded_inference`) as they sample and score."""
 
     @property
     def name(self) -> str:
         """Name of its result."""
-        whole = "" if self.until == "sft/train" else "-whole"
+        whole = "" if self.until == "sft/train" else "-shared" if self.shared else "-whole"
         return f"{self.size}-{self.zero}-{self.ranks}-{self.optim}-{self.dtype}{whole}"
 
 
@@ -85,6 +87,7 @@ CASES = [
     *(Case("40M", z, r, o, "bfloat16") for z, r, o in product(ZERO, RANKS, OPTIMISERS)),
     Case("40M", 2, 1, "rmsprop", until="iter0/evaluate"),
     Case("40M", 3, 2, "rmsprop", until="iter0/evaluate"),
+    *(Case("92M", 2, 2, "rmsprop", until="iter0/evaluate", shared=each) for each in (False, True)),
 ]
 
 
@@ -141,6 +144,7 @@ def config_of(case: Case, folder: Path) -> dict[str, Any]:
         "evaluation": {"samples": False},
         "zero_stage": case.zero,
         "ranks": case.ranks,
+        "sharded_inference": case.shared,
     }
 
 

@@ -74,12 +74,19 @@ def _candidates(stage: str, config: Config, device: Device) -> Iterator[list[lis
     yield smaller
     if narrow:
         yield [narrow]
+    ranks = config.ranks or 1
+    more = (
+        [2**n for n in range(1, 8) if ranks < 2**n <= _MOST_RANKS] if device.kind != "cpu" else []
+    )
     if stage in ("generate", SCORING):
+        shares = [] if config.sharded_inference else ["sharded_inference=true"]
+        if shares and ranks > 1:
+            yield [shares, [*narrow, *shares]]
         if narrow:
             yield [[*narrow, *each] for each in smaller]
+        yield [[*narrow, *shares, f"ranks={count}"] for count in more]
         return
     again = ["training.gradient_checkpointing=true"]
-    ranks = config.ranks or 1
     sharded = [] if config.zero_stage == 3 else ["zero_stage=3"]
     yield [again]
     if sharded and ranks > 1:
@@ -93,9 +100,7 @@ def _candidates(stage: str, config: Config, device: Device) -> Iterator[list[lis
         yield [[*narrow, *again], [*narrow, *again, *(sharded if ranks > 1 else [])]]
     if config.adapter is None:
         yield [["adapter.rank=16"], [*narrow, *again, "adapter.rank=16"]]
-    if device.kind != "cpu":
-        more = [2**n for n in range(1, 8) if ranks < 2**n <= _MOST_RANKS]
-        yield [[*narrow, *again, *sharded, f"ranks={count}"] for count in more]
+    yield [[*narrow, *again, *sharded, f"ranks={count}"] for count in more]
 
 
 def _halves(key: str, now: int, least: int) -> list[list[str]]:

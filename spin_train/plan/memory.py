@@ -35,6 +35,7 @@ _MIB = 2**20
 _PROGRAM = {"cpu": 560 * _MIB, "cuda": 600 * _MIB}
 _LINK = 500 * _MIB  # what NCCL takes on a device when there are several ranks
 _RESERVE = 0.05  # of what is computed with: blocks of torch's allocator on a GPU with gaps in them
+_GATHERED = 3  # largest tensors: one in use, those of its layer, what they are gathered in
 _DOUBLE = 8
 _DRAWS = 4  # arrays of float64 over the vocabulary that drawing a token takes
 _ROOM = 64  # columns behind the last one in a cache
@@ -164,28 +165,48 @@ def _largest(
         host = max((moment.host for moment in listed), key=lambda parts: sum(parts.values()))
         training[stage.name] = replace(largest_moment(listed), host=host)
     weights = model.weights
-    whole = {"weights": weights.all}
-    if config.zero_stage == 3:  # README, Limits
-        share = weights.width * -(-(weights.trained + weights.frozen) // (config.ranks or 1))
-        whole["left by training under ZeRO-3"] = 2 * share
-    judged: dict[str, Moment] = {}
     plain = empty_model(config)  # without adapters and checkpointing, which only training has
+    held, host = _held(config, weights, max(p.numel() for p in plain.parameters()), device)
+    if config.zero_stage == 3:  # README, Limits
+        held["left by training under ZeRO-3"] = 2 * _share(config, weights)
+
+    def loaded(passes: dict[str, int]) -> Moment:
+        """Take the larger of two moments: the model is read from its file, or computes."""
+        kept = {"free, kept by the C library": max(0, left - sum(passes.values()))}
+        found = [Moment("computing", held | passes | kept, host)]
+        if device == "cpu":  # the pages of a file that is read count as the process's
+            file = {"weights, in their file": weights.all, "free, kept by the C library": left}
+            found.append(Moment("loading", held | file, host))
+        return largest_moment(found)
+
+    judged: dict[str, Moment] = {}
     if config.generation.engine == "hf" and only in (None, "generate"):
-        judged["generate"] = _loaded(whole, _sampling(config, rows, plain, device), left, device)
+        judged["generate"] = loaded(_sampling(config, rows, plain, device))
     if only in (None, SCORING):
         passing = trace_scoring(plain, largest_scored(config, rows), device=device)
-        judged[SCORING] = _loaded(whole, {"activations and logits": passing}, left, device)
+        judged[SCORING] = loaded({"activations and logits": passing})
     return judged | training
 
 
-def _loaded(whole: dict[str, int], passes: dict[str, int], left: int, device: str) -> Moment:
-    """Take the larger of two moments: the model is read from its file, or computes."""
-    kept = {"free, kept by the C library": max(0, left - sum(passes.values()))}
-    found = [Moment("computing", whole | passes | kept)]
-    if device == "cpu":  # the pages of a file that is read count as the process's
-        file = {"weights, in their file": whole["weights"], "free, kept by the C library": left}
-        found.append(Moment("loading", whole | file))
-    return largest_moment(found)
+def _held(
+    config: Config, weights: Weights, largest: int, device: str
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Weights of a policy that samples or scores, on a rank's device and moved to main memory.
+
+    `largest` is the number of weights of the largest tensor.
+    """
+    if not config.sharded_inference:
+        return {"weights": weights.all}, {}
+    share = {"share of the weights": _share(config, weights)}
+    in_use = {"weights of layers in use": _GATHERED * largest * weights.width}
+    if config.offload.parameters and device != "cpu":
+        return in_use, share
+    return share | in_use, {}
+
+
+def _share(config: Config, weights: Weights) -> int:
+    """Bytes of a rank's share of all weights."""
+    return weights.width * -(-(weights.trained + weights.frozen) // (config.ranks or 1))
 
 
 def _kinds(stages: Sequence[Trained]) -> list[Trained]:

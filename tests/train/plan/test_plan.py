@@ -12,7 +12,7 @@ from spin_train.errors import UserError
 from spin_train.plan.devices import DEVICES, Device, device_named
 from spin_train.plan.disk import checkpoint_bytes
 from spin_train.plan.engine import Weights
-from spin_train.plan.memory import program
+from spin_train.plan.memory import SCORING, program
 from spin_train.plan.optimiser import Optimiser
 from spin_train.plan.plan import make_plan
 from spin_train.plan.shown import as_text
@@ -87,6 +87,31 @@ def test_what_is_offloaded_is_in_main_memory_and_not_on_the_device(path):
     onto_cpu = planned(path, "zero_stage=3", "ranks=2", *moved)
     here = planned(path, "zero_stage=3", "ranks=2")
     assert stage(onto_cpu, "iter1/train").total == stage(here, "iter1/train").total
+
+
+def test_a_policy_that_is_shared_out_takes_a_rank_its_share_and_a_layer(path):
+    config = ("zero_stage=2", "ranks=4")
+    whole = stage(planned(path, *config), SCORING)
+    shared = stage(planned(path, *config, "sharded_inference=true"), SCORING)
+    assert whole.parts["weights"] == 4 * PARAMETERS
+    assert shared.parts["share of the weights"] == PARAMETERS
+    assert shared.parts["activations and logits"] == whole.parts["activations and logits"]
+    assert 0 < shared.parts["weights of layers in use"] < 4 * PARAMETERS
+    moved = ("sharded_inference=true", "offload.parameters=cpu")
+    gpu = {"device": DEVICES["A100-80GB"], "here": False}
+    away = planned(path, "zero_stage=3", "ranks=4", *moved, **gpu)
+    assert "share of the weights" not in stage(away, "generate").parts
+    assert stage(away, "generate").host["share of the weights"] == PARAMETERS
+
+
+def test_a_policy_that_does_not_fit_on_a_device_is_shared_out(path):
+    config = ("ranks=4", "training.micro_batch_tokens=256")
+    gpu = {"device": DEVICES["T4"], "here": False}
+    shared = planned(path, *config, "sharded_inference=true", **gpu)
+    little = Device("small", "cuda", stage(shared, SCORING).total)
+    problems = planned(path, *config, device=little, here=False).problems
+    (problem,) = [problem for problem in problems if problem.what == SCORING]
+    assert any(key.startswith("sharded_inference=true ") for key in problem.keys), problem.keys
 
 
 def test_a_cache_by_hand(path):
