@@ -18,7 +18,7 @@ from spin_train.data.folders import SUFFIXES, files_not_read, files_of, without_
 from spin_train.data.formats import RowError, SftRow, row_of
 from spin_train.data.opening import open_bytes, open_text, plain_suffix
 from spin_train.errors import UserError, one_line
-from spin_train.system.files import sha256_of_file, sha256_of_text
+from spin_train.system.files import sha256_of_file, sha256_of_files, sha256_of_text
 from spin_train.system.ownership import files_outside_runs
 
 __all__ = ["drop_or_raise", "names_a_file", "read_rows", "source_of"]
@@ -76,7 +76,8 @@ def source_of(data: DataConfig) -> dict[str, Any]:
         return {"path": data.path, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     if path.is_dir():
         files = sorted(file for file in files_outside_runs(path) if file.is_file())
-        names = "".join(f"{file.relative_to(path)} {sha256_of_file(file)}\n" for file in files)
+        hashes = zip(files, sha256_of_files(files), strict=True)
+        names = "".join(f"{file.relative_to(path)} {sha256}\n" for file, sha256 in hashes)
         size = sum(file.stat().st_size for file in files)
         source = {"path": data.path, "bytes": size, "sha256": sha256_of_text(names)}
         left = [] if _is_saved(path) else files_not_read(data)

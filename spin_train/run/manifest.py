@@ -7,7 +7,7 @@ from typing import Any
 
 from spin_train.errors import DamagedFileError, UserError
 from spin_train.run.directory import RunDirectory
-from spin_train.system.files import read_object, sha256_of_file, write_json
+from spin_train.system.files import read_object, sha256_of_files, write_json
 
 __all__ = ["Manifest"]
 
@@ -94,12 +94,10 @@ class Manifest:
         speed: dict[str, Any] | None = None,
     ) -> None:
         """Record a stage as complete, with the files it left, and how long and fast it was."""
+        paths = sorted(files)
         left = {
-            str(path.relative_to(self._run.root)): {
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of_file(path),
-            }
-            for path in sorted(files)
+            str(path.relative_to(self._run.root)): {"bytes": path.stat().st_size, "sha256": sha256}
+            for path, sha256 in zip(paths, sha256_of_files(paths), strict=True)
         }
         self.content["stages"][stage] = {
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -9,6 +9,7 @@ from spin_train.system.files import (
     read_lines,
     read_object,
     sha256_of_file,
+    sha256_of_files,
     sha256_of_text,
     write_directory,
     write_json,
@@ -34,6 +35,14 @@ def test_a_file_has_the_hash_of_its_text(tmp_path, text):
     (tmp_path / "a").write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert sha256_of_file(tmp_path / "a") == sha256_of_text(text) == digest
+
+
+def test_several_files_are_hashed_in_their_order(tmp_path):
+    paths = [tmp_path / str(n) for n in (3, 1, 2)]
+    for path in paths:
+        path.write_text(path.name * 100_000)
+    assert sha256_of_files(paths) == [sha256_of_file(path) for path in paths]
+    assert sha256_of_files([]) == []
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
