@@ -57,6 +57,12 @@ def test_notebook_is_committed_executed_in_order_and_small(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_sliders_are_committed_which_would_be_dead(path):
+    # Jupyter shows the picture of such an output once "...widget-view+json" is taken out of it.
+    assert "widget-view+json" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_names_no_path_of_a_machine(path):
     text = path.read_text()
     assert str(Path.home()) + "/" not in text

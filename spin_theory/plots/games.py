@@ -76,6 +76,8 @@ def draw_game(*games: Game, labels: Sequence[str] = ()) -> "Figure":
         # Zero is where self-play should end, and has no place on a logarithmic axis.
         floor = min((float(v) for game in games for v in game.kl if v > 0), default=math.nan)
         axes.set_yscale("symlog", linthresh=floor if floor < math.inf else 1.0)
+        axes.locator_params(axis="y", numticks=8)
+        axes.locator_params(axis="x", integer=True)
         if any(names):
             axes.legend()
     return figure

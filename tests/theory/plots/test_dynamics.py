@@ -1,4 +1,5 @@
 import math
+from base64 import b64decode
 from io import BytesIO
 
 import numpy as np
@@ -141,8 +142,16 @@ def test_what_cannot_be_drawn_is_refused(draw, message):
 
 
 def test_a_figure_shows_itself_in_a_notebook_without_a_magic_command():
-    picture = draw_game(game_of(THREE))._repr_png_()  # what IPython asks any value for
-    assert picture.startswith(b"\x89PNG")
+    figure = draw_game(game_of(THREE))
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_ipython_shows_the_same_picture_whatever_the_backend(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))
+    figure = draw_game(game_of(THREE))
+    figure._ipython_display_()  # comes before what a backend registers for figures
+    assert b64decode(shown[0]["image/png"]) == figure._repr_png_()
 
 
 def test_the_palette_of_a_shown_figure_changes_nothing_that_one_could_see(tmp_path):
