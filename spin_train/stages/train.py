@@ -32,12 +32,7 @@ from spin_train.stages.parity import note_path, noted_logps, write_note
 from spin_train.stages.work import Work
 from spin_train.system.ranks import Ranks
 from spin_train.training.batching import MicroBatches
-from spin_train.training.checkpoints import (
-    RunCallback,
-    files_of_checkpoint,
-    latest_complete,
-    remove_checkpoints,
-)
+from spin_train.training.checkpoints import RunCallback
 from spin_train.training.examples import examples_of
 from spin_train.training.objective import (
     Objective,
@@ -45,6 +40,7 @@ from spin_train.training.objective import (
     selfplay_objective,
     sft_objective,
 )
+from spin_train.training.other_ranks import checkpoint_to_resume
 from spin_train.training.plain_checkpoints import as_data
 from spin_train.training.repeatable import sums_in_one_order
 from spin_train.training.speed import SpeedLines
@@ -160,15 +156,7 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
             "rate of 0: lower training.batch_size, raise epochs, or set training.warmup_steps=0"
         )
     checkpoints = folder / "checkpoints"
-    resume = None
-    if ranks.is_first:
-        resume = latest_complete(checkpoints, zero_stage=config.zero_stage, ranks=ranks.size)
-        remove_checkpoints(checkpoints, keep=resume)
-    resume = ranks.from_first(resume)
-    if resume and ranks.board is not None:
-        ranks.board.wait_for(
-            ranks.from_first(files_of_checkpoint(resume) if ranks.is_first else None)
-        )
+    resume = checkpoint_to_resume(checkpoints, ranks, zero_stage=config.zero_stage)
     arguments = training_arguments(
         config,
         checkpoints,
@@ -180,7 +168,13 @@ def fit(task: TrainingTask, *, work: Work, stage: Stage) -> None:
     )
     speed = SpeedLines(folder / "speed.jsonl", batches, work.speed)
     callback = RunCallback(
-        ranks, work.progress, speed, stage=stage.name, folder=folder, zero_stage=config.zero_stage
+        ranks,
+        work.progress,
+        speed,
+        stage=stage.name,
+        folder=folder,
+        zero_stage=config.zero_stage,
+        resume=resume,
     )
     events = work.run.directory.logs / "tensorboard" / stage.folder
     writers = _event_writers(arguments, ranks, events, resume)

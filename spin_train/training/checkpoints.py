@@ -16,28 +16,36 @@ from spin_train.system.ranks import Ranks
 from spin_train.training.speed import SpeedLines
 from spin_train.training.sums import MetricSums
 
-__all__ = ["RunCallback", "files_of_checkpoint", "latest_complete", "remove_checkpoints"]
+__all__ = [
+    "COPIES",
+    "RunCallback",
+    "files_of_checkpoint",
+    "latest_complete",
+    "ranks_of",
+    "remove_checkpoints",
+]
 
+COPIES = "for-other-ranks"
+"""Folder next to checkpoints for a copy that other ranks resume from."""
 _MARKER = "complete.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def latest_complete(folder: Path, *, zero_stage: int, ranks: int) -> Path | None:
+def latest_complete(folder: Path, *, zero_stage: int) -> Path | None:
     """Find the complete checkpoint of the highest step in a stage's ``checkpoints/``, or None.
 
-    Half-written ones do not count. UserError if that one was written by another ZeRO stage or
-    number of ranks: its shards do not fit.
+    Half-written ones do not count. UserError if that one was written by another ZeRO stage: its
+    shards do not fit.
     """
     for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
         marker = _marker_if_whole(checkpoint)
         if marker is None:
             continue
-        if (marker["zero_stage"], marker["ranks"]) != (zero_stage, ranks):
+        if marker["zero_stage"] != zero_stage:
             raise UserError(
-                f"{checkpoint} was written with zero_stage={marker['zero_stage']} and "
-                f"ranks={marker['ranks']}, but this run has zero_stage={zero_stage} and "
-                f"ranks={ranks}: use the former values, or add --restart-iteration to train this "
-                "iteration again from its opponent"
+                f"{checkpoint} was written with zero_stage={marker['zero_stage']}, but this run "
+                f"has zero_stage={zero_stage}: use the former value, or add --restart-iteration to "
+                "train this iteration again from its opponent"
             )
         return checkpoint
     return None
@@ -49,8 +57,15 @@ def files_of_checkpoint(checkpoint: Path) -> dict[Path, int]:
     return {checkpoint / name: size for name, size in marker["files"].items()}
 
 
+def ranks_of(checkpoint: Path) -> int:
+    """How many ranks have written a complete checkpoint."""
+    ranks: int = read_json(checkpoint / _MARKER)["ranks"]
+    return ranks
+
+
 def remove_checkpoints(folder: Path, *, keep: Path | None = None) -> None:
-    """Delete the checkpoints of a stage's ``checkpoints/`` but the one to keep."""
+    """Delete the checkpoints of a stage's ``checkpoints/`` but the one to keep, and any copy."""
+    shutil.rmtree(folder / COPIES, ignore_errors=True)
     for checkpoint in _checkpoints(folder):
         if checkpoint != keep:
             # The marker goes first: a deletion cut short must not leave a complete checkpoint.
@@ -83,7 +98,8 @@ def _marker_if_whole(checkpoint: Path) -> dict[str, Any] | None:
 class RunCallback(TrainerCallback):
     """Marks checkpoints complete, stops when asked to, reports progress, writes metrics.jsonl.
 
-    All ranks call it at the same moments; rank 0 reports.
+    All ranks call it at the same moments; rank 0 reports. `resume` is the checkpoint that the stage
+    goes on from, or a copy of it for these ranks.
     """
 
     def __init__(
@@ -95,7 +111,9 @@ class RunCallback(TrainerCallback):
         stage: str,
         folder: Path,
         zero_stage: int,
+        resume: Path | None = None,
     ) -> None:
+        self._resume = resume
         self._ranks = ranks
         self._speed = speed
         self._progress = progress
@@ -110,14 +128,16 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Go on from the sums of the checkpoint that is resumed from."""
-        if state.global_step > 0:
-            self.sums.read(self._sums_file(args, state), device=self._ranks.device)
+        if self._resume is not None:
+            self.sums.read(self._resume / self._sums_name, device=self._ranks.device)
         self._speed.begin(state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Save and stop if the driver asked to; leave no step out of the metrics."""
+        if self._ranks.is_first:  # all that it was for has been read
+            shutil.rmtree(Path(str(args.output_dir)) / COPIES, ignore_errors=True)
         if state.global_step == state.max_steps:
             control.should_log = True
         self._progress.report(self._stage, state.global_step, state.max_steps, self._note)
@@ -128,8 +148,8 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Mark the checkpoint complete once every rank has written its part; drop older ones."""
-        self.sums.write(self._sums_file(args, state))
-        checkpoint = self._sums_file(args, state).parent
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        self.sums.write(checkpoint / self._sums_name)
         self._ranks.barrier()
         files = self._files_of(checkpoint)
         if self._ranks.is_first:
@@ -183,9 +203,9 @@ class RunCallback(TrainerCallback):
             with write_atomically(self._folder / "metrics.jsonl") as partial:
                 partial.write_text("".join(lines), encoding="utf-8")
 
-    def _sums_file(self, args: TrainingArguments, state: TrainerState) -> Path:
-        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        return checkpoint / f"metric_sums_{self._ranks.rank}.json"
+    @property
+    def _sums_name(self) -> str:
+        return f"metric_sums_{self._ranks.rank}.json"
 
 
 def _in_order(line: dict[str, float]) -> dict[str, float]:

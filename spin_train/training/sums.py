@@ -1,6 +1,8 @@
 """Sums of the metrics since the last logged line; a checkpoint keeps them, as it keeps weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch import Tensor
 from spin_train.system.files import read_json, write_json
 from spin_train.system.ranks import Ranks
 
-__all__ = ["MetricSums"]
+__all__ = ["MetricSums", "sums_of_rank"]
 
 
 class MetricSums:
@@ -100,3 +102,32 @@ class MetricSums:
             for name, total in sums.items()
         }
         self._loss, self._sums = ours.pop("loss"), ours
+
+
+def sums_of_rank(contents: Sequence[dict[str, Any]], rank: int, ranks: int) -> dict[str, Any]:
+    """Give one of `ranks` its part of the sums that other ranks have written.
+
+    Parameters
+    ----------
+    contents : sequence of dict
+        What each of them has written.
+    rank, ranks : int
+        The new rank, and how many there are. The first takes all sums.
+
+    Returns
+    -------
+    dict
+        What `MetricSums.read` reads.
+    """
+    takes = float(rank == 0)
+    # Weights of micro-batches have the number of ranks in them, and `means` divides by it.
+    loss = sum(content["loss"] for content in contents) * ranks / len(contents)
+    names = dict.fromkeys(name for content in contents for name in content["sums"])
+    return {
+        "logged_at": contents[0]["logged_at"],
+        "loss": takes * loss,
+        "sums": {
+            name: takes * sum(content["sums"].get(name, 0.0) for content in contents)
+            for name in names
+        },
+    }

@@ -69,7 +69,7 @@ def test_an_optimiser_or_schedule_that_is_not_known_is_refused_at_once(tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_of_another_layout_is_refused_with_a_way_on(tmp_path):
+def test_a_checkpoint_of_another_zero_stage_is_refused_with_a_way_on(tmp_path):
     config = make_config(tmp_path, **SHORT, epochs=6)
     checkpoints = tmp_path / "run" / "iter0" / "checkpoints"
     process = start("run", config)
@@ -78,7 +78,7 @@ def test_a_checkpoint_of_another_layout_is_refused_with_a_way_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate()
     line = refused("run", config, "zero_stage=1")
-    assert "zero_stage=0 and ranks=1" in line
+    assert "zero_stage=0, but this run has zero_stage=1" in line
     assert "--restart-iteration" in line
     code, _, err = run("run", config, "zero_stage=1", "--restart-iteration")
     assert code == 0, err

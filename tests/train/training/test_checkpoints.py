@@ -8,7 +8,13 @@ from transformers import TrainerControl, TrainerState
 from spin_train.errors import UserError
 from spin_train.system.progress import Progress
 from spin_train.system.speed import Speed
-from spin_train.training.checkpoints import RunCallback, latest_complete, remove_checkpoints
+from spin_train.training.checkpoints import (
+    COPIES,
+    RunCallback,
+    latest_complete,
+    ranks_of,
+    remove_checkpoints,
+)
 from spin_train.training.speed import SpeedLines
 
 FILES = {"trainer_state.json": "{}", "rng_state_0.pth": "0", "global_step/optim_states.pt": "123"}
@@ -32,7 +38,7 @@ def make_checkpoint(folder, step, *, zero_stage=2, ranks=1, marked=True):
 
 
 def latest(folder):
-    return latest_complete(folder, zero_stage=2, ranks=1)
+    return latest_complete(folder, zero_stage=2)
 
 
 def test_the_highest_step_is_taken_by_number(tmp_path):
@@ -71,17 +77,19 @@ def test_a_checkpoint_with_half_a_marker_does_not_count(tmp_path):
     assert latest(tmp_path) is None
 
 
-@pytest.mark.parametrize("other", [{"zero_stage": 3}, {"ranks": 2}])
-def test_a_checkpoint_of_another_layout_is_refused_with_both_ways_on(tmp_path, other):
-    make_checkpoint(tmp_path, 5, **other)
-    written = {"zero_stage": 2, "ranks": 1} | other
+def test_a_checkpoint_of_another_zero_stage_is_refused_with_both_ways_on(tmp_path):
+    make_checkpoint(tmp_path, 5, zero_stage=3)
     says = (
-        f"checkpoint-5 was written with zero_stage={written['zero_stage']} and "
-        f"ranks={written['ranks']}, but this run has zero_stage=2 and ranks=1: use the former "
-        "values, or add --restart-iteration"
+        "checkpoint-5 was written with zero_stage=3, but this run has zero_stage=2: use the former "
+        "value, or add --restart-iteration"
     )
     with pytest.raises(UserError, match=says):
         latest(tmp_path)
+
+
+def test_a_checkpoint_knows_how_many_ranks_wrote_it(tmp_path):
+    assert ranks_of(make_checkpoint(tmp_path, 5, ranks=3)) == 3
+    assert latest(tmp_path) is not None
 
 
 def test_removing_checkpoints_leaves_the_one_to_keep_and_what_is_none(tmp_path):
@@ -89,6 +97,7 @@ def test_removing_checkpoints_leaves_the_one_to_keep_and_what_is_none(tmp_path):
     make_checkpoint(tmp_path, 10)
     make_checkpoint(tmp_path, 15, marked=False)
     (tmp_path / "runs").mkdir()
+    (tmp_path / COPIES / "checkpoint-5").mkdir(parents=True)
     remove_checkpoints(tmp_path, keep=kept)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5", "runs"]
     remove_checkpoints(tmp_path)
@@ -159,6 +168,15 @@ def test_a_view_of_another_node_that_lags_behind_makes_no_file_smaller(tmp_path)
     assert files.keys() == {*FILES, "metric_sums_0.json", "of_rank_1.pt"}
     assert files["of_rank_1.pt"] == 7
     assert files[first] == (saved / first).stat().st_size > 1
+
+
+def test_a_copy_for_other_ranks_goes_with_the_first_step(tmp_path):
+    copy = tmp_path / "checkpoints" / COPIES
+    (copy / "checkpoint-5").mkdir(parents=True)
+    kept = make_checkpoint(tmp_path / "checkpoints", 5)
+    state = TrainerState(global_step=6, max_steps=9)
+    callback(tmp_path, OneRank()).on_step_end(arguments(tmp_path), state, TrainerControl())
+    assert (copy.exists(), kept.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("stopping", [False, True])

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from spin_train.training.sums import MetricSums
+from spin_train.system.files import read_json, write_json
+from spin_train.training.sums import MetricSums, sums_of_rank
 
 BATCHES = [
     ({"logps": torch.tensor([-1.25, -3.1]), "right": torch.tensor([1.0, 0.0])}, 0.7),
@@ -83,6 +84,30 @@ def test_what_a_checkpoint_keeps_goes_on_to_the_same_bits(tmp_path, cut):
     resumed.read(tmp_path / "sums.json", device=CPU)
     add(resumed, BATCHES[cut:])
     assert resumed.means(OneRank(), step=7) == whole.means(OneRank(), step=7)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_other_ranks_go_on_from_the_sums_of_two(tmp_path, ranks):
+    two = MetricSums()
+    add(two, BATCHES)
+    two.write(tmp_path / "sums.json")
+    written = [read_json(tmp_path / "sums.json")] * 2
+    parts = []
+    for rank in range(ranks):
+        write_json(tmp_path / "part.json", sums_of_rank(written, rank, ranks))
+        parts.append(MetricSums())
+        parts[-1].read(tmp_path / "part.json", device=CPU)
+    assert len({tuple(part._sums) for part in parts}) == 1  # they are summed name by name
+
+    class AllRanks:
+        size = ranks
+
+        def sum(self, values):
+            return values  # the others have zeros
+
+    assert parts[0].means(AllRanks(), step=3) == two.means(TwoEqualRanks(), step=3)
+    others = [sums_of_rank(written, rank, ranks) for rank in range(1, ranks)]
+    assert all(set(other["sums"].values()) == {other["loss"]} == {0.0} for other in others)
 
 
 def test_a_checkpoint_of_an_older_version_has_no_sums(tmp_path):
