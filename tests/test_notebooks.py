@@ -69,11 +69,16 @@ def test_notebook_names_no_path_of_a_machine(path):
     assert not any(name in text for name in ("/home/", "/Users/", "/tmp/", "site-packages"))
 
 
-def test_the_title_has_the_number_of_the_file():
-    assert NOTEBOOKS
+def test_lessons_are_numbered_without_a_gap_and_the_title_has_the_number():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(1, 12)]
     for path in NOTEBOOKS:
         title = "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines()[0]
         assert title.startswith(f"# {path.name[:2]} · "), path
+
+
+def test_every_lesson_is_in_the_list_of_the_theory_page():
+    page = (ROOT / "docs" / "theory.md").read_text()
+    assert all(f"(../notebooks/{path.name})" in page for path in NOTEBOOKS)
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *NOTEBOOKS])
