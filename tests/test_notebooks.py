@@ -1,5 +1,6 @@
 import json
 import re
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST_OUTPUTS = 200_000  # bytes of a committed notebook
+PALETTE = 3  # the colour type of such a PNG
 SMALL = {"11_reading_a_run": {"ROWS": 120, "HELD_OUT": 40, "ITERATIONS": 1}}
 """Sizes for `make test` of those that take more than 15 s; `make test-slow` runs them whole."""
 
@@ -54,6 +56,16 @@ def test_notebook_is_committed_executed_in_order_and_small(path):
     cells = [cell for cell in cells if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert path.stat().st_size < LARGEST_OUTPUTS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_picture_is_drawn_in_the_style_of_the_house(path):
+    outputs = [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", ())]
+    pictures = [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    assert pictures
+    for picture in pictures:
+        header = b64decode("".join(picture)[:48])
+        assert header[25] == PALETTE  # what a ShownFigure has, and matplotlib's own have not
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
