@@ -54,13 +54,16 @@ def shared_out(
 
 def destroy_engine(engine: Any) -> None:
     """Shut down a DeepSpeed engine so that its memory can be freed."""
-    optimizer = engine.optimizer
+    # Under ZeRO-3 hooks of the model keep the engine, and that keeps torch's own optimiser too.
+    optimizers = engine.optimizer, engine.basic_optimizer, engine.client_optimizer
     engine.destroy()
     # The optimizer keeps autograd nodes whose hooks keep it and the engine: a cycle through C++
     # that no collection sees, of a whole model a training stage.
-    engine.optimizer = engine.basic_optimizer = engine.lr_scheduler = None
-    if optimizer is not None:
-        vars(optimizer).clear()
+    engine.optimizer = engine.basic_optimizer = engine.client_optimizer = None
+    engine.lr_scheduler = None
+    for optimizer in optimizers:
+        if optimizer is not None:
+            vars(optimizer).clear()
     for parameter in engine.module.parameters():
         parameter.data, parameter.grad = torch.empty(0), None
         if hasattr(parameter, "ds_tensor"):  # this rank's part under ZeRO-3

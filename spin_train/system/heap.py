@@ -4,11 +4,18 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["freed_at_once"]
+__all__ = ["freed_at_once", "give_back"]
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
 _LARGE = 2**17  # where glibc starts
 _USUAL = 2**25  # where it ends once a block of that size was freed
+
+
+def give_back() -> None:
+    """Give memory that is free within the C library back to the machine, where glibc is it."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 @contextmanager
