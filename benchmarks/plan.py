@@ -240,7 +240,7 @@ def compared(case: Case, found: dict[str, Any], folder: Path) -> Iterator[list[s
             str(case.ranks),
             "AdamW" if "adam" in case.optim else "RMSprop",
             case.dtype,
-            name,
+            f"{name}, shared out" if case.shared and stage.stage == name[6:] else name,
             f"{stage.total / MIB:,.0f}",
             f"{real / MIB:,.0f}",
             f"{100 * (stage.total / real - 1):+.1f}",

@@ -39,12 +39,15 @@ _FIXED = {
 def engine_settings(
     zero_stage: Literal[0, 1, 2, 3],
     *,
+    dtype: str = "float32",
     offload: Mapping[str, str | None] | None = None,
     further: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the settings of a training stage, for `TrainingArguments(deepspeed=...)`.
 
-    `offload` is the section of that name, and `further` the key `deepspeed`.
+    `dtype` is that of the weights, `offload` the section of that name, and `further` the key
+    `deepspeed`. Gradients of bfloat16 are summed over micro-batches in float32 under ZeRO 2 and 3:
+    DeepSpeed has no other place for them under ZeRO 0, and another optimiser under ZeRO 1.
 
     Examples
     --------
@@ -66,7 +69,10 @@ def engine_settings(
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": zero,
     }
-    return _over(further or {}, ours)
+    usual = {}
+    if dtype == "bfloat16" and zero_stage >= 2:
+        usual["data_types"] = {"grad_accum_dtype": "fp32"}
+    return _over(_over(usual, further or {}), ours)
 
 
 def offload_settings(offload: Mapping[str, str | None] | None) -> dict[str, Any]:

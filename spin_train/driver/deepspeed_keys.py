@@ -95,7 +95,10 @@ def refuse_unknown_settings(config: Config) -> None:
     if not config.deepspeed:
         return
     settings = engine_settings(
-        config.zero_stage, offload=config.offload.model_dump(), further=config.deepspeed
+        config.zero_stage,
+        dtype=config.training.dtype,
+        offload=config.offload.model_dump(),
+        further=config.deepspeed,
     )
     # What "auto" stands for follows later, from the run.
     settings |= {"train_batch_size": 1, "bf16": {**settings["bf16"], "enabled": False}}

@@ -7,11 +7,12 @@ of k bytes per float32 number::
     weights             w P            w P                w S, and w P of layers in use
     master weights      -, 4 P (bf16)  4 S                4 S
     optimiser states    k P            k S                k S
-    gradients           w P            w S (1: w P)       w S
+    gradients           w P            4 S (1: w P)       4 S
     before reduction    w P            w P or a bucket    a bucket
     in a step           4 P (bf16)     4 S                4 S of a sub-group
 
-ZeRO 1 to 3 keep float32 master weights next to float32 weights too. A bucket is 500 million numbers
+ZeRO 1 to 3 keep float32 master weights next to float32 weights too. Gradients of bfloat16 are
+summed in float32 under ZeRO 2 and 3 (`spin_train.config.engine`). A bucket is 500 million numbers
 in DeepSpeed's defaults, and a sub-group of ZeRO-3 a billion. On a CPU a bucket counts as far as it
 is filled; on a GPU it is taken whole.
 
@@ -180,7 +181,7 @@ def _partly(
     }
     filled = width * min(count, _BUCKET)
     bucket = {"gradients to be summed": float(filled if device == "cpu" else width * _BUCKET)}
-    own = float(width * (share if zero_stage == 2 else count))
+    own = float(_MASTER * share if zero_stage == 2 else width * count)
     earlier = {"gradients": own if accumulates else 0.0}
     left = _left(trace, device)
     found = [
@@ -213,7 +214,7 @@ def _sharded(
         "weights": width * -(-every // ranks),
         "master weights (float32)": _MASTER * share,
         "optimiser states": optimiser.states * share,
-        "gradients": width * share,
+        "gradients": _MASTER * share,
     }
     filled = width * min(count, _BUCKET)
     kept["gradients to be summed"] = filled if device == "cpu" else width * _BUCKET

@@ -289,7 +289,10 @@ def training_arguments(
         "bf16": training.dtype == "bfloat16",
         "use_cpu": on_cpu,
         "deepspeed": engine_settings(
-            config.zero_stage, offload=config.offload.model_dump(), further=config.deepspeed
+            config.zero_stage,
+            dtype=config.training.dtype,
+            offload=config.offload.model_dump(),
+            further=config.deepspeed,
         ),
         "save_strategy": "steps",
         "disable_tqdm": True,

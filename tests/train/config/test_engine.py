@@ -36,6 +36,17 @@ def test_the_settings_of_a_run_by_hand(stage):
     }
 
 
+@pytest.mark.parametrize(("stage", "wide"), [(0, False), (1, False), (2, True), (3, True)])
+def test_gradients_of_bfloat16_are_summed_in_float32_where_they_can_be(stage, wide):
+    settings = engine_settings(stage, dtype="bfloat16")
+    assert settings.get("data_types") == ({"grad_accum_dtype": "fp32"} if wide else None)
+    chosen = {"data_types": {"grad_accum_dtype": "bf16"}}
+    assert (
+        engine_settings(stage, dtype="bfloat16", further=chosen)["data_types"]
+        == chosen["data_types"]
+    )
+
+
 def test_offload_in_deepspeeds_words():
     zero = engine_settings(3, offload={"optimizer": "cpu", "parameters": None})["zero_optimization"]
     assert zero["offload_optimizer"] == {"device": "cpu"}
