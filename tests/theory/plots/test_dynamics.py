@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spin_theory import GradientSteps, TabularPolicy, linearise, multiplier, play, tv
+from spin_theory import GradientSteps, TabularPolicy, linearise, minimiser, multiplier, play, tv
 
 pytest.importorskip("matplotlib")
 
@@ -48,15 +48,16 @@ def test_several_games_and_prompts_stand_on_one_figure():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "other"]
 
 
-def test_every_arrow_points_from_a_policy_to_the_next_one():
-    figure = draw_field(THREE, beta=0.8, arrows=4)
+@pytest.mark.parametrize("how", [{}, {"sft_weight": 0.1, "solver": minimiser}])
+def test_every_arrow_points_from_a_policy_to_the_next_one(how):
+    figure = draw_field(THREE, beta=0.8, arrows=4, **how)
     (arrows,) = figure.axes[0].collections
     assert len(arrows.U) == 10  # 4 + 3 + 2 + 1
     for (x, y), u, v, colour in zip(arrows.XY, arrows.U, arrows.V, arrows.get_array(), strict=True):
         third = y / (math.sqrt(3) / 2)
         second = x - third / 2
         here = TabularPolicy.from_probs([[1 - second - third, second, third]])
-        there = play(here, THREE, beta=0.8, iterations=1).policies[1]
+        there = play(here, THREE, beta=0.8, iterations=1, **how).policies[1]
         step = np.subtract(place(there.probs[0]), (x, y))
         np.testing.assert_allclose((u, v), step / np.linalg.norm(step) * 0.7 / 4, atol=1e-9)
         assert colour == pytest.approx(float(tv(here, there)), abs=1e-12)
