@@ -118,3 +118,13 @@ def test_adapters_and_offloaded_shares_go_on_with_one_rank(tmp_path, zero_stage,
     ((of_losses, of_weights),) = resumed(tmp_path, settings, [1]).values()
     print(f"ZeRO {zero_stage} | {changes} | {of_losses:.1g} | {of_weights:.1g}")  # noqa: T201
     assert of_losses < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_in_bfloat16_losses_part_by_its_rounding(tmp_path, zero_stage):
+    settings = settings_of(zero_stage, "rmsprop")
+    settings["training"]["dtype"] = "bfloat16"
+    ((of_losses, of_weights),) = resumed(tmp_path, settings, [1]).values()
+    print(f"ZeRO {zero_stage} | bfloat16 | {of_losses:.1g} | {of_weights:.1g}")  # noqa: T201
+    assert of_losses < 100 * TOLERANCE

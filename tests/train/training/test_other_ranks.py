@@ -148,6 +148,18 @@ def test_one_rank_of_four_writes_its_files_alone(tmp_path):
     assert state["group_paddings"] == [1]
 
 
+def test_on_several_nodes_ranks_wait_until_they_see_the_whole_copy(tmp_path):
+    waited = {}
+
+    class OnNodes(OneRank):
+        class board:  # noqa: N801
+            wait_for = staticmethod(waited.update)
+
+    checkpoint = write_checkpoint(tmp_path, 2)
+    copy = for_these_ranks(checkpoint, OnNodes(), zero_stage=2)
+    assert waited == {path: path.stat().st_size for path in copy.rglob("*") if path.is_file()}
+
+
 def test_weights_that_do_not_train_are_shared_out_again(tmp_path):
     frozen = {"c": torch.Size([1, 3])}
     checkpoint = write_checkpoint(tmp_path, 3, frozen_param_shapes=frozen)
