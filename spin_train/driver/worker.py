@@ -65,6 +65,7 @@ def _walk(directory: RunDirectory) -> None:
     from spin_train.stages.shown import end_reports, show_samples
     from spin_train.stages.table import STAGES
     from spin_train.stages.work import Work
+    from spin_train.system.heap import give_back
     from spin_train.system.progress import Progress
     from spin_train.system.ranks import Ranks
     from spin_train.training.checkpoints import remove_checkpoints
@@ -105,6 +106,8 @@ def _walk(directory: RunDirectory) -> None:
             if out_of_memory(error):
                 raise memory_error(stage.name, run.config, error) from error
             raise
+        gc.collect()
+        give_back()  # the next stage begins with what it needs itself
         ranks.barrier()
         seconds = time.monotonic() - started
         speed = work.speed.over(seconds, ranks)

@@ -148,10 +148,8 @@ def _largest(
 ) -> dict[str, Moment]:
     """Find the largest moment of each kind of stage, in the order they come in a run."""
     training: dict[str, Moment] = {}
-    left = 0  # on a CPU, what the passes of a training stage leave to the stages after it
     for stage in _kinds(trained):
         trace = _trace(config, model, stage, device)
-        left = max(left, trace.passing if device == "cpu" else 0)
         listed = moments(
             model.weights,
             model.optimiser,
@@ -167,16 +165,12 @@ def _largest(
     weights = model.weights
     plain = empty_model(config)  # without adapters and checkpointing, which only training has
     held, host = _held(config, weights, max(p.numel() for p in plain.parameters()), device)
-    if config.zero_stage == 3:  # README, Limits
-        held["left by training under ZeRO-3"] = 2 * _share(config, weights)
 
     def loaded(passes: dict[str, int]) -> Moment:
         """Take the larger of two moments: the model is read from its file, or computes."""
-        kept = {"free, kept by the C library": max(0, left - sum(passes.values()))}
-        found = [Moment("computing", held | passes | kept, host)]
+        found = [Moment("computing", held | passes, host)]
         if device == "cpu":  # the pages of a file that is read count as the process's
-            file = {"weights, in their file": weights.all, "free, kept by the C library": left}
-            found.append(Moment("loading", held | file, host))
+            found.append(Moment("loading", held | {"weights, in their file": weights.all}, host))
         return largest_moment(found)
 
     judged: dict[str, Moment] = {}

@@ -30,7 +30,6 @@ from spin_train.sampling.play import stop_ids_of
 from spin_train.seeds import seed_of
 from spin_train.stages.parity import note_path, noted_logps, write_note
 from spin_train.stages.work import Work
-from spin_train.system.heap import give_back
 from spin_train.system.ranks import Ranks
 from spin_train.training.batching import MicroBatches
 from spin_train.training.checkpoints import RunCallback
@@ -340,6 +339,5 @@ def released_afterwards() -> Iterator[None]:
         unset_hf_deepspeed_config()
         AcceleratorState._reset_state()
         gc.collect()
-        give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
