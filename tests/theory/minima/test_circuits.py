@@ -87,6 +87,16 @@ def test_scores_of_groups_that_hardly_meet_are_those_of_the_closed_form(policies
     assert evidence.holds, evidence
 
 
+def test_groups_that_meet_a_little_have_scores_right_to_rounding():
+    tables = ([-1.0, -2.0, -1.0, -9.0, -1.0], [-1.0, -1.0, -5.0, -1.0, -8.0])
+    data, opponent = (
+        TabularPolicy(torch.log_softmax(torch.tensor([table], dtype=torch.float64), dim=-1))
+        for table in tables
+    )
+    # a pivot of 1.08e-4: solved directly, the scores were 1.9e-10 off
+    assert check_groups_that_hardly_meet(data, opponent, apart=19.0).residual < 1e-12
+
+
 def test_a_search_that_rounding_stops_is_noticed(monkeypatch):
     data, opponent = (TabularPolicy.random(1, 2, seed=seed) for seed in (0, 1))
     monkeypatch.setattr(newton_module, "MAX_STEPS", 200)

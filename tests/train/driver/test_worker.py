@@ -12,27 +12,18 @@ from spin_train.errors import StoppedError, UserError
 from spin_train.run.manifest import Manifest
 from spin_train.run.run import Run
 from spin_train.stages.table import STAGES
+from spin_train.system import heap
 from spin_train.system.files import write_json
+from tests.train.lone import OneRank
 from tests.train.runs import make_config
 
 
-class OneRank:
-    """Stand-in for `Ranks`: the only one."""
-
-    is_first = True
+class Walking(OneRank):
+    """Made and asked to stop as the walk does it."""
 
     def __init__(self, stop_request, board):
         self.board = board
         self._stop_request = stop_request
-
-    def barrier(self):
-        pass
-
-    def from_first(self, value):
-        return value
-
-    def gather(self, value):
-        return [value]
 
     def raise_if_stopping(self):
         if self._stop_request.exists():
@@ -60,7 +51,7 @@ def do(work, stage):
 @pytest.fixture
 def begun(tmp_path, monkeypatch):
     """A run directory with nothing in it but a configuration, and its walk."""
-    monkeypatch.setattr(spin_train.system.ranks, "Ranks", OneRank)
+    monkeypatch.setattr(spin_train.system.ranks, "Ranks", Walking)
     for kind in STAGES:
         monkeypatch.setitem(STAGES, kind, do)
     monkeypatch.setattr(worker, "_quiet", lambda: None)
@@ -84,6 +75,14 @@ def test_before_the_first_stage_the_collector_is_kept_from_what_was_imported(beg
     monkeypatch.setattr(worker.gc, "freeze", lambda: started.append((run.root / "done").exists()))
     worker._walk(run)
     assert started == [False]
+
+
+def test_memory_is_given_back_after_every_stage(begun, monkeypatch):
+    run, stages = begun()
+    after = []
+    monkeypatch.setattr(heap, "give_back", lambda: after.append(done(run)[-1]))
+    worker._walk(run)
+    assert after == stages
 
 
 def test_every_stage_is_done_once_and_recorded_with_what_it_left(begun):

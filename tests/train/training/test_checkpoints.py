@@ -16,6 +16,7 @@ from spin_train.training.checkpoints import (
     remove_checkpoints,
 )
 from spin_train.training.speed import SpeedLines
+from tests.train.lone import OneRank
 
 FILES = {"trainer_state.json": "{}", "rng_state_0.pth": "0", "global_step/optim_states.pt": "123"}
 
@@ -104,26 +105,16 @@ def test_removing_checkpoints_leaves_the_one_to_keep_and_what_is_none(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-class OneRank:
-    """Stands for `Ranks` where there is one, with a driver that may ask to stop."""
+class Stopping(OneRank):
+    """With a driver that may ask to stop."""
 
-    is_first = True
-    rank = 0
-    size = 1
-    board = None
     device = torch.device("cpu")
 
     def __init__(self, *, stopping=False):
         self._stopping = stopping
 
-    def barrier(self):
-        pass
-
     def stop_requested(self):
         return self._stopping
-
-    def gather(self, value):
-        return [value]
 
 
 class EveryStepHasTen:
@@ -148,7 +139,7 @@ def test_a_saved_checkpoint_is_marked_complete_and_older_ones_go(tmp_path):
     make_checkpoint(checkpoints, 5)
     saved = make_checkpoint(checkpoints, 10, marked=False)
     state = TrainerState(global_step=10)
-    callback(tmp_path, OneRank()).on_save(arguments(tmp_path), state, TrainerControl())
+    callback(tmp_path, Stopping()).on_save(arguments(tmp_path), state, TrainerControl())
     assert latest(checkpoints) == saved
     assert list(checkpoints.iterdir()) == [saved]
     marker = json.loads((saved / "complete.json").read_text())
@@ -157,7 +148,7 @@ def test_a_saved_checkpoint_is_marked_complete_and_older_ones_go(tmp_path):
 
 def test_a_view_of_another_node_that_lags_behind_makes_no_file_smaller(tmp_path):
     saved = make_checkpoint(tmp_path / "checkpoints", 10, marked=False)
-    ranks = OneRank()
+    ranks = Stopping()
     ranks.board = "of several nodes"
     first = next(iter(FILES))
     late = {first: 1, "of_rank_1.pt": 7}  # sees less of what others wrote, and its own file
@@ -175,21 +166,21 @@ def test_a_copy_for_other_ranks_goes_with_the_first_step(tmp_path):
     (copy / "checkpoint-5").mkdir(parents=True)
     kept = make_checkpoint(tmp_path / "checkpoints", 5)
     state = TrainerState(global_step=6, max_steps=9)
-    callback(tmp_path, OneRank()).on_step_end(arguments(tmp_path), state, TrainerControl())
+    callback(tmp_path, Stopping()).on_step_end(arguments(tmp_path), state, TrainerControl())
     assert (copy.exists(), kept.exists()) == (False, True)
 
 
 @pytest.mark.parametrize("stopping", [False, True])
 def test_a_run_asked_to_stop_saves_after_the_step_and_stops(tmp_path, stopping):
     control = TrainerControl()
-    watcher = callback(tmp_path, OneRank(stopping=stopping))
+    watcher = callback(tmp_path, Stopping(stopping=stopping))
     watcher.on_step_end(arguments(tmp_path), TrainerState(global_step=3, max_steps=9), control)
     assert (control.should_save, control.should_training_stop) == (stopping, stopping)
     assert watcher.stopped == stopping
 
 
 def test_metrics_are_the_lines_logged_so_far_and_nothing_twice(tmp_path):
-    watcher = callback(tmp_path, OneRank())
+    watcher = callback(tmp_path, Stopping())
     lines = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
     for count in (1, 2, 2):
         state = TrainerState(log_history=lines[:count])
@@ -205,5 +196,5 @@ def test_on_one_machine_only_the_first_rank_looks_at_the_files(tmp_path):
         is_first = False
 
     (tmp_path / "part").write_text("x")
-    assert callback(tmp_path, OneRank())._files_of(tmp_path) == {"part": 1}
+    assert callback(tmp_path, Stopping())._files_of(tmp_path) == {"part": 1}
     assert callback(tmp_path, SecondRank())._files_of(tmp_path) == {}

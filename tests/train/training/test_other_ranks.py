@@ -11,25 +11,12 @@ from spin_train.errors import UserError
 from spin_train.training.checkpoints import COPIES
 from spin_train.training.other_ranks import for_these_ranks, write_share
 from spin_train.training.plain_checkpoints import as_data
+from tests.train.lone import OneRank
 
 SHAPES = {"a": torch.Size([3]), "b": torch.Size([2, 2])}
 WEIGHTS = torch.arange(7.0)
 STEP = torch.tensor(5.0)
 FROZEN = [[1.0, 2.0], [3.0, 99.0]]  # three weights, and what stands in a filler
-
-
-class OneRank:
-    is_first = True
-    rank, size, board = 0, 1, None
-
-    def barrier(self):
-        pass
-
-    def from_first(self, value):
-        return value
-
-    def gather(self, value):
-        return [value]
 
 
 def optimiser_of_zero_2(rank):
